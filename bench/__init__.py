@@ -1,0 +1,1 @@
+"""Load generation, comparisons, measurements and plots."""

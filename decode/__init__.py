@@ -1,0 +1,1 @@
+"""The decode stage: admission, continuous batching, chunked-prefill fallback."""

@@ -1,0 +1,1 @@
+"""Composes and starts: the `baton` command, the worker process, the local launcher."""

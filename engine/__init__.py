@@ -1,0 +1,1 @@
+"""What every worker runs: block pool, prefix cache, scheduler, model, sampler, tokenizer."""

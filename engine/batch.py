@@ -1,0 +1,29 @@
+"""What the scheduler hands to the model runner for one step, and gets back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baton.engine.sequence import Sequence
+from baton.protocol.records import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """Compute tokens [seq.num_computed, seq.num_computed + num_tokens) of a sequence, whose blocks
+    are allocated. `sample`: these are its last tokens, so draw the next one."""
+
+    seq: Sequence
+    num_tokens: int
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """One entry per item of the batch, in its order."""
+
+    tokens: list[int | None]
+    logprobs: list[TokenLogprobs | None]
+    prompt_logprobs: list[tuple[TokenLogprobs, ...] | None]
+    """For items whose sampling asks for it: entry j is for the prompt token at index
+    seq.num_computed + j + 1, as far as there are such."""

@@ -1,0 +1,142 @@
+"""What the rest of the worker asks of the engine thread, and what it answers. No torch.
+
+Commands are taken between steps, in order; one given during a step takes effect at its end.
+Events are published from the engine thread after each step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from baton.protocol.ids import RequestKey
+from baton.protocol.records import BlockCounts, Request, TokenLogprobs
+
+# -- commands --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin a sequence. With `hold`, stop after the first sampled token and keep its blocks
+    "held" until Release; otherwise run to its end."""
+
+    request: Request
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveBlocks:
+    """All or nothing: pin what the prefix cache holds of this request's prompt + accepted tokens,
+    allocate the rest. Answered by Reserved or Refused."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitReserved:
+    """The KV of a reservation has arrived: enter its full blocks into the prefix cache and run
+    it. `tokens` were sampled elsewhere and follow the accepted ones."""
+
+    key: RequestKey
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End a sequence or reservation in whatever state it is; idempotent, unknown keys are fine.
+    Its full computed blocks stay cached. `quarantine`: blocks that an unfinished operation may
+    still touch; they stay out of use until Unquarantine."""
+
+    key: RequestKey
+    quarantine: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unquarantine:
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRole:
+    role: str
+
+
+Command = Start | ReserveBlocks | AdmitReserved | Release | Unquarantine | ChangeRole
+
+# -- events ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """`blocks` in order of the request's tokens; the first `cached_blocks` already hold KV."""
+
+    key: RequestKey
+    blocks: tuple[int, ...]
+    cached_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    key: RequestKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one step did to one sequence."""
+
+    key: RequestKey
+    position: int
+    """Output position of the first of `tokens`."""
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    finish_reason: str | None = None
+    cached_tokens: int | None = None
+    phases: dict[str, float] | None = None
+    hold: bool = False
+    """True for `hold` sequences, which also tell where their KV is:"""
+    blocks: tuple[int, ...] = ()
+    ready_blocks: int = 0
+    """The first so many of `blocks` are final. The last, partial block becomes ready with the
+    end of the prefill."""
+    prefill_done: bool = False
+    """All of prompt + accepted is computed, `tokens` holds the first token, the sequence is held
+    until Release (also when finish_reason is set)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFailed:
+    """The engine cannot run this sequence (it can never fit, say). It is gone."""
+
+    key: RequestKey
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    seconds: float
+    prefill_tokens: int
+    decode_sequences: int
+    context_tokens: int
+    """Sum over the batch of the tokens attended to."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    waiting: int
+    running: int
+    waiting_tokens: int
+    blocks: BlockCounts
+    steps: int
+    preemptions: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepCompleted:
+    """Published after every pass of the loop that did something, also one without a forward
+    pass (`stats` is None then)."""
+
+    events: tuple[Reserved | Refused | Progress | SequenceFailed, ...]
+    load: EngineLoad
+    stats: StepStats | None = field(default=None)

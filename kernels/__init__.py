@@ -1,0 +1,1 @@
+"""Triton and CPU-native kernels, each beside its plain-PyTorch reference."""

@@ -1,0 +1,1 @@
+"""Moving KV blocks: the hand-off state machine, copy planning, transports."""

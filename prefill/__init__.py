@@ -1,0 +1,1 @@
+"""The prefill stage: prompts in, first token and KV blocks out."""

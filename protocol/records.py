@@ -1,0 +1,295 @@
+"""Every record that crosses a process boundary.
+
+Version 1. A record is an array whose first element is its name; new fields go at the end with a
+default, so that version N and N-1 read each other. Durations cross processes, clock times never.
+
+    router  -> worker   Prefill  Reserve  Generate  Cancel  SetRole
+    worker  -> router   Load  WorkerMetrics  TokenBatch  Admitted  Declined  RequestFailed
+    decode  -> prefill  Grant  Revoke  Ack
+    prefill -> decode   Sealed  Aborted
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.sampling import SamplingParams
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, tag=True, kw_only=True):
+    """Base of all records."""
+
+
+class Deadlines(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Seconds, counted by each process from its own receipt."""
+
+    first_token: float = 120.0
+    between_tokens: float = 60.0
+    total: float | None = None
+    handoff: float = 30.0
+    """A reservation without a seal, or a lease without an acknowledgement, ends after this."""
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The request record: with the accepted tokens it determines the decode state (nothing else
+    does, so any worker can go on from it)."""
+
+    key: RequestKey
+    choice: int
+    prompt: bytes
+    """Token ids, `pack_tokens`."""
+    accepted: bytes = b""
+    """Output tokens that earlier attempts delivered to the client, `pack_tokens`."""
+    sampling: SamplingParams
+    eos_token_ids: tuple[int, ...] = ()
+    cache_salt: str = ""
+    lane: str = "interactive"
+    priority: int = 0
+    deadlines: Deadlines = Deadlines()
+
+
+# -- handshakes ------------------------------------------------------------------------------
+
+
+class ModelCard(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What a worker serves. Two workers with one fingerprint give the same logits."""
+
+    fingerprint: str
+    name: str
+    max_model_len: int
+    vocab_size: int
+    dtype: str
+
+
+class WorkerHello(Record):
+    """A worker to a router, first thing in a session."""
+
+    identity: Identity
+    pid: int
+    host: str
+    role: str
+    model: ModelCard
+    layout: KVLayout
+    num_blocks: int
+    max_running: int
+    peer_address: str
+    """Where other workers reach this one's hand-off channel (a ZeroMQ address)."""
+    device: str
+
+
+class RouterHello(Record):
+    """A router's answer."""
+
+    identity: Identity
+
+
+class PeerHello(Record):
+    """Both ways between workers: the sender of KV dials, the receiver answers."""
+
+    identity: Identity
+    host: str
+    fingerprint: str
+    layout: KVLayout
+    transport: str
+    transport_address: bytes
+
+
+# -- router to worker ------------------------------------------------------------------------
+
+
+class WorkerRef(msgspec.Struct, frozen=True, array_like=True):
+    """A worker in the life in which the router knows it."""
+
+    identity: Identity
+    peer_address: str
+
+
+class Prefill(Record):
+    """Compute this prompt, sample its first token, hand the KV to `decode`."""
+
+    request: Request
+    decode: WorkerRef
+
+
+class Reserve(Record):
+    """Reserve blocks for this request, whose KV `prefill` will send, and decode it once sealed."""
+
+    request: Request
+    prefill: WorkerRef
+
+
+class Generate(Record):
+    """Do all of it here, the prefill in chunks."""
+
+    request: Request
+
+
+class Cancel(Record):
+    """Forget this attempt, in whatever state it is. Idempotent; unknown keys are fine."""
+
+    key: RequestKey
+    reason: str
+
+
+class SetRole(Record):
+    role: str
+
+
+# -- worker to router ------------------------------------------------------------------------
+
+
+class BlockCounts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Blocks of a pool by state; they add up to the size of the pool."""
+
+    free: int
+    cached: int
+    active: int
+    held: int
+    quarantined: int
+
+
+class Load(Record):
+    """The heartbeat: what a worker has on its hands."""
+
+    role: str
+    state: str
+    """"ready" or "draining"."""
+    waiting: int
+    running: int
+    handoffs: int
+    """Hand-offs in progress, either direction."""
+    waiting_tokens: int
+    """Prompt tokens not computed yet."""
+    blocks: BlockCounts
+    step_age: float
+    """Seconds since the last step ended, 0 when no work is pending."""
+    steps: int
+    preemptions: int
+
+
+class WorkerMetrics(Record):
+    """Cumulative samples of a worker's own metrics, for the router's /metrics page."""
+
+    samples: tuple[tuple[str, str, dict[str, str], float], ...]
+    """(family, sample name, labels, value)."""
+    types: dict[str, tuple[str, str]]
+    """Family to (type, help)."""
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of one token, and the most likely alternatives at its position, best
+    first. Taken from the logits after penalties and bias and before temperature."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class TokenDelta(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """New tokens of one sequence. `position` is the output position of the first of them, counted
+    over all attempts; the router accepts only the next one of the current attempt."""
+
+    key: RequestKey
+    position: int
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    finish_reason: str | None = None
+    """"stop" (an end or stop id, which is the last of `tokens`), "length", or None."""
+    cached_tokens: int | None = None
+    """Prompt tokens found in the prefix cache; with the first token only."""
+    phases: dict[str, float] | None = None
+    """Seconds spent per phase on this worker ("queue", "prefill", ...), once, when known."""
+
+
+class TokenBatch(Record):
+    """All tokens of one step for one router."""
+
+    deltas: tuple[TokenDelta, ...]
+
+
+class Admitted(Record):
+    """The decode worker took the request over: KV sealed, blocks its own."""
+
+    key: RequestKey
+    transferred_bytes: int
+    cached_blocks: int
+    phases: dict[str, float]
+
+
+class Declined(Record):
+    """The worker cannot take this attempt ("busy", "no_session", "timeout", "stale", ...): route
+    it again. Nothing is held."""
+
+    key: RequestKey
+    reason: str
+
+
+class RequestFailed(Record):
+    """The attempt ended here for a reason that another worker would share."""
+
+    key: RequestKey
+    code: str
+    message: str
+
+
+# -- hand-off channel ------------------------------------------------------------------------
+
+
+class Grant(Record):
+    """Receiver to sender: blocks are reserved and receives posted, one per block.
+
+    Block i of the request (cached_blocks <= i < num_blocks) goes to tag `first_tag + i -
+    cached_blocks`. Every tag is answered, with the block's bytes or, after an abort, with zero
+    bytes; no tag is ever used twice.
+    """
+
+    key: RequestKey
+    operation: int
+    cached_blocks: int
+    num_blocks: int
+    first_tag: int
+
+
+class Revoke(Record):
+    """Receiver to sender: stop; answer the tags that are still open with zero bytes."""
+
+    key: RequestKey
+    operation: int
+    first_tag: int
+    num_tags: int
+
+
+class Ack(Record):
+    """Receiver to sender: admitted. The sender's lease is over."""
+
+    key: RequestKey
+    operation: int
+
+
+class Sealed(Record):
+    """Sender to receiver: all blocks were sent under a live lease. Carries what the sender
+    sampled, so that the receiver goes on from there."""
+
+    key: RequestKey
+    operation: int
+    epoch: int
+    """The sender's."""
+    tokens: tuple[int, ...]
+
+
+class Aborted(Record):
+    """Sender to receiver: no seal will come. `finished`: the first token ended the request."""
+
+    key: RequestKey
+    operation: int | None
+    reason: str
+
+
+RouterToWorker = Prefill | Reserve | Generate | Cancel | SetRole
+WorkerToRouter = Load | WorkerMetrics | TokenBatch | Admitted | Declined | RequestFailed
+PeerToPeer = Grant | Revoke | Ack | Sealed | Aborted
+Hello = WorkerHello | RouterHello | PeerHello
+AnyRecord = RouterToWorker | WorkerToRouter | PeerToPeer | Hello

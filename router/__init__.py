@@ -1,0 +1,1 @@
+"""HTTP API, tokens to text, routing decisions, worker registry."""
