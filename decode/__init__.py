@@ -1,1 +1,5 @@
 """The decode stage: admission, continuous batching, chunked-prefill fallback."""
+
+from baton.decode.stage import DecodeStage
+
+__all__ = ["DecodeStage"]

@@ -1,1 +1,5 @@
 """The prefill stage: prompts in, first token and KV blocks out."""
+
+from baton.prefill.stage import PrefillStage
+
+__all__ = ["PrefillStage"]

@@ -94,6 +94,8 @@ class PeerHello(Record):
     layout: KVLayout
     transport: str
     transport_address: bytes
+    pid: int
+    """On the same host the survivor watches this process: while it lives, it may still write."""
 
 
 # -- router to worker ------------------------------------------------------------------------

@@ -1,0 +1,207 @@
+"""The hand-off channels of one worker: whom it sends KV to, and who sends KV to it.
+
+The sender dials the receiver's peer socket; one session per direction. A channel belongs to one
+life (identity) of the receiver: when its session is lost or another life answers, the channel is
+dropped and everything under way on it fails; the next hand-off dials anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from baton.kvtransfer.transport import Endpoint, Transport
+from baton.protocol.errors import ConfigError
+from baton.protocol.ids import Identity
+from baton.protocol.link import Dialer, Listener, Session
+from baton.protocol.records import PeerHello, Record, WorkerRef
+
+log = logging.getLogger(__name__)
+
+
+class ChannelEvents(Protocol):
+    """What a stage hears of its channels."""
+
+    def on_record(self, peer: Identity, record: Record) -> None: ...
+
+    def on_session(self, peer: Identity) -> None: ...
+
+    def on_peer_lost(self, peer: Identity) -> None: ...
+
+
+class Channel:
+    """The way to one receiver, for records and for blocks. Records told before the session is
+    up wait for it."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.endpoint: Endpoint | None = None
+        self.dialer: Dialer | None = None
+        self._waiting: list[Record] = []
+
+    def tell(self, record: Record) -> None:
+        if self.session is not None and self.session.is_open:
+            self.session.send(record)
+        else:
+            self._waiting.append(record)
+
+    def opened(self, session: Session, endpoint: Endpoint) -> None:
+        self.session, self.endpoint = session, endpoint
+        for record in self._waiting:
+            session.send(record)
+        self._waiting.clear()
+
+
+class OutgoingPeers:
+    """Channels on which this worker is the sender. `hello` gives our PeerHello; `retire` closes a
+    dialer in the background."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        hello: Callable[[], PeerHello],
+        transport: Transport,
+        retire: Callable[[Dialer], None],
+    ) -> None:
+        self._identity = identity
+        self._hello = hello
+        self._transport = transport
+        self._retire = retire
+        self._channels: dict[Identity, Channel] = {}
+        self.events: ChannelEvents | None = None
+
+    def reach(self, peer: WorkerRef) -> Channel:
+        """The channel to this life of the peer, dialled if there is none yet."""
+        channel = self._channels.get(peer.identity)
+        if channel is None:
+            channel = self._channels[peer.identity] = Channel()
+            channel.dialer = Dialer(
+                self._identity,
+                peer.peer_address,
+                self._hello,
+                lambda session: self._opened(peer.identity, session),
+                lambda reason: self._refused(peer.identity, reason),
+            )
+            channel.dialer.start()
+        return channel
+
+    def get(self, peer: Identity) -> Channel | None:
+        return self._channels.get(peer)
+
+    def _opened(self, expected: Identity, session: Session) -> None:
+        hello = session.peer_hello
+        channel = self._channels.get(expected)
+        if channel is None:
+            session.close("channel dropped")
+            return
+        if not isinstance(hello, PeerHello) or hello.identity != expected:
+            log.warning("%s answers as another life than %s", hello, expected)
+            session.close("not the worker that was asked for")
+            self._drop(expected)
+            return
+        same_host = hello.host == self._hello().host
+        try:
+            endpoint = self._transport.connect(hello.transport_address, same_host=same_host)
+        except ConnectionError as error:
+            log.error("no %s way to %s: %s", self._transport.name, expected.node_id, error)
+            session.close(f"no {self._transport.name} way: {error}")
+            self._drop(expected)
+            return
+        log.info(
+            "hand-off channel to %s: %s over %s",
+            expected.node_id,
+            self._transport.name,
+            endpoint.carriers,
+        )
+        session.on_lost = lambda reason: self._lost(expected, reason)
+        channel.opened(session, endpoint)
+        events = self.events
+        if events is not None:
+            events.on_session(expected)
+            session.on_record = lambda record: events.on_record(expected, record)
+
+    def _lost(self, peer: Identity, reason: str) -> None:
+        log.warning("hand-off channel to %s lost: %s", peer.node_id, reason)
+        self._drop(peer)
+
+    def _refused(self, peer: Identity, reason: str) -> None:
+        log.error("%s refuses our hand-off channel: %s", peer.node_id, reason)
+        self._drop(peer)
+
+    def _drop(self, peer: Identity) -> None:
+        channel = self._channels.get(peer)
+        if channel is None:
+            return
+        if self.events is not None:
+            # The stage answers the open tags with zero bytes: the endpoint may still carry them.
+            self.events.on_peer_lost(peer)
+        self._channels.pop(peer, None)
+        if channel.endpoint is not None:
+            channel.endpoint.close()
+        if channel.dialer is not None:
+            self._retire(channel.dialer)
+
+    async def close(self) -> None:
+        for channel in list(self._channels.values()):
+            if channel.dialer is not None:
+                await channel.dialer.close()
+        self._channels.clear()
+
+
+class IncomingPeers:
+    """Channels on which this worker is the receiver. Refuses, by name, a sender whose KV cannot
+    be mapped onto ours."""
+
+    def __init__(self, identity: Identity, hello: Callable[[], PeerHello]) -> None:
+        self._hello = hello
+        self._sessions: dict[Identity, Session] = {}
+        self._listener = Listener(identity, self._accept)
+        self.events: ChannelEvents | None = None
+
+    async def bind(self, address: str) -> str:
+        return await self._listener.bind(address)
+
+    def hello_of(self, peer: Identity) -> PeerHello | None:
+        """What the peer said of itself, while there is a session with it."""
+        session = self._sessions.get(peer)
+        hello = session.peer_hello if session is not None else None
+        return hello if isinstance(hello, PeerHello) else None
+
+    def is_connected(self, peer: Identity) -> bool:
+        return peer in self._sessions
+
+    def tell(self, peer: Identity, record: Record) -> None:
+        """Dropped when there is no session: whatever it was about is failing already."""
+        session = self._sessions.get(peer)
+        if session is not None and session.is_open:
+            session.send(record)
+
+    def _accept(self, session: Session) -> PeerHello:
+        hello = session.peer_hello
+        ours = self._hello()
+        if not isinstance(hello, PeerHello):
+            raise ConfigError("the hand-off channel takes workers only")
+        for name in ("fingerprint", "layout", "transport"):
+            theirs, mine = getattr(hello, name), getattr(ours, name)
+            if theirs != mine:
+                raise ConfigError(f"{name} differs: sender has {theirs}, receiver has {mine}")
+        peer = hello.identity
+        self._sessions[peer] = session
+        session.on_lost = lambda reason: self._lost(peer, session, reason)
+        events = self.events
+        if events is not None:
+            session.on_record = lambda record: events.on_record(peer, record)
+            events.on_session(peer)
+        return ours
+
+    def _lost(self, peer: Identity, session: Session, reason: str) -> None:
+        if self._sessions.get(peer) is not session:
+            return
+        log.warning("hand-off channel from %s lost: %s", peer.node_id, reason)
+        del self._sessions[peer]
+        if self.events is not None:
+            self.events.on_peer_lost(peer)
+
+    async def close(self) -> None:
+        await self._listener.close()
