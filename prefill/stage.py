@@ -23,9 +23,9 @@ from baton.kvtransfer.handoff.actions import (
     ReleaseBlocks,
     Tell,
 )
-from baton.kvtransfer.handoff.sender import Sender, SenderState
+from baton.kvtransfer.handoff.sender import Sender, SenderState, answer_unknown
 from baton.kvtransfer.peers import OutgoingPeers
-from baton.kvtransfer.transport import Buffer, Operation
+from baton.kvtransfer.transport import Buffer, Endpoint, Operation
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import Ack, Declined, Grant, Prefill, Record, Revoke
 
@@ -126,11 +126,14 @@ class PrefillStage:
                 self._do(handoff, handoff.machine.on_grant(record, self._clock()))
             case Revoke() if record.key in self._handoffs:
                 handoff = self._handoffs[record.key]
-                self._do(handoff, handoff.machine.on_revoke(record.operation))
+                self._do(handoff, handoff.machine.on_revoke(record))
             case Ack() if record.key in self._handoffs:
                 handoff = self._handoffs[record.key]
                 self._do(handoff, handoff.machine.on_ack(record.operation))
-            case Revoke() | Ack():
+            case Revoke():
+                for action in answer_unknown(record):
+                    self._post_empty(peer, action.tag)
+            case Ack():
                 log.debug("late %s from %s", record, peer.node_id)
             case _:
                 log.error("%s may not send %s", peer.node_id, type(record).__name__)
@@ -176,18 +179,25 @@ class PrefillStage:
             self._handoffs.pop(key, None)
 
     def _post(self, handoff: _Handoff, action: PostSend) -> None:
-        channel = self._peers.get(handoff.peer)
-        endpoint = channel.endpoint if channel is not None else None
         if action.block is None:
-            if endpoint is not None:
-                endpoint.post_send(b"", action.tag, _ignore)
+            self._post_empty(handoff.peer, action.tag)
             return
+        endpoint = self._endpoint(handoff.peer)
         assert endpoint is not None, "a grant came without a session"
         endpoint.post_send(
             self._block_buffer(action.block),
             action.tag,
             lambda operation: self._do(handoff, handoff.machine.on_send_done(operation.error)),
         )
+
+    def _post_empty(self, peer: Identity, tag: int) -> None:
+        endpoint = self._endpoint(peer)
+        if endpoint is not None:
+            endpoint.post_send(b"", tag, _ignore)
+
+    def _endpoint(self, peer: Identity) -> Endpoint | None:
+        channel = self._peers.get(peer)
+        return None if channel is None else channel.endpoint
 
     def _ended(self, handoff: _Handoff, ended: Ended) -> None:
         machine = handoff.machine

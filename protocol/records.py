@@ -262,6 +262,9 @@ class Revoke(Record):
     operation: int
     first_tag: int
     num_tags: int
+    again: bool = False
+    """The session broke since the grant, so the sender may never have seen it, or may have
+    forgotten the hand-off: it answers these tags in any case."""
 
 
 class Ack(Record):

@@ -87,8 +87,10 @@ class Receiver:
         return [Ended(reason, reroute=True)]
 
     def on_session(self, now: float) -> list[Action]:
-        """There is a session with the sender."""
+        """There is a session with the sender, perhaps again."""
         self._has_session = True
+        if self.state is ReceiverState.DRAINING:
+            return [Tell(self._revoke(again=True))]
         return self._grant(now)
 
     def on_receive_done(self, block: int, error: Exception | None, now: float) -> list[Action]:
@@ -179,18 +181,22 @@ class Receiver:
             Ended("admitted", reroute=False),
         ]
 
+    def _revoke(self, *, again: bool) -> Revoke:
+        return Revoke(
+            key=self.key,
+            operation=self._operation,
+            first_tag=self._first_tag,
+            num_tags=self.received_blocks,
+            again=again,
+        )
+
     def _fail(self, outcome: str, *, reroute: bool, revoke: bool) -> list[Action]:
         if self.state in (ReceiverState.DRAINING, ReceiverState.ADMITTED, ReceiverState.DONE):
             return []
         was = self.state
         actions: list[Action] = []
         if was is ReceiverState.GRANTED and revoke:
-            actions.append(Tell(Revoke(
-                key=self.key,
-                operation=self._operation,
-                first_tag=self._first_tag,
-                num_tags=self.received_blocks,
-            )))
+            actions.append(Tell(self._revoke(again=False)))
         # A reservation that the pool has not answered yet is released too: the engine takes
         # commands in order.
         actions.append(ReleaseBlocks(quarantine=tuple(sorted(self._open))))

@@ -14,7 +14,7 @@ from enum import Enum
 
 from baton.kvtransfer.handoff.actions import Action, Ended, PostSend, ReleaseBlocks, Tell
 from baton.protocol.ids import RequestKey
-from baton.protocol.records import Aborted, Grant, Sealed
+from baton.protocol.records import Aborted, Grant, Revoke, Sealed
 
 
 class SenderState(Enum):
@@ -107,8 +107,19 @@ class Sender:
         self.state = SenderState.DONE
         return [ReleaseBlocks(), Ended("acked", reroute=False)]
 
-    def on_revoke(self, operation: int) -> list[Action]:
-        if not self._is_current(operation):
+    def on_revoke(self, revoke: Revoke) -> list[Action]:
+        if self.grant is None:
+            # The grant was lost with its session. Its tags are answered all the same.
+            self.grant = Grant(
+                key=self.key,
+                operation=revoke.operation,
+                cached_blocks=0,
+                num_blocks=revoke.num_tags,
+                first_tag=revoke.first_tag,
+            )
+            closing = self._close("revoked", reroute=False, tell=False)
+            return self._answer_rest() + closing
+        if not self._is_current(revoke.operation):
             return []
         return self._close("revoked", reroute=False, tell=False)
 
@@ -179,3 +190,12 @@ class Sender:
             return []
         self.state = SenderState.DONE
         return [ReleaseBlocks()]
+
+
+def answer_unknown(revoke: Revoke) -> list[PostSend]:
+    """What a sender that knows nothing of the hand-off owes to a Revoke. A first Revoke crossed
+    with the end of a hand-off that answered every tag; one sent again may be the last chance."""
+    if not revoke.again:
+        return []
+    tags = range(revoke.first_tag, revoke.first_tag + revoke.num_tags)
+    return [PostSend(None, tag) for tag in tags]

@@ -1,0 +1,1 @@
+"""The worker process: one engine, both stages, sessions with routers and with other workers."""

@@ -1,0 +1,191 @@
+"""The I/O side of a worker: routes records between routers, engine and the two stages.
+
+Everything here runs on one event loop. The engine thread is reached by `submit` and answers by
+`on_step`, which it calls through `call_soon_threadsafe`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from baton.decode import DecodeStage
+from baton.deploy.worker.links import RouterLinks
+from baton.deploy.worker.metrics import Metrics
+from baton.engine.commands import (
+    ChangeRole,
+    Command,
+    EngineLoad,
+    Progress,
+    Refused,
+    Release,
+    Reserved,
+    SequenceFailed,
+    StepCompleted,
+)
+from baton.kvtransfer.transport import Transport
+from baton.prefill import PrefillStage
+from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.records import (
+    Cancel,
+    Generate,
+    Load,
+    Prefill,
+    Record,
+    RequestFailed,
+    Reserve,
+    SetRole,
+    TokenDelta,
+)
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 0.25
+
+
+class Worker:
+    """`load` gives (engine load, seconds since the last step while work is pending)."""
+
+    def __init__(
+        self,
+        *,
+        role: str,
+        submit: Callable[[Command], None],
+        load: Callable[[], tuple[EngineLoad, float]],
+        transport: Transport,
+        metrics: Metrics,
+        heartbeat_interval: float,
+    ) -> None:
+        self.role = role
+        self._submit = submit
+        self._load = load
+        self._transport = transport
+        self._metrics = metrics
+        self._heartbeat_interval = heartbeat_interval
+        # Set by the composition before `run`, since each needs the other.
+        self.links: RouterLinks
+        self.prefill: PrefillStage
+        self.decode: DecodeStage
+
+    # -- from routers (LinkEvents) -----------------------------------------------------------
+
+    def on_record(self, router: Identity, record: Record) -> None:
+        match record:
+            case Prefill():
+                self.links.own(record.request.key, router)
+                self.prefill.on_prefill(record)
+            case Reserve():
+                self.links.own(record.request.key, router)
+                self.decode.on_reserve(record)
+            case Generate():
+                self.links.own(record.request.key, router)
+                self.decode.on_generate(record)
+            case Cancel():
+                self._cancel(record.key)
+            case SetRole():
+                self.role = record.role
+                self._submit(ChangeRole(record.role))
+                self._send_load()
+            case _:
+                log.error("router %s may not send %s", router.node_id, type(record).__name__)
+
+    def on_router_lost(self, orphans: list[RequestKey]) -> None:
+        for key in orphans:
+            self._cancel(key)
+
+    def _cancel(self, key: RequestKey) -> None:
+        """Valid in every state: handing off, running, or long gone."""
+        in_prefill = self.prefill.on_cancel(key)
+        in_decode = self.decode.on_cancel(key)
+        if not (in_prefill or in_decode):
+            self._submit(Release(key))
+        self.links.forget(key)
+
+    # -- from the engine ---------------------------------------------------------------------
+
+    def on_step(self, step: StepCompleted) -> None:
+        """Tokens first: a client waits for them."""
+        self.links.publish([
+            _delta(event)
+            for event in step.events
+            if isinstance(event, Progress) and (event.tokens or event.finish_reason)
+        ])
+        for event in step.events:
+            match event:
+                case Progress():
+                    if event.hold:
+                        self.prefill.on_progress(event)
+                    elif event.finish_reason is not None:
+                        self.links.forget(event.key)
+                case Reserved():
+                    self.decode.on_reserved(event)
+                case Refused():
+                    self.decode.on_refused(event)
+                case SequenceFailed():
+                    self._failed(event)
+        if step.stats is not None:
+            self._metrics.step(step.stats)
+
+    def _failed(self, event: SequenceFailed) -> None:
+        self.links.tell(
+            event.key, RequestFailed(key=event.key, code=event.code, message=event.message)
+        )
+        self.prefill.on_cancel(event.key)
+        self.decode.on_cancel(event.key)
+        self.links.forget(event.key)
+
+    # -- time --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Heartbeats, lease expiry and metrics, until cancelled."""
+        next_load = next_metrics = 0.0
+        while True:
+            now = time.monotonic()
+            if self.prefill.needs_sweep:
+                self.prefill.sweep()
+            if self.decode.needs_sweep:
+                self.decode.sweep()
+            if now >= next_load:
+                next_load = now + self._heartbeat_interval
+                self._send_load()
+            if now >= next_metrics:
+                next_metrics = now + 1.0
+                self._send_metrics()
+            busy = self.prefill.needs_sweep or self.decode.needs_sweep
+            await asyncio.sleep(_SWEEP_SECONDS if busy else self._heartbeat_interval)
+
+    def _send_load(self) -> None:
+        engine, step_age = self._load()
+        self.links.tell_all(Load(
+            role=self.role,
+            state="ready",
+            waiting=engine.waiting,
+            running=engine.running,
+            handoffs=self.prefill.active + self.decode.active,
+            waiting_tokens=engine.waiting_tokens,
+            blocks=engine.blocks,
+            step_age=step_age,
+            steps=engine.steps,
+            preemptions=engine.preemptions,
+        ))
+
+    def _send_metrics(self) -> None:
+        self._metrics.bytes_sent(self._transport.bytes_sent())
+        samples = self._metrics.take()
+        if samples is not None:
+            self.links.tell_all(samples)
+
+
+def _delta(progress: Progress) -> TokenDelta:
+    return TokenDelta(
+        key=progress.key,
+        position=progress.position,
+        tokens=progress.tokens,
+        logprobs=progress.logprobs,
+        prompt_logprobs=progress.prompt_logprobs,
+        finish_reason=progress.finish_reason,
+        cached_tokens=progress.cached_tokens,
+        phases=progress.phases,
+    )
