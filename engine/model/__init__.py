@@ -1,0 +1,1 @@
+"""What a model is and where it lies: source, configuration, fingerprint. Imports no torch."""

@@ -1,0 +1,1 @@
+"""Weights under their Hugging Face names, one tensor at a time."""
