@@ -1,0 +1,164 @@
+"""One worker process, from settings to serving to a clean end.
+
+    load the model -> start the engine thread -> bind the peer socket -> dial routers -> serve
+    until SIGTERM, SIGINT, a router's refusal, or an engine that stopped stepping
+
+The main thread runs the event loop; the engine has its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from baton.decode import DecodeStage
+from baton.deploy.settings import WorkerSettings, join_address
+from baton.deploy.status import StatusWriter
+from baton.deploy.worker.links import RouterLinks
+from baton.deploy.worker.metrics import Metrics
+from baton.deploy.worker.worker import Worker
+from baton.engine.commands import StepCompleted
+from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
+from baton.kvtransfer.registry import create_transport
+from baton.kvtransfer.tags import TagIssuer
+from baton.prefill import PrefillStage
+from baton.protocol.errors import ConfigError
+from baton.protocol.ids import Identity, host_id, new_epoch
+from baton.protocol.link import Dialer
+from baton.protocol.records import PeerHello, WorkerHello
+
+if TYPE_CHECKING:
+    from baton.deploy.worker.build import EngineParts
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(settings: WorkerSettings, status: StatusWriter) -> int:
+    """Returns the exit code. Raises ConfigError, one line, when it cannot start as asked."""
+    # Torch takes longest to import, so nothing above needs it and its time is told apart.
+    status.stage("importing torch")
+    from baton.deploy.worker.build import build_engine
+
+    parts = build_engine(settings, status)
+    status.stage("joining")
+    return uvloop.run(_serve(settings, parts, status))
+
+
+async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWriter) -> int:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[tuple[int, str]] = loop.create_future()
+
+    def end(code: int, reason: str) -> None:
+        if not ended.done():
+            ended.set_result((code, reason))
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, end, 0, signal.Signals(signum).name)
+
+    identity = Identity(settings.worker_id, new_epoch())
+    transport = create_transport(settings.transport)
+    engine = parts.engine
+    metrics = Metrics(settings.transport)
+    worker = Worker(
+        role=settings.role,
+        submit=engine.submit,
+        load=engine.load,
+        transport=transport,
+        metrics=metrics,
+        heartbeat_interval=settings.heartbeat_interval,
+    )
+
+    def peer_hello() -> PeerHello:
+        return PeerHello(
+            identity=identity,
+            host=host_id(),
+            fingerprint=parts.card.fingerprint,
+            layout=parts.layout,
+            transport=transport.name,
+            transport_address=transport.address,
+            pid=os.getpid(),
+        )
+
+    closing: set[asyncio.Task[None]] = set()
+
+    def retire(dialer: Dialer) -> None:
+        task = loop.create_task(dialer.close())
+        closing.add(task)
+        task.add_done_callback(closing.discard)
+
+    outgoing = OutgoingPeers(identity, peer_hello, transport, retire)
+    incoming = IncomingPeers(identity, peer_hello)
+    peer_address = await incoming.bind(f"tcp://{settings.host}:*")
+
+    def hello() -> WorkerHello:
+        return WorkerHello(
+            identity=identity,
+            pid=os.getpid(),
+            host=host_id(),
+            role=worker.role,
+            model=parts.card,
+            layout=parts.layout,
+            num_blocks=parts.num_blocks,
+            max_running=settings.max_running,
+            peer_address=peer_address,
+            device=settings.device,
+        )
+
+    links = RouterLinks(
+        identity,
+        tuple(join_address(address) for address in settings.join),
+        hello,
+        worker,
+        lambda reason: end(1, f"refused by the router: {reason}"),
+    )
+    worker.links = links
+    worker.prefill = PrefillStage(
+        identity=identity,
+        submit=engine.submit,
+        block_buffer=parts.memory.block_buffer,
+        peers=outgoing,
+        outlet=links,
+        observer=metrics,
+        clock=time.monotonic,
+    )
+    worker.decode = DecodeStage(
+        layout=parts.layout,
+        submit=engine.submit,
+        block_buffer=parts.memory.block_buffer,
+        peers=incoming,
+        transport=transport,
+        issue_tags=TagIssuer().issue,
+        outlet=links,
+        observer=metrics,
+        clock=time.monotonic,
+    )
+
+    def publish(step: StepCompleted) -> None:
+        loop.call_soon_threadsafe(worker.on_step, step)
+
+    def fatal(error: BaseException) -> None:
+        loop.call_soon_threadsafe(end, 1, f"engine failed: {error}")
+
+    engine.start(publish, fatal)
+    links.start()
+    # What is left unended here is ended by the process.
+    heart = loop.create_task(_heart(worker, settings.watchdog, engine.load, end))
+    status.ready(address=peer_address, worker_id=settings.worker_id, role=settings.role,
+                 blocks=parts.num_blocks)
+    code, reason = await ended
+    log.info("worker %s ends: %s", settings.worker_id, reason)
+    heart.cancel()
+    if code:
+        status.fatal(reason)
+    await links.close()
+    await outgoing.close()
+    await incoming.close()
+    await asyncio.to_thread(engine.stop)
+    await transport.close()
+    return code

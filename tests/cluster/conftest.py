@@ -1,0 +1,23 @@
+"""Real clusters, shared by the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 64 dimensions with a tokenizer and a chat template."""
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def split(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The embedded model over one prefill and one decode worker, as a user starts it."""
+    with Cluster() as cluster:
+        yield cluster

@@ -1,0 +1,114 @@
+"""Clients that leave: everything they held is free again, and nothing grows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+from cluster import Cluster, wait_for
+
+REQUESTS = 2000
+WARM_UP = 300
+
+
+async def storm(url: str, count: int, seed: int) -> tuple[int, int]:
+    """`count` requests, a third of them cancelled at a random moment. (finished, cancelled)."""
+    rng = random.Random(seed)
+    gate = asyncio.Semaphore(48)
+    finished = cancelled = 0
+
+    async def one(session: aiohttp.ClientSession, number: int) -> None:
+        nonlocal finished, cancelled
+        body = {
+            "prompt": [rng.randrange(5, 500) for _ in range(rng.randrange(1, 200))],
+            "max_tokens": rng.randrange(1, 40),
+            "ignore_eos": True,
+            "stream": number % 2 == 0,
+        }
+        patience = rng.uniform(0, 0.25) if number % 3 == 0 else 120.0
+        async with gate:
+            try:
+                async with asyncio.timeout(patience):
+                    async with session.post(f"{url}/v1/completions", json=body) as reply:
+                        text = await reply.text()
+                        assert reply.status == 200, text
+                        assert '"error"' not in text, text
+                        finished += 1
+            except TimeoutError:
+                assert number % 3 == 0, "a request that nobody cancelled did not end"
+                cancelled += 1
+
+    timeout = aiohttp.ClientTimeout(total=None)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        await asyncio.gather(*(one(session, number) for number in range(count)))
+    return finished, cancelled
+
+
+def footprint(cluster: Cluster) -> dict[str, int]:
+    family = cluster.processes()
+    return {
+        "processes": len(family),
+        "threads": sum(p.num_threads() for p in family),
+        "descriptors": sum(p.num_fds() for p in family),
+        "memory": sum(p.memory_info().rss for p in family),
+    }
+
+
+@pytest.mark.timeout(300)
+def test_two_thousand_requests_a_third_cancelled(tiny_model: Path) -> None:
+    with Cluster("--kv-blocks", "600", model=tiny_model) as cluster:
+        asyncio.run(storm(cluster.url, WARM_UP, seed=1))
+        cluster.assert_clean()
+        before = footprint(cluster)
+        finished, cancelled = asyncio.run(storm(cluster.url, REQUESTS, seed=2))
+        cluster.assert_clean()
+        assert finished + cancelled == REQUESTS
+        assert cancelled > REQUESTS // 10
+
+        def settled() -> bool:
+            now = footprint(cluster)
+            return (now["processes"] == before["processes"]
+                    and now["threads"] <= before["threads"] + 2
+                    and now["descriptors"] <= before["descriptors"] + 8)
+
+        wait_for(settled, f"processes, threads and descriptors as before {before}", 15)
+        after = footprint(cluster)
+        print(f"finished {finished}, cancelled {cancelled}, before {before}, after {after}")
+        assert after["memory"] <= before["memory"] * 1.1 + 32e6
+
+
+def test_a_client_that_leaves_frees_both_sides_at_once(tiny_model: Path) -> None:
+    async def leave(url: str) -> None:
+        body = {"prompt": [7] * 100, "max_tokens": 390, "ignore_eos": True, "stream": True}
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{url}/v1/completions", json=body) as reply:
+                await reply.content.readline()
+                reply.close()
+
+    with Cluster(model=tiny_model) as cluster:
+        asyncio.run(leave(cluster.url))
+        # The heartbeat that tells us is up to half a second behind the release itself.
+        wait_for(cluster.is_clean, "everything free after the client left", 2.0)
+
+
+def test_idle_costs_nothing(tiny_model: Path) -> None:
+    with Cluster(model=tiny_model) as cluster:
+        cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
+        cluster.assert_clean()
+        family = cluster.processes()
+
+        def busy() -> float:
+            return sum(sum(p.cpu_times()[:2]) for p in family)
+
+        # The measurement itself: CPU seconds over wall seconds, all processes together.
+        window = 5.0
+        start = busy()
+        psutil.cpu_percent(interval=window)
+        share = (busy() - start) / window
+        print(f"idle cluster: {share:.2%} of one core")
+        assert share < 0.02

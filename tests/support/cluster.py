@@ -1,0 +1,209 @@
+"""A real cluster for tests: `baton up` as a child process, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+START_SECONDS = 90.0
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    """The condition's first true value. Fails the test, naming `what`, after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+
+
+class Cluster:
+    """Started on entry; on exit ended by SIGTERM, after a check that nothing is held and that no
+    process is left."""
+
+    def __init__(self, *arguments: str | Path, model: str | Path | None = None) -> None:
+        command = [sys.executable, "-P", "-m", "baton.deploy.cli", "up"]
+        if model is not None:
+            command.append(str(model))
+        self.command = [*command, "--port", "0", *map(str, arguments)]
+        self.output: list[str] = []
+        self.url = ""
+        self._process: subprocess.Popen[str] | None = None
+
+    # -- life --------------------------------------------------------------------------------
+
+    def launch(self) -> Cluster:
+        """Start without waiting."""
+        self._process = subprocess.Popen(
+            self.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def start(self) -> Cluster:
+        self.launch()
+        try:
+            wait_for(self._announced, "the URL line of `baton up`", START_SECONDS)
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            print("".join(self.output))
+            raise
+        return self
+
+    def __enter__(self) -> Cluster:
+        return self.start()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self.assert_clean()
+        finally:
+            tree = self.processes()
+            code = self.stop()
+            if kind is not None:
+                print("".join(self.output[-200:]))
+        if kind is None:
+            assert code == 0, f"baton up ended with {code}:\n{''.join(self.output[-50:])}"
+            gone, left = psutil.wait_procs(tree, timeout=10)
+            assert not left, f"left running: {left}"
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        process = self.launcher
+        if process.poll() is None:
+            process.send_signal(how)
+        try:
+            return process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError("baton up did not end within 20 s") from None
+
+    def kill(self) -> None:
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+    def wait_ready(self, seconds: float = 30.0) -> None:
+        wait_for(lambda: self.status("/ready") == 200, "/ready answers 200", seconds)
+
+    @property
+    def launcher(self) -> subprocess.Popen[str]:
+        assert self._process is not None
+        return self._process
+
+    def processes(self) -> list[psutil.Process]:
+        """The launcher and all below it."""
+        try:
+            root = psutil.Process(self.launcher.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    # -- HTTP --------------------------------------------------------------------------------
+
+    def status(self, path: str) -> int:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            return json.load(reply)
+
+    def post(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Any:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=timeout) as reply:
+            return json.load(reply)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """GET /admin/workers."""
+        reply = self.get("/admin/workers")
+        workers: list[dict[str, Any]] = reply["workers"]
+        return workers
+
+    def metrics(self) -> dict[str, float]:
+        """Sample text (name and labels) to value."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as reply:
+            lines = reply.read().decode().splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+    def metric_sum(self, name: str) -> float:
+        """Sum over the labels of one sample name."""
+        return sum(v for k, v in self.metrics().items() if re.split(r"[{ ]", k)[0] == name)
+
+    # -- promises ----------------------------------------------------------------------------
+
+    def is_clean(self) -> bool:
+        """No worker runs, waits for, holds or quarantines anything."""
+        return all(
+            worker["load"] is not None
+            and worker["load"]["running"] == 0
+            and worker["load"]["waiting"] == 0
+            and worker["load"]["handoffs"] == 0
+            and worker["load"]["blocks"]["active"] == 0
+            and worker["load"]["blocks"]["held"] == 0
+            and worker["load"]["blocks"]["quarantined"] == 0
+            for worker in self.workers()
+        )
+
+    def assert_clean(self) -> None:
+        try:
+            wait_for(self.is_clean, "all blocks free or cached on every worker", 15.0)
+        except AssertionError:
+            print(json.dumps(self.workers(), indent=1))
+            raise
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        assert self.launcher.stdout is not None
+        for line in self.launcher.stdout:
+            self.output.append(line)
+
+    def _announced(self) -> bool:
+        assert self.launcher.poll() is None, "baton up ended:\n" + "".join(self.output)
+        found = re.search(r"http://[\d.]+:\d+", "".join(self.output))
+        if found:
+            self.url = found[0]
+        return found is not None
+
+
+def lines_of(arguments: Sequence[str], seconds: float = 30.0) -> tuple[int, str]:
+    """Run a `baton` command to its end: exit code and all output."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "baton.deploy.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    return done.returncode, done.stdout + done.stderr
