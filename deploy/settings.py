@@ -111,6 +111,8 @@ class WorkerSettings:
     """Seconds."""
     watchdog: float = 60.0
     """Seconds without a step while work is pending, after which the worker ends itself."""
+    memory_share: float = 1.0
+    """The part of the device's memory that is this worker's to plan with, in (0, 1]."""
     transport: str = "ucx"
     json_logs: bool = False
 
@@ -129,6 +131,7 @@ class WorkerSettings:
         check_range("--max-batch-tokens", self.max_batch_tokens, self.max_running + 1)
         check_range("--heartbeat", self.heartbeat_interval, 0.01, 60)
         check_range("--watchdog", self.watchdog, 1)
+        check_range("--memory-share", self.memory_share, 0.01, 1)
         check_choice("--transport", self.transport, TRANSPORTS)
 
 
@@ -138,6 +141,8 @@ class RouterSettings:
     host: str = LOOPBACK
     port: int = 8000
     """0 takes a free one."""
+    listen_fd: int | None = None
+    """A socket that listens there already: the launcher's, which outlives a restarted router."""
     control: tuple[str, ...] = ("tcp://127.0.0.1:7777",)
     """ZeroMQ addresses that workers dial: `tcp://HOST:PORT`, `tcp://HOST:*`, `ipc://PATH`."""
     api_key: str | None = field(default=None, repr=False)
@@ -188,6 +193,8 @@ class UpSettings:
     insecure: bool = False
     served_model_name: str | None = None
     max_queue: int = RouterSettings.max_queue
+    device: str = "auto"
+    """"auto", "cpu" or "cuda"."""
     max_running: int = WorkerSettings.max_running
     max_batch_tokens: int = WorkerSettings.max_batch_tokens
     restart: bool = True
@@ -204,6 +211,7 @@ class UpSettings:
                 f"--{lacking} 0 leaves nobody to {lacking}: give --{lacking} N or --mixed N"
             )
         check_range("--control-port", self.control_port, 0, 65535)
+        check_choice("--device", self.device, ("auto", "cpu", "cuda"))
 
     @property
     def roles(self) -> tuple[str, ...]:
