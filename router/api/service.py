@@ -1,0 +1,47 @@
+"""What the HTTP layer needs of the rest of the router: somewhere to send a choice, and its
+tokens back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from baton.protocol.records import ModelCard, Request, TokenDelta
+
+
+class Flight(Protocol):
+    """One choice of one request on its way through the workers. It ends when `events` ends, or
+    with `cancel` or `finish_early`; all three are idempotent."""
+
+    def events(self) -> AsyncIterator[TokenDelta]:
+        """Tokens in order, each position once. Ends after a delta with a finish reason; raises
+        BatonError when the request failed for good."""
+        ...
+
+    def cancel(self, reason: str) -> None:
+        """Nobody wants the rest: free everything everywhere. Returns at once."""
+        ...
+
+    def finish_early(self) -> None:
+        """As `cancel`, but the request is complete: a stop string matched."""
+        ...
+
+
+class Service(Protocol):
+    @property
+    def ready(self) -> bool:
+        """Whether some worker, or pair of workers, can serve a request now."""
+        ...
+
+    @property
+    def model(self) -> ModelCard | None:
+        """None until the first worker has joined."""
+        ...
+
+    def submit(self, request: Request) -> Flight:
+        """Accept one choice. Raises BatonError: queue_full with `retry_after`, no_worker, ..."""
+        ...
+
+    def worker_views(self) -> Sequence[Any]:
+        """One dataclass or record per known worker, for people and tools to read."""
+        ...

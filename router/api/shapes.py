@@ -1,0 +1,129 @@
+"""The shapes of answers, whole and as chunks; completions and chat differ only here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from baton.router.api.generation import Choice
+from baton.router.api.sse import event
+from baton.router.text.logprobs import chat_logprobs, completion_logprobs
+from baton.router.text.output import Entry, Piece
+from baton.router.text.tokenizer import Tokenizer
+
+# Stands for the text in a rendered chunk, to be cut out; no model's name contains it.
+_MARKER = secrets.token_hex(16)
+
+
+class Shape(Protocol):
+    """Head of the response object, and what one choice looks like."""
+
+    head: dict[str, Any]
+    chunk_head: dict[str, Any]
+
+    def choice(self, choice: Choice) -> dict[str, Any]: ...
+
+    def chunk_choice(
+        self, index: int, text: str, entries: Sequence[Entry], finish_reason: str | None
+    ) -> dict[str, Any]: ...
+
+    def opening_choice(self, index: int) -> dict[str, Any] | None:
+        """What a stream says about a choice before its first token."""
+        ...
+
+
+class CompletionShape:
+    def __init__(
+        self, head: dict[str, Any], tokenizer: Tokenizer, num_logprobs: int | None
+    ) -> None:
+        self.head = self.chunk_head = {**head, "object": "text_completion"}
+        self._tokenizer = tokenizer
+        self._num_logprobs = num_logprobs
+
+    def choice(self, choice: Choice) -> dict[str, Any]:
+        piece = choice.piece
+        return self.chunk_choice(choice.index, piece.text, piece.entries, piece.finish_reason)
+
+    def chunk_choice(
+        self, index: int, text: str, entries: Sequence[Entry], finish_reason: str | None
+    ) -> dict[str, Any]:
+        logprobs = None
+        if self._num_logprobs is not None:
+            logprobs = completion_logprobs(self._tokenizer, entries, self._num_logprobs)
+        return {
+            "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason
+        }
+
+    def opening_choice(self, index: int) -> dict[str, Any] | None:
+        return None
+
+
+class ChatShape:
+    def __init__(
+        self, head: dict[str, Any], tokenizer: Tokenizer, num_logprobs: int | None
+    ) -> None:
+        self.head = {**head, "object": "chat.completion"}
+        self.chunk_head = {**head, "object": "chat.completion.chunk"}
+        self._tokenizer = tokenizer
+        self._num_logprobs = num_logprobs
+
+    def choice(self, choice: Choice) -> dict[str, Any]:
+        piece = choice.piece
+        return {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": piece.text, "refusal": None},
+            "logprobs": self._logprobs(piece.entries),
+            "finish_reason": piece.finish_reason,
+        }
+
+    def chunk_choice(
+        self, index: int, text: str, entries: Sequence[Entry], finish_reason: str | None
+    ) -> dict[str, Any]:
+        return {
+            "index": index,
+            "delta": {"content": text} if text else {},
+            "logprobs": self._logprobs(entries) if entries else None,
+            "finish_reason": finish_reason,
+        }
+
+    def opening_choice(self, index: int) -> dict[str, Any] | None:
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def _logprobs(self, entries: Sequence[Entry]) -> dict[str, Any] | None:
+        if self._num_logprobs is None:
+            return None
+        return chat_logprobs(self._tokenizer, entries, self._num_logprobs)
+
+
+class ChunkWriter:
+    """Renders one choice's chunks. The common one, text and nothing else, is two constant pieces
+    around the escaped text."""
+
+    def __init__(self, shape: Shape, index: int, *, include_usage: bool) -> None:
+        self._shape = shape
+        self._index = index
+        self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
+        opening = shape.opening_choice(index)
+        self._opening = self._event(opening) if opening is not None else b""
+        plain = self._event(shape.chunk_choice(index, _MARKER, (), None))
+        self._prefix, self._suffix = plain.split(b'"' + _MARKER.encode() + b'"')
+        self._has_logprobs = b'"logprobs":null' not in plain
+
+    def render(self, piece: Piece) -> bytes:
+        """Events for a piece; empty when there is nothing to tell yet."""
+        opening, self._opening = self._opening, b""
+        if piece.entries or piece.finish_reason is not None or (piece.text and self._has_logprobs):
+            chunk = self._shape.chunk_choice(
+                self._index, piece.text, piece.entries, piece.finish_reason
+            )
+            return opening + self._event(chunk)
+        if piece.text:
+            return opening + self._prefix + msgspec.json.encode(piece.text) + self._suffix
+        return opening
+
+    def _event(self, choice: dict[str, Any]) -> bytes:
+        return event({**self._shape.chunk_head, "choices": [choice], **self._tail})

@@ -1,0 +1,42 @@
+"""What operators and their tools ask: /health, /ready, /metrics, /admin/workers."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from baton.router.api.context import API
+from baton.router.api.errors import json_response
+
+
+async def health(request: web.Request) -> web.Response:
+    """The process lives."""
+    return json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """A request would be served now; 503 with the reason otherwise."""
+    service = request.app[API].service
+    if service.ready:
+        return json_response({"status": "ready"})
+    count = len(service.worker_views())
+    if count == 0:
+        reason = "no worker has joined yet"
+    else:
+        reason = (
+            f"{count} worker{'s' if count > 1 else ''} known, but none, and no pair of prefill "
+            "and decode, can serve a request; see /admin/workers"
+        )
+    return json_response({"status": "not ready", "reason": reason}, status=503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    page = encode(request.app[API].metrics.registry)
+    return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+async def workers(request: web.Request) -> web.Response:
+    views = request.app[API].service.worker_views()
+    return json_response({"workers": [msgspec.to_builtins(view) for view in views]})

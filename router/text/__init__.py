@@ -1,0 +1,1 @@
+"""Tokens to text as they arrive: detokenising, stop strings, log-probability entries."""
