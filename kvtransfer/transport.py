@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from baton.kvtransfer.traffic import Totals
+
 Buffer = Any
 """Writable contiguous memory: buffer protocol (host) or `__cuda_array_interface__` (device).
 May be empty (zero bytes)."""
@@ -57,6 +59,8 @@ class Transport(ABC):
     """One process's end."""
 
     name: str
+    totals: Totals
+    """What it has moved so far."""
 
     @property
     @abstractmethod
@@ -65,7 +69,8 @@ class Transport(ABC):
 
     @abstractmethod
     def connect(self, address: bytes, *, same_host: bool) -> Endpoint:
-        """A way to the transport with this address. Raises ConnectionError."""
+        """A way to the transport with this address. Raises ConnectionError. A peer that is not
+        there any more may also show only by failing sends."""
 
     @abstractmethod
     def post_receive(
@@ -77,3 +82,7 @@ class Transport(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Release everything. Operations under way never report again."""
+
+    def bytes_sent(self) -> dict[str, int]:
+        """By what carried them, since the transport was made."""
+        return self.totals.bytes_sent()
