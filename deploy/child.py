@@ -37,20 +37,21 @@ def main(argv: list[str] | None = None) -> int:
     lifeline.die_with_parent(signal.SIGKILL if options.kind == "worker" else signal.SIGTERM)
     os.set_inheritable(options.status_fd, False)
     status = StatusWriter(options.status_fd)
-    line = _read_line(sys.stdin.fileno())
-    if options.kind == "worker":
-        return run_worker_child(line, status)
-    return run_router_child(line, status)
+    run = _run_worker_child if options.kind == "worker" else _run_router_child
+    try:
+        return run(_read_line(sys.stdin.fileno()), status)
+    except ConfigError as error:
+        return _give_up(error, status)
 
 
-def run_worker_child(line: bytes, status: StatusWriter) -> int:
+def _run_worker_child(line: bytes, status: StatusWriter) -> int:
     settings = from_json(line, WorkerSettings)
     set_up_logging(settings.worker_id, json_logs=settings.json_logs)
     lifeline.watch(sys.stdin.fileno())
     return guarded_worker(settings, status)
 
 
-def run_router_child(line: bytes, status: StatusWriter) -> int:
+def _run_router_child(line: bytes, status: StatusWriter) -> int:
     settings = from_json(line, RouterSettings)
     set_up_logging(settings.router_id, json_logs=settings.json_logs)
     on_loss = None

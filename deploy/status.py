@@ -63,7 +63,8 @@ class StatusWriter:
             if name != self._stage:
                 self._close_stage()
                 self._stage, self._stage_began = name, time.monotonic()
-                log.info("%s", name)
+                if self._fd is None:
+                    log.info("%s", name)
         report: dict[str, Any] = {"stage": name}
         if fraction is not None:
             report["fraction"] = round(fraction, 3)

@@ -152,17 +152,16 @@ class Supervisor:
             self._changed.clear()
             await self._changed.wait()
 
-    async def wait_useless(self) -> str:
-        """Returns, with the reason, once so much is gone for good that nothing can be served."""
+    async def wait_useless(self) -> None:
+        """Returns once so much is gone for good that nothing can be served."""
         while True:
             self._raise_errors()
-            gone = [c for c in self.children.values() if c.state is ChildState.GONE]
-            for child in gone:
-                if child.spec.essential:
-                    return f"{child.spec.name} is gone"
-            others = [c for c in self.children.values() if not c.spec.essential]
-            if others and all(child.state is ChildState.GONE for child in others):
-                return "no worker is left"
+            children = self.children.values()
+            gone = [child for child in children if child.state is ChildState.GONE]
+            if any(child.spec.essential for child in gone) or all(
+                child.spec.essential or child in gone for child in children
+            ):
+                return
             self._changed.clear()
             await self._changed.wait()
 

@@ -84,7 +84,8 @@ def place_workers(workers: int, device: str = "auto") -> list[Placement]:
     if not gpus:
         if device == "cuda":
             raise ConfigError(f"--device cuda: {why_no_gpu()}")
-        return [Placement("cpu", threads, cpus, memory_share=1 / workers) for threads, cpus in cores]
+        share = 1 / workers
+        return [Placement("cpu", threads, cpus, memory_share=share) for threads, cpus in cores]
     assigned = assign_gpus(gpus, workers)
     return [
         Placement("cuda:0", threads, cpus, gpu, 1 / assigned.count(gpu))

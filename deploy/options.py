@@ -1,0 +1,175 @@
+"""Options that several commands of `baton` share, and how their values are read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from baton.deploy.settings import DTYPES, ModelSettings
+from baton.protocol.units import parse_bytes, parse_duration
+
+_MODEL, _SERVING, _NETWORK, _LIMITS = "Model", "Serving", "Network", "Limits"
+
+
+def read_bytes(text: str | int) -> int:
+    """`"2GiB"` to bytes, for typer."""
+    if isinstance(text, int):
+        return text
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def read_duration(text: str | float) -> float:
+    """`"300ms"` to seconds, for typer."""
+    if isinstance(text, float):
+        return text
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def read_cpus(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """`"0-3,8"` to CPU numbers, for typer."""
+    from baton.deploy.topology import parse_cpu_list
+
+    if isinstance(text, tuple):
+        return text
+    try:
+        return parse_cpu_list(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of CPUs such as 0-3,8") from error
+
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        help="A Hugging Face directory, a .gguf file or a hub id such as "
+        "Qwen/Qwen2.5-0.5B-Instruct. Left out: the embedded SmolLM2-135M-Instruct.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="As for `baton up`; the same on routers and workers.",
+        show_default="embedded",
+        rich_help_panel=_MODEL,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help=f"Of weights and KV: {', '.join(DTYPES)}. auto takes what suits model and machine.",
+        rich_help_panel=_MODEL,
+    ),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of prompt and output together.",
+        show_default="the model's",
+        rich_help_panel=_MODEL,
+    ),
+]
+BlockSize = Annotated[int, typer.Option(help="Tokens per KV block.", rich_help_panel=_MODEL)]
+KvBlocks = Annotated[
+    int | None,
+    typer.Option(
+        help="KV blocks of each worker.",
+        show_default="from free memory",
+        rich_help_panel=_MODEL,
+    ),
+]
+KvMemory = Annotated[
+    int | None,
+    typer.Option(
+        help="The same as a size, such as 2GiB.",
+        parser=read_bytes,
+        metavar="SIZE",
+        show_default=False,
+        rich_help_panel=_MODEL,
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Where HTTP listens. Beyond loopback an --api-key is required.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+Port = Annotated[
+    int, typer.Option(help="HTTP port; 0 takes a free one.", rich_help_panel=_NETWORK)
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Clients must send it as bearer token.",
+        envvar="BATON_API_KEY",
+        show_default=False,
+        rich_help_panel=_NETWORK,
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure", help="Listen beyond loopback without a key.", rich_help_panel=_NETWORK
+    ),
+]
+ServedModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="What the API calls the model.",
+        show_default="the model's name",
+        rich_help_panel=_SERVING,
+    ),
+]
+JsonLogs = Annotated[
+    bool,
+    typer.Option("--json-logs", help="Log JSON, one object per line.", rich_help_panel=_SERVING),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu or cuda. auto uses GPUs where the installed torch can.",
+        rich_help_panel=_SERVING,
+    ),
+]
+MaxQueue = Annotated[
+    int,
+    typer.Option(
+        help="Requests in the router, waiting or running, before it answers 429.",
+        rich_help_panel=_LIMITS,
+    ),
+]
+MaxRunning = Annotated[
+    int, typer.Option(help="Sequences that one worker runs at once.", rich_help_panel=_LIMITS)
+]
+MaxBatchTokens = Annotated[
+    int, typer.Option(help="Tokens that one step computes.", rich_help_panel=_LIMITS)
+]
+
+
+def model_settings(
+    model: str | None,
+    dtype: str,
+    max_model_len: int | None,
+    block_size: int,
+    kv_blocks: int | None,
+    kv_memory: int | None,
+) -> ModelSettings:
+    """The model's options, checked. Raises ConfigError."""
+    return ModelSettings(
+        model=model,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        block_size=block_size,
+        kv_blocks=kv_blocks,
+        kv_memory=kv_memory,
+    )
+
+

@@ -1,0 +1,267 @@
+"""`baton up`: one router and its workers on this machine.
+
+    check everything -> bind the HTTP port -> private directory for control sockets
+    -> start all processes at once -> all ready: serve -> a signal, or nothing left that can serve
+    -> end them, remove the directory
+
+Whatever happens, nothing is left: not on an error at any of these points (one `finally`), and not
+when this process is killed (`lifeline`; the router then removes the directory).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+
+import psutil
+
+from baton.deploy.logs import set_up_logging
+from baton.deploy.progress import Display, Ready, choose_display
+from baton.deploy.settings import (
+    ModelSettings,
+    RouterSettings,
+    UpSettings,
+    WorkerSettings,
+    to_json,
+)
+from baton.deploy.supervisor import ChildSpec, StartFailed, Supervisor
+from baton.deploy.topology import Placement, place_workers
+from baton.protocol.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+ROUTER = "router"
+_MAX_SOCKET_PATH = 100
+"""Bytes that a Unix socket's path may have, less a little."""
+
+
+def run_up(settings: UpSettings) -> int:
+    """Serve until a signal; returns the exit status. Raises ConfigError before anything runs."""
+    set_up_logging("launcher", json_logs=settings.json_logs)
+    check_model(settings.model)
+    placements = place_workers(len(settings.roles), settings.device)
+    with bind_listener(settings.host, settings.port) as listener:
+        return asyncio.run(_Launch(settings, placements, listener).run())
+
+
+def check_model(model: ModelSettings) -> None:
+    """Raises ConfigError unless there is such a model and its context suffices."""
+    from baton.engine.model.source import resolve_model
+
+    source = resolve_model(model.model)
+    limit = source.config.max_position
+    if model.max_model_len is not None and model.max_model_len > limit:
+        raise ConfigError(
+            f"--max-model-len {model.max_model_len} is beyond the {limit} tokens that "
+            f"{source.name} was trained for"
+        )
+
+
+def bind_listener(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError that names the address when it cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError(f"--host {host}: {error.strerror}") from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a client on this machine reaches the socket."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def child_argv(kind: str) -> tuple[str, ...]:
+    """-P: the working directory must not shadow installed packages."""
+    return (sys.executable, "-P", "-m", "baton.deploy.child", kind)
+
+
+def plan_children(
+    settings: UpSettings,
+    placements: list[Placement],
+    listener: socket.socket,
+    runtime_dir: Path,
+) -> list[ChildSpec]:
+    """The router's spec, then one per worker."""
+    control = f"ipc://{runtime_dir}/control"
+    public = () if settings.control_port is None else (_control_address(settings),)
+    router = RouterSettings(
+        host=settings.host,
+        port=listener.getsockname()[1],
+        listen_fd=listener.fileno(),
+        control=(control, *public),
+        api_key=settings.api_key,
+        insecure=settings.insecure,
+        served_model_name=settings.served_model_name,
+        max_queue=settings.max_queue,
+        model=settings.model,
+        runtime_dir=str(runtime_dir),
+        json_logs=settings.json_logs,
+    )
+    specs = [
+        ChildSpec(
+            ROUTER,
+            child_argv("router"),
+            to_json(router),
+            pass_fds=(listener.fileno(),),
+            essential=True,
+        )
+    ]
+    counts: dict[str, int] = {}
+    for role, placement in zip(settings.roles, placements, strict=True):
+        number = counts.setdefault(role, 0)
+        counts[role] += 1
+        worker = WorkerSettings(
+            worker_id=f"{role}-{number}",
+            role=role,
+            join=(control,),
+            device=placement.device,
+            threads=placement.threads,
+            cpus=placement.cpus,
+            host=settings.control_host,
+            model=settings.model,
+            max_running=settings.max_running,
+            max_batch_tokens=settings.max_batch_tokens,
+            memory_share=placement.memory_share,
+            json_logs=settings.json_logs,
+        )
+        specs.append(
+            ChildSpec(
+                worker.worker_id,
+                child_argv("worker"),
+                to_json(worker),
+                env=_worker_environment(placement),
+            )
+        )
+    return specs
+
+
+def _control_address(settings: UpSettings) -> str:
+    return f"tcp://{settings.control_host}:{settings.control_port or '*'}"
+
+
+def _worker_environment(placement: Placement) -> dict[str, str]:
+    """Thread counts that libraries read when they are loaded, and the GPU."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(placement.threads)}
+    if placement.visible_gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = placement.visible_gpu
+    return environment
+
+
+class _Launch:
+    """One run of the launcher."""
+
+    def __init__(
+        self, settings: UpSettings, placements: list[Placement], listener: socket.socket
+    ) -> None:
+        self._settings = settings
+        self._placements = placements
+        self._listener = listener
+        self._display: Display = choose_display(json_logs=settings.json_logs)
+        self._supervisor: Supervisor | None = None
+        self._signal: signal.Signals | None = None
+        self._signalled = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(signum, self._on_signal, signum)
+        with runtime_directory() as runtime_dir:
+            specs = plan_children(self._settings, self._placements, self._listener, runtime_dir)
+            self._supervisor = supervisor = Supervisor(
+                specs, self._display, restart=self._settings.restart
+            )
+            try:
+                self._display.begin([spec.name for spec in specs])
+                return await self._serve(supervisor)
+            except StartFailed as error:
+                self._display.close()
+                print(f"baton: {error}", file=sys.stderr)
+                return 1
+            finally:
+                # A connection that arrives from now on is refused instead of never answered.
+                self._listener.close()
+                await supervisor.stop()
+                self._display.close()
+
+    async def _serve(self, supervisor: Supervisor) -> int:
+        if not await self._unless_signalled(supervisor.start()):
+            self._display.stopping("stopped before it was ready")
+            return 128 + (self._signal or signal.SIGTERM)
+        self._display.serving(self._ready(supervisor))
+        if await self._unless_signalled(supervisor.wait_useless()):
+            self._display.stopping("nothing is left that can serve: ending")
+            return 1
+        self._display.stopping("ending")
+        return 0
+
+    async def _unless_signalled(self, work: Coroutine[object, object, object]) -> bool:
+        """True when `work` came to its end, with its errors raised; False after a signal."""
+        task = asyncio.create_task(work)
+        told = asyncio.create_task(self._signalled.wait())
+        try:
+            await asyncio.wait([task, told], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                return False
+            task.result()
+            return True
+        finally:
+            for pending in (task, told):
+                pending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await told
+
+    def _ready(self, supervisor: Supervisor) -> Ready:
+        reports = {name: child.ready for name, child in supervisor.children.items()}
+        router = reports[ROUTER]
+        assert router is not None
+        return Ready(
+            url=url_of(self._listener),
+            model=str(router.details.get("model", "")),
+            api_key=self._settings.api_key,
+            seconds=time.time() - psutil.Process().create_time(),
+            timings={name: report.timings for name, report in reports.items() if report},
+        )
+
+    def _on_signal(self, signum: signal.Signals) -> None:
+        """The first asks for an orderly end, the second for an immediate one."""
+        if self._signal is not None and self._supervisor is not None:
+            self._supervisor.kill()
+        self._signal = signum
+        self._signalled.set()
+
+
+@contextlib.contextmanager
+def runtime_directory() -> Iterator[Path]:
+    """A directory that only this user can enter, removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix="baton-"))
+    if len(bytes(path)) > _MAX_SOCKET_PATH - len("/control"):
+        path.rmdir()
+        path = Path(tempfile.mkdtemp(prefix="baton-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
