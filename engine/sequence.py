@@ -3,8 +3,10 @@
 Life cycle (moved only by the scheduler, on the engine thread):
 
     WAITING --scheduled--> RUNNING --finished/cancelled--> gone
-       ^                     |  |
-       +-----preempted-------+  +--first token of a `hold` sequence--> HELD --released--> gone
+       ^                   ^ |  |
+       +----preempted------|-+  +--first token of a `hold` sequence--> HELD --released--> gone
+                           |
+    RESERVED --admitted----+   (released unadmitted: gone)
 
 Decode state is (request, tokens) alone, so a preempted or migrated sequence is simply computed
 again.
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from baton.protocol.ids import RequestKey
-from baton.protocol.records import Request
+from baton.protocol.records import Request, TokenLogprobs
 from baton.protocol.tokens import unpack_tokens
 
 
@@ -24,6 +26,8 @@ class SequenceState(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     HELD = "held"
+    RESERVED = "reserved"
+    GONE = "gone"
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +46,25 @@ class Sequence:
     """Of these, found in the prefix cache at the last admission."""
     block_hashes: list[bytes] = field(default_factory=list)
     """Chain over the full blocks of `tokens`, extended as they fill."""
+
+    # The rest is the scheduler's own.
+    root: bytes = b""
+    """What the chain of hashes starts from."""
+    num_named: int = 0
+    """Leading blocks whose content the pool knows by its hash."""
+    rank: tuple[bool, int, int] = (False, 0, 0)
+    """Smaller goes first: interactive lane, higher priority, earlier arrival."""
+    awaits: bytes | None = None
+    """While waiting: hash of the block that a running sequence was computing for it."""
+    submitted_at: float = 0.0
+    scheduled_at: float | None = None
+    """Time of the first admission."""
+    reported: bool = False
+    """The first token of this attempt, with phases and cached tokens, was published."""
+    cached_at_first: int = 0
+    """`num_cached` at the first admission, before any preemption."""
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """Collected so far, for prompt tokens from the second on. None: not asked for, or told."""
 
     @classmethod
     def from_request(cls, request: Request, *, hold: bool) -> Sequence:

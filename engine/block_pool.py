@@ -1,0 +1,281 @@
+"""The KV blocks of one worker: who uses each of them, and what the prefix cache finds.
+
+Pure bookkeeping over block numbers; the memory itself belongs to the model runner. Used only from
+the engine thread. A block is in exactly one state, which follows from what is known of it, the
+first line that applies:
+
+    ACTIVE       a running sequence reads or writes it
+    HELD         a reservation or a lease keeps it (blocks of a hand-off, either side)
+    QUARANTINED  an operation that nobody waits for any more may still touch it
+    CACHED       nobody uses it, its content has a name (a hash), so it may serve another prompt
+    FREE         nobody uses it, its content is void
+
+Uses are counted, so a block that two sequences share is given up by the second. Content is named
+with `register`, after the whole block was computed or has arrived; a block that is given up
+unnamed becomes FREE and can never be found, which keeps torn hand-offs out of the cache.
+
+Eviction takes the least recently given up CACHED block, and deeper blocks of a chain before their
+parents: chains are given up whole and pinned from their start, so it suffices to queue them
+deepest first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+
+from baton.protocol.records import BlockCounts
+
+
+class Use(IntEnum):
+    """What a block is used for, strongest first. The values index `BlockPool._uses`."""
+
+    ACTIVE = 0
+    HELD = 1
+    QUARANTINED = 2
+
+
+class BlockState(IntEnum):
+    ACTIVE = 0
+    HELD = 1
+    QUARANTINED = 2
+    CACHED = 3
+    FREE = 4
+
+
+class IntegrityError(AssertionError):
+    """The bookkeeping contradicts itself. The message says where."""
+
+
+class BlockPool:
+    """`num_blocks` blocks, numbered from 0, all FREE at first."""
+
+    def __init__(self, num_blocks: int) -> None:
+        if num_blocks < 1:
+            raise ValueError(f"a pool needs at least one block, got {num_blocks}")
+        self.num_blocks = num_blocks
+        self._uses: tuple[list[int], ...] = tuple([0] * num_blocks for _ in Use)
+        self._state: list[BlockState] = [BlockState.FREE] * num_blocks
+        self._counts = [0] * len(BlockState)
+        self._counts[BlockState.FREE] = num_blocks
+        self._free = list(range(num_blocks))  # a heap: lowest numbers first, so runs stay runs
+        self._lru: dict[int, None] = {}  # CACHED blocks, next victim first
+        self._name: list[bytes | None] = [None] * num_blocks
+        self._by_name: dict[bytes, int] = {}
+
+    # -- looking -----------------------------------------------------------------------------
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be allocated now: FREE and CACHED."""
+        return self._counts[BlockState.FREE] + self._counts[BlockState.CACHED]
+
+    def counts(self) -> BlockCounts:
+        counts = self._counts
+        return BlockCounts(
+            free=counts[BlockState.FREE],
+            cached=counts[BlockState.CACHED],
+            active=counts[BlockState.ACTIVE],
+            held=counts[BlockState.HELD],
+            quarantined=counts[BlockState.QUARANTINED],
+        )
+
+    def state(self, block: int) -> BlockState:
+        return self._state[block]
+
+    def uses(self, block: int, use: Use) -> int:
+        return self._uses[use][block]
+
+    def match(self, hashes: Sequence[bytes]) -> list[int]:
+        """Blocks that hold the longest known prefix of a chain, in its order. Pins nothing."""
+        found: list[int] = []
+        for name in hashes:
+            block = self._by_name.get(name)
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def fits(self, matched: Sequence[int], fresh: int, spare: int = 0) -> bool:
+        """Whether `acquire` would succeed and leave `spare` blocks available."""
+        state, cached = self._state, BlockState.CACHED
+        taken = sum(1 for block in matched if state[block] is cached)
+        return fresh + taken + spare <= self.available
+
+    # -- taking ------------------------------------------------------------------------------
+
+    def acquire(self, matched: Sequence[int], fresh: int, use: Use) -> list[int] | None:
+        """Pin `matched` (from `match`) and allocate `fresh` more: all of it, or None and nothing
+        has changed. The result is `matched`, then the new blocks in ascending order."""
+        if not self.fits(matched, fresh):
+            return None
+        self.pin(matched, use)
+        return [*matched, *self._take(fresh, use)]
+
+    def allocate(self, count: int, use: Use) -> list[int] | None:
+        """`count` blocks with void content in ascending order, evicting what must be; or None."""
+        if count > self.available:
+            return None
+        return self._take(count, use)
+
+    def pin(self, blocks: Iterable[int], use: Use) -> None:
+        """One more use of each; a CACHED block leaves the queue for eviction."""
+        for block in blocks:
+            self._uses[use][block] += 1
+            self._settle(block)
+
+    def change_use(self, blocks: Iterable[int], old: Use, new: Use) -> None:
+        """Turn one use of each block into another kind; at no time is it unused."""
+        for block in blocks:
+            self._uses[new][block] += 1
+            self._drop(block, old)
+            self._settle(block)
+
+    # -- giving up ---------------------------------------------------------------------------
+
+    def release(self, blocks: Sequence[int], use: Use) -> None:
+        """One use less of each of a sequence's `blocks`, given in the order of its tokens. What
+        nobody uses any more becomes CACHED if its content has a name, else FREE."""
+        for block in reversed(blocks):  # deepest first: see the module's docstring
+            self._drop(block, use)
+            self._settle(block)
+
+    def quarantine(self, blocks: Iterable[int], use: Use) -> None:
+        """Instead of `release`, for blocks that an unfinished operation may still touch. A block
+        that others use too stays theirs and is QUARANTINED when they are done."""
+        self.change_use(blocks, use, Use.QUARANTINED)
+
+    def unquarantine(self, blocks: Iterable[int]) -> None:
+        """The operation has ended. Blocks that are not quarantined are left as they are."""
+        for block in blocks:
+            if self._uses[Use.QUARANTINED][block] > 0:
+                self._drop(block, Use.QUARANTINED)
+                self._settle(block)
+
+    # -- naming ------------------------------------------------------------------------------
+
+    def register(self, block: int, name: bytes) -> None:
+        """Say what the content of a used block is. If another block has the same content, that
+        one stays the one that is found; this one replaces it should it be evicted meanwhile."""
+        if self._state[block] > BlockState.HELD:
+            raise IntegrityError(f"block {block} is {self._state[block].name} and gets a name")
+        self._name[block] = name
+        self._by_name.setdefault(name, block)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _take(self, count: int, use: Use) -> list[int]:
+        taken: list[int] = []
+        for _ in range(count):
+            if self._free:
+                block = heappop(self._free)
+            else:
+                block = next(iter(self._lru))
+                del self._lru[block]
+                self._forget_name(block)
+            taken.append(block)
+            self._uses[use][block] = 1
+            self._counts[self._state[block]] -= 1
+            self._counts[use] += 1
+            self._state[block] = BlockState(use)
+        taken.sort()
+        return taken
+
+    def _drop(self, block: int, use: Use) -> None:
+        if self._uses[use][block] < 1:
+            raise IntegrityError(f"block {block} has no {use.name} use to give up")
+        self._uses[use][block] -= 1
+
+    def _settle(self, block: int) -> None:
+        """Bring state, counts and queues of a block in line with its uses and name."""
+        old, new = self._state[block], self._used_state(block)
+        if new is None:
+            new = self._unused_state(block)
+        if new is old:
+            return
+        self._state[block] = new
+        self._counts[old] -= 1
+        self._counts[new] += 1
+        if old is BlockState.CACHED:
+            del self._lru[block]
+        if new is BlockState.CACHED:
+            self._lru[block] = None
+        elif new is BlockState.FREE:
+            heappush(self._free, block)
+
+    def _used_state(self, block: int) -> BlockState | None:
+        for use in Use:
+            if self._uses[use][block] > 0:
+                return BlockState(use)
+        return None
+
+    def _unused_state(self, block: int) -> BlockState:
+        """CACHED for the one block that stands for its content, else FREE, with no name."""
+        name = self._name[block]
+        if name is None:
+            return BlockState.FREE
+        keeper = self._by_name.setdefault(name, block)
+        if keeper == block:
+            return BlockState.CACHED
+        # A duplicate goes. The keeper counts as used just now, else it would be evicted before
+        # the deeper blocks of its chain that were given up together with the duplicate.
+        if self._state[keeper] is BlockState.CACHED:
+            del self._lru[keeper]
+            self._lru[keeper] = None
+        self._name[block] = None
+        return BlockState.FREE
+
+    def _forget_name(self, block: int) -> None:
+        name = self._name[block]
+        if name is not None:
+            del self._by_name[name]
+            self._name[block] = None
+
+    # -- checking ----------------------------------------------------------------------------
+
+    def check_integrity(self) -> None:
+        """Recompute everything from uses and names. Raises IntegrityError with what is wrong."""
+        problems: list[str] = []
+        expected: Counter[BlockState] = Counter()
+        for block in range(self.num_blocks):
+            state, name = self._state[block], self._name[block]
+            uses = [self._uses[use][block] for use in Use]
+            if min(uses) < 0:
+                problems.append(f"block {block} has uses {uses}")
+            right = self._used_state(block)
+            if right is None:
+                found = name is not None and self._by_name.get(name) == block
+                right = BlockState.CACHED if found else BlockState.FREE
+            if state is not right:
+                problems.append(f"block {block} is {state.name}, should be {right.name}")
+            if state is BlockState.FREE and name is not None:
+                problems.append(f"block {block} is FREE and has a name")
+            if (state is BlockState.CACHED) != (block in self._lru):
+                problems.append(f"block {block} is {state.name}, its place in the LRU disagrees")
+            expected[state] += 1
+        for name, block in self._by_name.items():
+            if self._name[block] != name:
+                problems.append(f"{name.hex()} is said to be in block {block}, which differs")
+        free = sorted(self._free)
+        if free != [b for b in range(self.num_blocks) if self._state[b] is BlockState.FREE]:
+            problems.append(f"the free list {free} is not the FREE blocks")
+        for state in BlockState:
+            if self._counts[state] != expected[state]:
+                problems.append(
+                    f"{expected[state]} blocks are {state.name}, counted {self._counts[state]}"
+                )
+        if problems:
+            raise IntegrityError("; ".join(problems))
+
+    def clear_cache(self) -> None:
+        """Forget all content that nobody uses (after a change that voids it, and in tests)."""
+        for block in self._lru:
+            self._forget_name(block)
+            self._state[block] = BlockState.FREE
+            self._free.append(block)
+        self._counts[BlockState.FREE] += len(self._lru)
+        self._counts[BlockState.CACHED] = 0
+        self._lru.clear()
+        heapify(self._free)

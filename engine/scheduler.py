@@ -1,0 +1,422 @@
+"""Which tokens each step computes. Pure: no torch, no threads, no clock; time is passed in.
+
+The `SequenceTable` keeps sequences and their blocks; this decides who moves. A step is filled
+with decodes first, then chunks of running prefills, then new sequences.
+
+Nobody waits while holding: a sequence is admitted when its whole prompt fits, a reservation is
+granted whole, so only decodes ever ask for more blocks. When there are none, the running
+sequence of the worst rank gives its blocks up and is computed again later. `hold` sequences are
+exempt: their blocks are being sent, and they never ask for more.
+
+Nothing starves: ranks are total and kept over preemption, the first of the queue is never
+overtaken for lack of blocks, and while it waits no reservation is granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from itertools import count
+
+from baton.engine.batch import BatchItem, StepResult
+from baton.engine.block_pool import BlockPool, IntegrityError, Use
+from baton.engine.commands import (
+    AdmitReserved,
+    ChangeRole,
+    Command,
+    EngineLoad,
+    Progress,
+    Refused,
+    Release,
+    ReserveBlocks,
+    Reserved,
+    SequenceFailed,
+    Start,
+    Unquarantine,
+)
+from baton.engine.limits import ROLES, SchedulerLimits
+from baton.engine.prefix_cache import PrefixCache
+from baton.engine.sequence import Sequence
+from baton.engine.sequence_table import RESERVED, RUNNING, SequenceTable
+from baton.engine.stopping import finish_reason
+from baton.protocol.records import Request, TokenLogprobs
+
+Event = Reserved | Refused | Progress | SequenceFailed
+
+
+class Scheduler:
+    """`salt` names what all KV here depends on (model fingerprint, KV dtype); the request's own
+    salt is added."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        limits: SchedulerLimits,
+        *,
+        block_size: int,
+        role: str = "mixed",
+        salt: tuple[str, ...] = (),
+    ) -> None:
+        self.pool = pool
+        self.limits = limits
+        self.block_size = block_size
+        self._cache = PrefixCache(pool, block_size, salt)
+        self.preemptions = 0
+        self.steps = 0
+        self._set_role(role)
+        self._table = SequenceTable(pool, self._cache)
+        self._blocked: Sequence | None = None
+        self._arrivals = count()
+        self._events: list[Event] = []
+
+    # -- commands ----------------------------------------------------------------------------
+
+    def apply(self, command: Command, now: float) -> None:
+        """Carry out one command, between steps. `now` is when it was given, in seconds. Answers
+        are fetched with `take_events`."""
+        match command:
+            case Start():
+                self._start(command, now)
+            case ReserveBlocks():
+                self._reserve(command.request, now)
+            case AdmitReserved():
+                self._admit_reserved(command)
+            case Release():
+                self._release(command)
+            case Unquarantine():
+                self.pool.unquarantine(command.blocks)
+            case ChangeRole():
+                self._set_role(command.role)
+
+    def take_events(self) -> list[Event]:
+        """Events since the last call, apart from those that `complete` returned."""
+        events, self._events = self._events, []
+        return events
+
+    def _set_role(self, role: str) -> None:
+        if role not in ROLES:
+            raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+        self.role = role
+
+    def _start(self, command: Start, now: float) -> None:
+        key = command.request.key
+        if self._table.get(key) is not None:
+            return  # asked twice; it is under way
+        seq = self._new_sequence(command.request, command.hold, now)
+        if not seq.tokens:
+            self._events.append(SequenceFailed(key, "invalid_value", "the prompt is empty"))
+            return
+        problem = self._misfit(seq)
+        if problem is not None:
+            self._events.append(SequenceFailed(key, "context_length_exceeded", problem))
+            return
+        reason = finish_reason(seq, self.limits.max_model_len) if seq.num_output else None
+        if reason is None:
+            self._table.add_waiting(seq)
+            return
+        # Earlier attempts delivered all of it; only the word that it ended was lost.
+        if seq.hold:
+            self._table.add_held(seq)
+        self._events.append(
+            Progress(key, seq.num_output, (), finish_reason=reason, hold=seq.hold,
+                     prefill_done=seq.hold)
+        )
+
+    def _reserve(self, request: Request, now: float) -> None:
+        known = self._table.get(request.key)
+        if known is not None:
+            self._events.append(
+                self._reserved(known)
+                if known.state is RESERVED
+                else Refused(request.key, "duplicate")
+            )
+            return
+        seq = self._new_sequence(request, False, now)
+        if self._misfit(seq) is not None:
+            self._events.append(Refused(seq.key, "too_large"))
+            return
+        matched = self._cache.match(seq, len(seq.tokens))
+        fresh = self._blocks_for(len(seq.tokens)) - len(matched)
+        if self._blocked is not None or not self._has_room(matched, fresh):
+            self._events.append(Refused(seq.key, "busy"))
+            return
+        self._table.add_reserved(seq, matched, fresh)
+        self._events.append(self._reserved(seq))
+
+    def _admit_reserved(self, command: AdmitReserved) -> None:
+        seq = self._table.get(command.key)
+        if seq is None or seq.state is not RESERVED:
+            self._events.append(Refused(command.key, "unknown"))
+            return
+        self._table.admit_reserved(seq)
+        if not command.tokens:
+            message = "a hand-off brought no token to go on from"
+            self._events.append(SequenceFailed(seq.key, "internal_error", message))
+            self._forget(seq)
+            return
+        seq.tokens.extend(command.tokens)
+        seq.reported = True  # the first token and its phases were the sender's to tell
+        reason = finish_reason(seq, self.limits.max_model_len)
+        if reason is not None:
+            self._events.append(Progress(seq.key, seq.num_output, (), finish_reason=reason))
+            self._forget(seq)
+
+    def _release(self, command: Release) -> None:
+        seq = self._table.get(command.key)
+        if seq is None:
+            return
+        if seq.state is RESERVED:
+            shared = set(command.quarantine).intersection(seq.block_ids[: seq.num_named])
+            if shared:
+                raise IntegrityError(f"a hand-off writes into shared blocks {sorted(shared)}")
+        self._forget(seq, frozenset(command.quarantine))
+
+    # -- filling a step ----------------------------------------------------------------------
+
+    def schedule(self, now: float) -> list[BatchItem]:
+        """The next step; the blocks that its tokens need are allocated. Empty when nothing can
+        run before another command comes. `now` in seconds."""
+        self._blocked = None
+        preemptions = self.preemptions
+        batch: list[BatchItem] = []
+        self._add_decodes(batch)
+        budget = self.limits.prefill_budget(self.role, len(batch))
+        budget = self._add_running_prefills(batch, budget)
+        if self.preemptions > preemptions:
+            batch = [item for item in batch if item.seq.state is RUNNING]
+        if self.preemptions == preemptions or not batch:
+            self._admit_waiting(batch, budget, now)
+        elif self._table.waiting:
+            self._blocked = self._table.waiting[0]
+        return batch
+
+    def _add_decodes(self, batch: list[BatchItem]) -> None:
+        block_size = self.block_size
+        for seq in self._table.running.copy():
+            computed = seq.num_computed
+            if len(seq.tokens) - computed != 1 or seq.state is not RUNNING:
+                continue
+            if computed < len(seq.block_ids) * block_size or self._grow(seq):
+                batch.append(BatchItem(seq, 1, seq.request.sampling.max_tokens > 0))
+
+    def _add_running_prefills(self, batch: list[BatchItem], budget: int) -> int:
+        for seq in self._table.running.copy():
+            if budget <= 0:
+                break
+            if seq.num_uncomputed > 1 and seq.state is RUNNING and self._grow(seq):
+                budget -= self._add_chunk(batch, seq, budget)
+        return budget
+
+    def _admit_waiting(self, batch: list[BatchItem], budget: int, now: float) -> None:
+        index = 0
+        while budget > 0 and index < len(self._table.waiting):
+            seq = self._table.waiting[index]
+            if self._cache.still_coming(seq):
+                index += 1
+                continue
+            matched: list[int] = []
+            if seq.prompt_logprobs is None:
+                # At least one token is left to compute, or there would be no logits.
+                matched = self._cache.match(seq, len(seq.tokens) - 1)
+                if self._cache.is_coming(seq, len(matched)):
+                    index += 1
+                    continue
+            fresh = self._blocks_for(len(seq.tokens)) - len(matched)
+            if not self._has_room(matched, fresh):
+                self._blocked = seq
+                return
+            self._table.admit_waiting(seq, matched, fresh)
+            if seq.scheduled_at is None:
+                seq.scheduled_at = now
+                seq.cached_at_first = min(seq.num_cached, seq.prompt_len)
+            if seq.hold and matched:
+                self._events.append(self._hold_progress(seq))
+            budget -= self._add_chunk(batch, seq, budget)
+
+    def _add_chunk(self, batch: list[BatchItem], seq: Sequence, budget: int) -> int:
+        left = seq.num_uncomputed
+        size = min(left, budget, self.limits.prefill_chunk)
+        if size < left:
+            # End where a block ends, so that all of the chunk can be handed over.
+            end = (seq.num_computed + size) // self.block_size * self.block_size
+            if end > seq.num_computed:
+                size = end - seq.num_computed
+        sample = size == left and seq.request.sampling.max_tokens > 0
+        batch.append(BatchItem(seq, size, sample))
+        return size
+
+    def _grow(self, seq: Sequence) -> bool:
+        """Blocks for all tokens of a running sequence, preempting what ranks worse. False when
+        that was itself, or when it is too large for the pool and fails."""
+        missing = self._blocks_for(len(seq.tokens)) - len(seq.block_ids)
+        if missing <= 0:
+            return True
+        problem = self._misfit(seq)
+        if problem is not None:
+            self._events.append(SequenceFailed(seq.key, "context_length_exceeded", problem))
+            self._forget(seq)
+            return False
+        while (blocks := self.pool.allocate(missing, Use.ACTIVE)) is None:
+            victim = next(other for other in reversed(self._table.running) if not other.hold)
+            self._table.preempt(victim)
+            self.preemptions += 1
+            if victim is seq:
+                return False
+        seq.block_ids.extend(blocks)
+        return True
+
+    # -- after a step ------------------------------------------------------------------------
+
+    def complete(self, batch: Seq[BatchItem], result: StepResult, now: float) -> list[Event]:
+        """Take in what the runner computed for `batch`, at time `now`, in seconds."""
+        self.steps += 1
+        events: list[Event] = []
+        block_size = self.block_size
+        for item, token, logprobs, prompt_logprobs in zip(
+            batch, result.tokens, result.logprobs, result.prompt_logprobs, strict=True
+        ):
+            seq = item.seq
+            if seq.state is not RUNNING:
+                continue  # released while the step ran
+            seq.num_computed += item.num_tokens
+            if seq.num_computed // block_size > seq.num_named:
+                self._cache.register(seq)
+            if seq.prompt_logprobs is not None and prompt_logprobs is not None:
+                seq.prompt_logprobs.extend(prompt_logprobs)
+            if seq.num_computed < len(seq.tokens):
+                if seq.hold:
+                    events.append(self._hold_progress(seq))
+            elif not item.sample:
+                events.append(self._ended(seq, (), None, "length", now))
+            elif token is None:
+                raise ValueError(f"the runner drew no token for {seq.key}")
+            else:
+                seq.tokens.append(token)
+                reason = finish_reason(seq, self.limits.max_model_len)
+                told = None if logprobs is None else (logprobs,)
+                if seq.reported and reason is None:
+                    position = len(seq.tokens) - seq.prompt_len - 1
+                    events.append(Progress(seq.request.key, position, (token,), told))
+                else:
+                    events.append(self._ended(seq, (token,), told, reason, now))
+        return events
+
+    def abandon(self, batch: Seq[BatchItem], code: str, message: str) -> list[Event]:
+        """The step of `batch` failed: so do its sequences. Their blocks are given back; what
+        was computed in earlier steps stays cached."""
+        events: list[Event] = []
+        for item in batch:
+            if item.seq.state is RUNNING:
+                self._forget(item.seq)
+                events.append(SequenceFailed(item.seq.key, code, message))
+        return events
+
+    def _ended(
+        self,
+        seq: Sequence,
+        tokens: tuple[int, ...],
+        logprobs: tuple[TokenLogprobs, ...] | None,
+        reason: str | None,
+        now: float,
+    ) -> Progress:
+        """The first or the last token of a sequence, or the end of one that samples none: what
+        is told only once, and who has the blocks from here on."""
+        cached: int | None = None
+        phases: dict[str, float] | None = None
+        prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+        if not seq.reported:
+            seq.reported = True
+            cached = seq.cached_at_first
+            scheduled = now if seq.scheduled_at is None else seq.scheduled_at
+            phases = {"queue": scheduled - seq.submitted_at, "prefill": now - scheduled}
+            if seq.prompt_logprobs is not None:
+                prompt_logprobs = (None, *seq.prompt_logprobs[: seq.prompt_len - 1])
+                seq.prompt_logprobs = None
+        blocks = tuple(seq.block_ids) if seq.hold else ()
+        if seq.hold:
+            self._table.hold(seq)
+        elif reason is not None:
+            self._forget(seq)
+        return Progress(
+            key=seq.key,
+            position=seq.num_output - len(tokens),
+            tokens=tokens,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            finish_reason=reason,
+            cached_tokens=cached,
+            phases=phases,
+            hold=seq.hold,
+            blocks=blocks,
+            ready_blocks=len(blocks),
+            prefill_done=seq.hold,
+        )
+
+    def _hold_progress(self, seq: Sequence) -> Progress:
+        return Progress(
+            seq.key,
+            seq.num_output,
+            (),
+            hold=True,
+            blocks=tuple(seq.block_ids),
+            ready_blocks=seq.num_computed // self.block_size,
+        )
+
+    def _reserved(self, seq: Sequence) -> Reserved:
+        return Reserved(seq.key, tuple(seq.block_ids), seq.num_named)
+
+    # -- sequences and their blocks ----------------------------------------------------------
+
+    def _new_sequence(self, request: Request, hold: bool, now: float) -> Sequence:
+        seq = Sequence.from_request(request, hold=hold)
+        seq.root = self._cache.root(request.cache_salt)
+        seq.rank = (request.lane != "interactive", -request.priority, next(self._arrivals))
+        seq.submitted_at = now
+        if request.sampling.prompt_logprobs is not None and not request.accepted:
+            seq.prompt_logprobs = []
+        return seq
+
+    def _forget(self, seq: Sequence, quarantine: frozenset[int] = frozenset()) -> None:
+        self._table.forget(seq, quarantine)
+        if self._blocked is seq:
+            self._blocked = None
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self.block_size)
+
+    def _has_room(self, matched: list[int], fresh: int) -> bool:
+        """A slot, and blocks with one to spare for each sequence that goes on growing, so that
+        what comes in is not thrown out by the next step."""
+        if len(self._table.running) + self._table.num_reserved >= self.limits.max_running:
+            return False
+        growing = sum(not seq.hold for seq in self._table.running)
+        return self.pool.fits(matched, fresh, growing)
+
+    def _misfit(self, seq: Sequence) -> str | None:
+        """Why this worker could not run it even with nothing else to do; None if it could."""
+        tokens, limit = len(seq.tokens), self.limits.max_model_len
+        if tokens > limit:
+            return f"the sequence has {tokens} tokens, the context holds {limit}"
+        blocks = self._blocks_for(tokens)
+        if blocks > self.pool.num_blocks:
+            return (
+                f"{tokens} tokens need {blocks} KV blocks of {self.block_size} tokens, "
+                f"this worker has {self.pool.num_blocks}"
+            )
+        return None
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def load(self) -> EngineLoad:
+        prefilling = sum(left for s in self._table.running if (left := s.num_uncomputed) > 1)
+        return EngineLoad(
+            waiting=len(self._table.waiting),
+            running=len(self._table.running),
+            waiting_tokens=self._table.waiting_tokens + prefilling,
+            blocks=self.pool.counts(),
+            steps=self.steps,
+            preemptions=self.preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Raises IntegrityError unless pool, queues and sequences tell one story."""
+        self._table.check_integrity()
