@@ -18,8 +18,8 @@ from baton.engine.commands import (
     Command,
     Refused,
     Release,
-    Reserved,
     ReserveBlocks,
+    Reserved,
     Start,
     Unquarantine,
 )

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -22,13 +23,12 @@ from baton.deploy.settings import WorkerSettings, join_address
 from baton.deploy.status import StatusWriter
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
+from baton.deploy.worker.pinning import pinned
 from baton.deploy.worker.worker import Worker
-from baton.engine.commands import StepCompleted
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.registry import create_transport
 from baton.kvtransfer.tags import TagIssuer
 from baton.prefill import PrefillStage
-from baton.protocol.errors import ConfigError
 from baton.protocol.ids import Identity, host_id, new_epoch
 from baton.protocol.link import Dialer
 from baton.protocol.records import PeerHello, WorkerHello
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STOP_SECONDS = 2.0
+"""For the step under way; a longer one ends with the process."""
+
 
 def run_worker(settings: WorkerSettings, status: StatusWriter) -> int:
     """Returns the exit code. Raises ConfigError, one line, when it cannot start as asked."""
@@ -45,7 +48,8 @@ def run_worker(settings: WorkerSettings, status: StatusWriter) -> int:
     status.stage("importing torch")
     from baton.deploy.worker.build import build_engine
 
-    parts = build_engine(settings, status)
+    with pinned(settings.cpus):
+        parts = build_engine(settings, status)
     status.stage("joining")
     return uvloop.run(_serve(settings, parts, status))
 
@@ -58,12 +62,20 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         if not ended.done():
             ended.set_result((code, reason))
 
+    def threadsafe(callback: Callable[..., object], *arguments: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(callback, *arguments)
+
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, end, 0, signal.Signals(signum).name)
 
     identity = Identity(settings.worker_id, new_epoch())
     transport = create_transport(settings.transport)
-    engine = parts.engine
+    # `publish` and `fatal` are called on the engine thread.
+    engine = parts.engine(
+        lambda step: threadsafe(worker.on_step, step),
+        lambda error: threadsafe(end, 1, f"the engine failed: {error}"),
+    )
     metrics = Metrics(settings.transport)
     worker = Worker(
         role=settings.role,
@@ -72,6 +84,8 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         transport=transport,
         metrics=metrics,
         heartbeat_interval=settings.heartbeat_interval,
+        watchdog=settings.watchdog,
+        on_stuck=lambda reason: end(1, reason),
     )
 
     def peer_hello() -> PeerHello:
@@ -139,16 +153,11 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         clock=time.monotonic,
     )
 
-    def publish(step: StepCompleted) -> None:
-        loop.call_soon_threadsafe(worker.on_step, step)
-
-    def fatal(error: BaseException) -> None:
-        loop.call_soon_threadsafe(end, 1, f"engine failed: {error}")
-
-    engine.start(publish, fatal)
+    with pinned(settings.cpus):  # for the engine's threads; this one goes where there is room
+        engine.start()
     links.start()
-    # What is left unended here is ended by the process.
-    heart = loop.create_task(_heart(worker, settings.watchdog, engine.load, end))
+    heart = loop.create_task(worker.run())
+    heart.add_done_callback(lambda task: _heart_stopped(task, end))
     status.ready(address=peer_address, worker_id=settings.worker_id, role=settings.role,
                  blocks=parts.num_blocks)
     code, reason = await ended
@@ -159,6 +168,13 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
     await links.close()
     await outgoing.close()
     await incoming.close()
-    await asyncio.to_thread(engine.stop)
+    engine.stop(_STOP_SECONDS)
     await transport.close()
     return code
+
+
+def _heart_stopped(task: asyncio.Task[None], end: Callable[[int, str], None]) -> None:
+    """A worker without heartbeats is dead to its routers, so it ends."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("the worker's heart failed", exc_info=task.exception())
+        end(1, f"heartbeat failed: {task.exception()}")

@@ -46,7 +46,9 @@ _SWEEP_SECONDS = 0.25
 
 
 class Worker:
-    """`load` gives (engine load, seconds since the last step while work is pending)."""
+    """`load` gives (engine load, seconds since the last step while work is pending). When these
+    exceed `watchdog`, `on_stuck` is told: the process should end, and its supervisor start
+    another."""
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Worker:
         transport: Transport,
         metrics: Metrics,
         heartbeat_interval: float,
+        watchdog: float,
+        on_stuck: Callable[[str], None],
     ) -> None:
         self.role = role
         self._submit = submit
@@ -64,6 +68,8 @@ class Worker:
         self._transport = transport
         self._metrics = metrics
         self._heartbeat_interval = heartbeat_interval
+        self._watchdog = watchdog
+        self._on_stuck = on_stuck
         # Set by the composition before `run`, since each needs the other.
         self.links: RouterLinks
         self.prefill: PrefillStage
@@ -158,6 +164,8 @@ class Worker:
 
     def _send_load(self) -> None:
         engine, step_age = self._load()
+        if step_age > self._watchdog:
+            self._on_stuck(f"work pending and no step for {step_age:.0f} s")
         self.links.tell_all(Load(
             role=self.role,
             state="ready",

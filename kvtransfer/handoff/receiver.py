@@ -34,7 +34,7 @@ class ReceiverState(Enum):
 
 class Receiver:
     """`num_blocks` is how many blocks the prompt and accepted tokens fill; `issue_tags(n)` draws n
-    consecutive tags that were never used before and returns the first."""
+    consecutive tags that were never used before (n > 0) and returns the first."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class Receiver:
         self.state = ReceiverState.GRANTED
         self.granted_at = now
         lacking = self._blocks[self.cached_blocks : self.num_blocks]
-        self._first_tag = self._issue_tags(len(lacking))
+        self._first_tag = self._issue_tags(len(lacking)) if lacking else 0
         self._open = set(lacking)
         receives = [
             PostReceive(block, self._first_tag + index) for index, block in enumerate(lacking)

@@ -85,7 +85,7 @@ class Cluster:
                 print("".join(self.output[-200:]))
         if kind is None:
             assert code == 0, f"baton up ended with {code}:\n{''.join(self.output[-50:])}"
-            gone, left = psutil.wait_procs(tree, timeout=10)
+            _, left = psutil.wait_procs(tree, timeout=10)
             assert not left, f"left running: {left}"
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:

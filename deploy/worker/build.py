@@ -1,0 +1,123 @@
+"""From settings to an engine: model, weights, KV pool, scheduler, warm-up. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from baton.deploy.settings import WorkerSettings
+from baton.deploy.status import StatusWriter
+from baton.deploy.worker.sizing import pool_blocks, resolve_dtype
+from baton.engine.block_pool import BlockPool
+from baton.engine.commands import StepCompleted
+from baton.engine.core import Engine
+from baton.engine.kv_memory import KVMemory
+from baton.engine.limits import SchedulerLimits
+from baton.engine.model.fingerprint import fingerprint
+from baton.engine.model.source import load_config, resolve_model, stored_tensors
+from baton.engine.models.registry import build_model
+from baton.engine.runner import ModelRunner
+from baton.engine.scheduler import Scheduler
+from baton.engine.weights import iter_weights
+from baton.protocol.errors import ConfigError
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.records import ModelCard
+
+_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+"""Prompt tokens per step unless told otherwise: enough to keep the device's arithmetic busy."""
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """What the I/O side needs to know of the engine, and the engine yet to be started."""
+
+    card: ModelCard
+    layout: KVLayout
+    num_blocks: int
+    memory: KVMemory
+    scheduler: Scheduler
+    runner: ModelRunner
+
+    def engine(
+        self,
+        publish: Callable[[StepCompleted], None],
+        on_fatal: Callable[[BaseException], None],
+    ) -> Engine:
+        return Engine(self.scheduler, self.runner, publish, on_fatal=on_fatal)
+
+
+def build_engine(settings: WorkerSettings, status: StatusWriter) -> EngineParts:
+    """Raises ConfigError, one line, for a model or a size that cannot be."""
+    device = _device(settings)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+
+    status.stage("reading the model's description")
+    wanted = settings.model
+    source = resolve_model(wanted.model)
+    config = load_config(source)
+    dtype = resolve_dtype(wanted.dtype, config.torch_dtype, device)
+    max_model_len = wanted.max_model_len or config.max_position
+    if max_model_len > config.max_position:
+        raise ConfigError(
+            f"--max-model-len {max_model_len} is beyond the {config.max_position} tokens that "
+            f"{source.name} was trained for"
+        )
+
+    status.stage("loading weights", 0.0)
+    model = build_model(config, dtype=getattr(torch, dtype), device=device)
+    model.load_weights(_counted(iter_weights(source), len(stored_tensors(source)), status))
+
+    status.stage("allocating KV blocks")
+    layout = model.kv_layout(wanted.block_size)
+    num_blocks, max_model_len = pool_blocks(
+        wanted, layout, device, settings.memory_share, max_model_len
+    )
+    memory = KVMemory(layout, num_blocks, device)
+    card = ModelCard(
+        fingerprint=fingerprint(source, config, dtype),
+        name=source.name,
+        max_model_len=max_model_len,
+        vocab_size=config.vocab_size,
+        dtype=dtype,
+    )
+    scheduler = Scheduler(
+        BlockPool(num_blocks),
+        SchedulerLimits(
+            max_model_len=max_model_len,
+            max_running=settings.max_running,
+            max_batch_tokens=settings.max_batch_tokens or _BATCH_TOKENS[device.type],
+        ),
+        block_size=wanted.block_size,
+        role=settings.role,
+        salt=(card.fingerprint, layout.dtype),
+    )
+    runner = ModelRunner(model, memory)
+
+    status.stage("warming up")
+    runner.warm_up()
+    return EngineParts(card, layout, num_blocks, memory, scheduler, runner)
+
+
+def _device(settings: WorkerSettings) -> torch.device:
+    device = torch.device(settings.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device {settings.device}: this torch ({torch.__version__}) sees no GPU; "
+            "run `baton doctor`, or use --device cpu"
+        )
+    return device
+
+
+def _counted(
+    weights: Iterator[tuple[str, torch.Tensor]], total: int, status: StatusWriter
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same weights, with progress told every few percent."""
+    told = 0
+    for done, item in enumerate(weights):
+        if done * 20 // total > told:
+            told = done * 20 // total
+            status.stage("loading weights", done / total)
+        yield item
