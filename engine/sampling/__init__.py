@@ -1,0 +1,1 @@
+"""The parts of sampling: randomness, what changes logits, what cuts the tail."""
