@@ -64,8 +64,6 @@ def _run_router_child(line: bytes, status: StatusWriter) -> int:
 def guarded_worker(settings: WorkerSettings, status: StatusWriter) -> int:
     """Run a worker to its end; whatever stops it becomes one line and exit status 1."""
     try:
-        if settings.cpus is not None:
-            os.sched_setaffinity(0, settings.cpus)
         from baton.deploy.worker.process import run_worker
 
         return run_worker(settings, status)

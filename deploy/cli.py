@@ -96,7 +96,7 @@ def up(
     json_logs: options.JsonLogs = False,
     max_queue: options.MaxQueue = UpSettings.max_queue,
     max_running: options.MaxRunning = UpSettings.max_running,
-    max_batch_tokens: options.MaxBatchTokens = UpSettings.max_batch_tokens,
+    max_batch_tokens: options.MaxBatchTokens = None,
 ) -> None:
     """Serve a model on this machine: a router and its workers.
 
@@ -241,7 +241,7 @@ def worker(
         ),
     ] = None,
     max_running: options.MaxRunning = WorkerSettings.max_running,
-    max_batch_tokens: options.MaxBatchTokens = WorkerSettings.max_batch_tokens,
+    max_batch_tokens: options.MaxBatchTokens = None,
     watchdog: Annotated[
         float,
         typer.Option(

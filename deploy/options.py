@@ -150,7 +150,12 @@ MaxRunning = Annotated[
     int, typer.Option(help="Sequences that one worker runs at once.", rich_help_panel=_LIMITS)
 ]
 MaxBatchTokens = Annotated[
-    int, typer.Option(help="Tokens that one step computes.", rich_help_panel=_LIMITS)
+    int | None,
+    typer.Option(
+        help="Tokens that one step computes.",
+        rich_help_panel=_LIMITS,
+        show_default="512 on a CPU, 8192 on a GPU",
+    ),
 ]
 
 

@@ -106,7 +106,8 @@ class WorkerSettings:
     """Where the peer socket listens, and the name by which other workers reach it."""
     model: ModelSettings = field(default_factory=ModelSettings)
     max_running: int = 64
-    max_batch_tokens: int = 2048
+    max_batch_tokens: int | None = None
+    """Tokens computed in one step; None is what suits the device."""
     heartbeat_interval: float = 0.5
     """Seconds."""
     watchdog: float = 60.0
@@ -196,7 +197,7 @@ class UpSettings:
     device: str = "auto"
     """"auto", "cpu" or "cuda"."""
     max_running: int = WorkerSettings.max_running
-    max_batch_tokens: int = WorkerSettings.max_batch_tokens
+    max_batch_tokens: int | None = None
     restart: bool = True
     json_logs: bool = False
 
