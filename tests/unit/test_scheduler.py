@@ -102,10 +102,10 @@ def test_stop_tokens() -> None:
     end = output[3]
     assert end not in output[:3]
     cases = {
-        "eos": (dict(eos=(end,)), 4, "stop"),
-        "ignored": (dict(eos=(end,), ignore_eos=True), 8, "length"),
-        "id": (dict(stop_token_ids=(end,), ignore_eos=True), 4, "stop"),
-        "minimum": (dict(eos=(end,), min_tokens=6), 8, "length"),
+        "eos": ({"eos": (end,)}, 4, "stop"),
+        "ignored": ({"eos": (end,), "ignore_eos": True}, 8, "length"),
+        "id": ({"stop_token_ids": (end,), "ignore_eos": True}, 4, "stop"),
+        "minimum": ({"eos": (end,), "min_tokens": 6}, 8, "length"),
     }
     for name, (options, count, reason) in cases.items():
         driver = Driver()

@@ -1,0 +1,272 @@
+"""The engine thread: it sleeps when idle, wakes at once, outlives failing steps, stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Condition, Event, Semaphore
+
+import pytest
+from engine_driver import BLOCK
+from fake_runner import FakeRunner, undisturbed
+from make_request import make_request
+
+from baton.engine.batch import BatchItem
+from baton.engine.block_pool import BlockPool
+from baton.engine.commands import (
+    ChangeRole,
+    Command,
+    Progress,
+    Release,
+    Reserved,
+    ReserveBlocks,
+    SequenceFailed,
+    Start,
+    StepCompleted,
+)
+from baton.engine.core import Engine, RunnerBroken
+from baton.engine.limits import SchedulerLimits
+from baton.engine.scheduler import Scheduler
+
+PROMPT = list(range(10))
+DEADLINE = 10.0
+
+
+class Rig:
+    """An engine, and what it published."""
+
+    def __init__(self) -> None:
+        self.pool = BlockPool(32)
+        limits = SchedulerLimits(max_model_len=100, max_running=4, max_batch_tokens=32)
+        self.scheduler = Scheduler(self.pool, limits, block_size=BLOCK)
+        self.runner = FakeRunner(32, BLOCK)
+        self.published: list[StepCompleted] = []
+        self.fatal: list[BaseException] = []
+        self._changed = Condition()
+        self.engine = Engine(
+            self.scheduler, self.runner, self._publish, on_fatal=self._on_fatal, max_failures=3
+        )
+
+    def _publish(self, step: StepCompleted) -> None:
+        with self._changed:
+            self.published.append(step)
+            self._changed.notify_all()
+
+    def _on_fatal(self, error: BaseException) -> None:
+        with self._changed:
+            self.fatal.append(error)
+            self._changed.notify_all()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, DEADLINE), self.published
+
+    def events(self) -> list[Reserved | Progress | SequenceFailed]:
+        return [event for step in self.published for event in step.events]
+
+    def output(self, command: Start) -> list[int]:
+        return [
+            token
+            for event in self.events()
+            if isinstance(event, Progress) and event.key == command.request.key
+            for token in event.tokens
+        ]
+
+    def ended(self, command: Start) -> bool:
+        return any(
+            event.key == command.request.key
+            and (isinstance(event, SequenceFailed) or event.finish_reason is not None)
+            for event in self.events()
+            if isinstance(event, SequenceFailed | Progress)
+        )
+
+    def submit(self, *commands: Command) -> None:
+        for command in commands:
+            self.engine.submit(command)
+
+
+@contextmanager
+def running() -> Iterator[Rig]:
+    rig = Rig()
+    rig.engine.start()
+    try:
+        yield rig
+    finally:
+        assert rig.engine.stop(DEADLINE)
+
+
+def start(name: str, **options: int) -> Start:
+    return Start(make_request(name, [ord(name[0]), *PROMPT], **options), hold=False)
+
+
+def expected(command: Start, count: int = 4) -> list[int]:
+    return undisturbed([ord(command.request.key.request_id[0]), *PROMPT], count)
+
+
+def test_sequences_run_to_their_end_and_are_told_step_by_step() -> None:
+    with running() as rig:
+        one, two = start("one"), start("two")
+        rig.submit(one, two)
+        rig.wait(lambda: rig.ended(one) and rig.ended(two))
+        assert rig.output(one) == expected(one)
+        assert rig.output(two) == expected(two)
+        stats = [step.stats for step in rig.published if step.stats is not None]
+        assert sum(s.prefill_tokens for s in stats) == 22
+        assert sum(s.decode_sequences for s in stats) == 6
+        assert stats[-1].context_tokens in (14, 28)
+        assert rig.published[-1].load.blocks.active == 0
+    assert rig.fatal == []
+
+
+def test_an_idle_engine_uses_no_cpu_and_wakes_for_a_command() -> None:
+    with running() as rig:
+        one = start("one")
+        rig.submit(one)
+        rig.wait(lambda: rig.ended(one))
+        ident = rig.engine._thread.ident
+        assert ident is not None
+        clock = time.pthread_getcpuclockid(ident)
+        before = time.clock_gettime(clock)
+        Event().wait(0.2)  # nothing to wait for: it is the idling that is measured
+        assert time.clock_gettime(clock) - before < 0.01
+        assert rig.engine.load()[1] == 0.0
+        two = start("two")
+        rig.submit(two)
+        rig.wait(lambda: rig.ended(two))
+
+
+def test_waiting_for_blocks_is_idle_too() -> None:
+    with running() as rig:
+        lease = make_request("lease", [1] * 90)
+        rig.submit(Start(lease, hold=True))
+        rig.wait(lambda: any(isinstance(e, Progress) and e.prefill_done for e in rig.events()))
+        waiting = Start(make_request("waiting", [2] * 60), hold=False)
+        rig.submit(waiting)
+        load_of = rig.engine.load
+        deadline = time.monotonic() + DEADLINE
+        while load_of()[0].waiting != 1 or load_of()[1] != 0.0:
+            assert time.monotonic() < deadline
+        rig.submit(Release(lease.key))
+        rig.wait(lambda: rig.ended(waiting))
+
+
+def test_answers_do_not_wait_for_the_step_after_them() -> None:
+    with running() as rig:
+        entered, go_on = Semaphore(0), Semaphore(0)
+
+        def before_step(items: Sequence[BatchItem]) -> None:
+            entered.release()
+            assert go_on.acquire(timeout=DEADLINE)
+
+        rig.runner.before_step = before_step
+        rig.submit(start("one", max_tokens=2))
+        assert entered.acquire(timeout=DEADLINE)  # in the first step
+        rig.submit(ReserveBlocks(make_request("two", PROMPT)))
+        assert rig.engine.load()[1] > 0.0  # the age of the step under way
+        go_on.release()
+        assert entered.acquire(timeout=DEADLINE)  # in the second
+        assert any(isinstance(event, Reserved) for event in rig.events())
+        go_on.release()
+
+
+def test_a_release_during_a_step_takes_effect_at_its_end() -> None:
+    with running() as rig:
+        entered, go_on = Event(), Event()
+
+        def before_step(items: Sequence[BatchItem]) -> None:
+            entered.set()
+            assert go_on.wait(DEADLINE)
+
+        rig.runner.before_step = before_step
+        one, two = start("one", max_tokens=50), start("two", max_tokens=2)
+        rig.submit(one)
+        assert entered.wait(DEADLINE)
+        rig.submit(Release(one.request.key), two)
+        go_on.set()
+        rig.wait(lambda: rig.ended(two))
+        assert not rig.ended(one)
+        assert len(rig.output(one)) == 1
+    rig.scheduler.check_integrity()
+    assert rig.pool.counts().active == 0
+
+
+def test_a_failing_step_ends_its_sequences_and_the_engine_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with running() as rig:
+
+        def before_step(items: Sequence[BatchItem]) -> None:
+            if any(item.seq.key.request_id == "bad" for item in items):
+                raise RuntimeError("device-side assert")
+
+        rig.runner.before_step = before_step
+        bad = start("bad")
+        rig.submit(bad)
+        rig.wait(lambda: rig.ended(bad))
+        [failure] = rig.events()
+        assert isinstance(failure, SequenceFailed)
+        assert failure.code == "internal_error"
+        assert "RuntimeError: device-side assert" in failure.message
+        assert "device-side assert" in caplog.text
+        good = start("good")
+        rig.submit(good)
+        rig.wait(lambda: rig.ended(good))
+        assert rig.output(good) == expected(good)
+    assert rig.fatal == []
+    rig.scheduler.check_integrity()
+
+
+def test_steps_that_keep_failing_are_fatal() -> None:
+    with running() as rig:
+
+        def before_step(items: Sequence[BatchItem]) -> None:
+            raise RuntimeError("broken")
+
+        rig.runner.before_step = before_step
+        for name in ("a", "b", "c"):
+            command = start(name)
+            rig.submit(command)
+            rig.wait(lambda command=command: rig.ended(command))  # type: ignore[misc]
+        rig.wait(lambda: rig.fatal != [])
+        [error] = rig.fatal
+        assert isinstance(error, RunnerBroken)
+        assert isinstance(error.__cause__, RuntimeError)
+
+
+def test_a_command_that_makes_no_sense_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    with running() as rig:
+        broken = Start(make_request("broken", []), hold=False)
+        torn = Start(
+            type(broken.request)(
+                key=make_request("torn", []).key,
+                choice=0,
+                prompt=b"123",
+                sampling=broken.request.sampling,
+            ),
+            hold=False,
+        )
+        one = start("one")
+        rig.submit(ChangeRole("router"), broken, torn, one)
+        rig.wait(lambda: rig.ended(one) and rig.ended(broken) and rig.ended(torn))
+        assert rig.output(one) == expected(one)
+        assert "cannot carry out ChangeRole" in caplog.text
+    assert rig.fatal == []
+
+
+def test_books_that_do_not_balance_are_fatal() -> None:
+    with running() as rig:
+        one = Start(make_request("one", PROMPT), hold=True)
+        rig.submit(one)
+        rig.wait(lambda: any(isinstance(e, Progress) and e.prefill_done for e in rig.events()))
+        rig.pool._uses[1][0] = 0
+        rig.submit(Release(one.request.key))
+        rig.wait(lambda: rig.fatal != [])
+
+
+def test_stop_before_start_and_twice() -> None:
+    rig = Rig()
+    assert rig.engine.stop()
+    with running() as rig:
+        pass
+    assert rig.engine.stop()

@@ -1,0 +1,196 @@
+"""Whatever happens in whatever order, outputs are those of an undisturbed run, the books balance
+after every step, and everything ends."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from engine_driver import Driver
+from fake_runner import undisturbed
+from hypothesis import settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from make_request import make_request
+
+from baton.engine.commands import ChangeRole, Release, Reserved, Unquarantine
+from baton.protocol.ids import RequestKey
+from baton.protocol.records import Request
+from baton.protocol.tokens import unpack_tokens
+
+TRUNKS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4, 5, 6, 40, 41], [30, 31], []]
+
+REQUEST = {
+    "trunk": st.integers(0, 3),
+    "extra": st.integers(0, 5),
+    "max_tokens": st.integers(1, 9),
+    "priority": st.integers(0, 1),
+    "accepted": st.sampled_from([0, 0, 0, 2]),
+}
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """A tiny pool, prompts that share their starts, sequences of every kind."""
+
+    @initialize(
+        num_blocks=st.integers(7, 14),
+        chunk=st.sampled_from([1, 3, 4, 7, 16]),
+        max_running=st.integers(1, 5),
+        role=st.sampled_from(["prefill", "decode", "mixed"]),
+    )
+    def setup(self, num_blocks: int, chunk: int, max_running: int, role: str) -> None:
+        self.driver = Driver(
+            num_blocks,
+            role=role,
+            max_running=max_running,
+            max_batch_tokens=max(chunk, max_running + 1),
+            prefill_chunk=chunk,
+        )
+        self.count = 0
+        self.reserved: list[RequestKey] = []
+        self.started: list[RequestKey] = []
+        self.holds: list[RequestKey] = []
+        self.cancelled: set[RequestKey] = set()
+        self.quarantined: list[tuple[int, ...]] = []
+
+    def request(
+        self, trunk: int, extra: int, max_tokens: int, priority: int, accepted: int
+    ) -> Request:
+        self.count += 1
+        prompt = [*TRUNKS[trunk], *(20 + (extra * 7 + i) % 5 for i in range(extra))] or [9]
+        return make_request(
+            f"r{self.count}",
+            prompt,
+            max_tokens=max_tokens,
+            priority=priority,
+            accepted=undisturbed(prompt, min(accepted, max_tokens - 1)),
+        )
+
+    # -- moves -------------------------------------------------------------------------------
+
+    @rule(hold=st.booleans(), **REQUEST)
+    def start(self, hold: bool, **request: int) -> None:
+        key = self.driver.start(self.request(**request), hold=hold)
+        self.started.append(key)
+        if hold:
+            self.holds.append(key)
+
+    @rule(**REQUEST)
+    def reserve(self, **request: int) -> None:
+        record = self.request(**request)
+        if isinstance(self.driver.reserve(record), Reserved):
+            self.reserved.append(record.key)
+
+    @precondition(lambda self: self.reserved)
+    @rule(index=st.integers(0, 99))
+    def admit(self, index: int) -> None:
+        key = self.reserved.pop(index % len(self.reserved))
+        self.started.append(key)
+        self.driver.deliver(key)
+        tokens = self.driver.tokens(key)
+        self.driver.admit(key, tuple(undisturbed(tokens, 1)))
+
+    @precondition(lambda self: self.reserved)
+    @rule(index=st.integers(0, 99), late=st.booleans())
+    def abort(self, index: int, late: bool) -> None:
+        """A hand-off that is never sealed, in whose blocks bytes may still arrive."""
+        key = self.reserved.pop(index % len(self.reserved))
+        reserved = self.driver.reserved[key]
+        fresh = reserved.blocks[reserved.cached_blocks :] if late else ()
+        self.driver.apply(Release(key, quarantine=fresh))
+        self.quarantined.append(fresh)
+
+    @precondition(lambda self: self.quarantined)
+    @rule()
+    def late_bytes(self) -> None:
+        blocks = self.quarantined.pop()
+        for block in blocks:
+            self.driver.runner.memory[block] = [None] * self.driver.runner.block_size
+        self.driver.apply(Unquarantine(blocks))
+
+    @precondition(lambda self: self.started)
+    @rule(index=st.integers(0, 99))
+    def cancel(self, index: int) -> None:
+        key = self.started[index % len(self.started)]
+        self.cancelled.add(key)
+        self.driver.release(key)
+
+    @rule(role=st.sampled_from(["prefill", "decode", "mixed"]))
+    def change_role(self, role: str) -> None:
+        self.driver.apply(ChangeRole(role))
+
+    @rule(steps=st.integers(1, 6))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self.driver.step()
+            self.check_blocks_of_holds()
+
+    # -- what holds --------------------------------------------------------------------------
+
+    def check_blocks_of_holds(self) -> None:
+        """What was told to be ready has the right content, at the same place, until released."""
+        for key in self.holds:
+            told = self.driver.progress[key]
+            if key in self.cancelled or not told or not told[-1].blocks:
+                continue
+            assert len({p.blocks for p in told}) == 1
+            tokens = self.driver.tokens(key)
+            ready = min(told[-1].ready_blocks * self.driver.runner.block_size, len(tokens))
+            self.driver.runner.check(told[-1].blocks, tokens, ready)
+
+    def is_done(self, key: RequestKey) -> bool:
+        told = self.driver.progress[key]
+        return bool(told) and told[-1].prefill_done
+
+    @invariant()
+    def outputs_are_undisturbed(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        for key, output in self.driver.outputs.items():
+            assert output == undisturbed(self.driver.tokens(key), len(output))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        driver = self.driver
+        for key in self.reserved:
+            driver.release(key)
+        for blocks in self.quarantined:
+            driver.apply(Unquarantine(blocks))
+        released: set[RequestKey] = set()
+        for _ in range(1000):
+            batch = driver.step()
+            done = {key for key in self.holds if self.is_done(key)}
+            for key in done - released:
+                driver.release(key)
+            if not batch and not done - released:
+                break
+            released |= done
+        else:
+            raise AssertionError("still running")
+        self.outputs_are_undisturbed()
+        for key in self.started:
+            if key in self.cancelled or key in driver.failed:
+                continue
+            if key in self.holds:
+                assert key in released, f"{key} starved"
+            else:
+                assert driver.finished[key] == "length"
+                request = driver.requests[key]
+                accepted = len(unpack_tokens(request.accepted))
+                assert len(driver.outputs[key]) == request.sampling.max_tokens - accepted
+        for failure in driver.failed.values():
+            assert failure.code == "context_length_exceeded"
+        counts = driver.counts()
+        assert counts.active == counts.held == counts.quarantined == 0
+        load = driver.scheduler.load()
+        assert (load.waiting, load.running, load.waiting_tokens) == (0, 0, 0)
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None
+)
+TestScheduler = SchedulerMachine.TestCase
