@@ -1,4 +1,4 @@
-"""The shape of a model from a GGUF file's metadata, by way of the keys of `config.json`. No torch."""
+"""The shape of a model from a GGUF file's metadata, by way of config.json's keys. No torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def config_from_gguf(file: GGUFFile) -> ModelConfig:
     arch, where = file.architecture, str(file.path)
     if arch not in GGUF_ARCHITECTURES:
         raise ConfigError(
-            f"{where}: unknown architecture {arch!r}; known: {', '.join(sorted(GGUF_ARCHITECTURES))}"
+            f"{where}: unknown architecture {arch!r}; known: "
+            f"{', '.join(sorted(GGUF_ARCHITECTURES))}"
         )
     if file.value(f"{arch}.expert_count", 0):
         raise ConfigError(f"{where}: mixture-of-experts models are not supported")

@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ class GGUFFile(GGUFReader):
     Raises ConfigError, naming the file and the cause, for a file that is absent, not GGUF, one
     part of several, of foreign byte order, or shorter than its header says.
     """
+
+    _flat: npt.NDArray[np.uint8] | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,17 +54,6 @@ class GGUFFile(GGUFReader):
             )
 
     @property
-    def data(self) -> npt.NDArray[np.uint8]:
-        """The whole file, mapped."""
-        return self._data
-
-    @data.setter
-    def data(self, mapped: npt.NDArray[np.uint8]) -> None:
-        # A plain view: slicing np.memmap itself costs several times as much, and the header
-        # takes thousands of slices. The view keeps the mapping alive.
-        self._data = mapped.view(np.ndarray)
-
-    @property
     def architecture(self) -> str:
         return str(self.value("general.architecture", "none stated"))
 
@@ -82,6 +73,21 @@ class GGUFFile(GGUFReader):
     def metadata(self, prefix: str) -> Mapping[str, Any]:
         """All values whose key starts with `prefix`, under the full key."""
         return {key: self.value(key) for key in self.fields if key.startswith(prefix)}
+
+    def _get(
+        self,
+        offset: int,
+        dtype: npt.DTypeLike,
+        count: int = 1,
+        override_order: Literal["I", "S", "<"] | None = None,
+    ) -> npt.NDArray[Any]:
+        """As the library's, from a plain view of the mapping: slicing np.memmap itself costs
+        several times as much, and the header takes thousands of slices."""
+        if self._flat is None:
+            self._flat = self.data.view(np.ndarray)
+        wanted = np.dtype(dtype)
+        end = offset + wanted.itemsize * int(count)
+        return self._flat[offset:end].view(wanted.newbyteorder(override_order or self.byte_order))
 
     def _get_field_parts(
         self, orig_offs: int, raw_type: int
@@ -123,9 +129,9 @@ def is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf" and path.is_file() and os.access(path, os.R_OK)
 
 
-def _span(data: npt.NDArray[np.uint8], start: int, count: int) -> int:
+def _span(data: np.memmap[Any, np.dtype[np.uint8]], start: int, count: int) -> int:
     """Bytes that `count` length-prefixed strings take from `start`."""
-    view, unpack, offset = memoryview(data), _LENGTH.unpack_from, start
+    view, unpack, offset = data.data, _LENGTH.unpack_from, start
     for _ in range(count):
         offset += 8 + unpack(view, offset)[0]
     if offset > len(view):

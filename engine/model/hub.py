@@ -1,4 +1,4 @@
-"""Fetching a model from the Hugging Face hub into its cache, or saying quickly why not. No torch."""
+"""Fetching a model from the Hugging Face hub, or saying quickly why not. No torch."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ def is_hub_id(spec: str) -> bool:
 def download(repo: str) -> Path:
     """The local snapshot of `repo`: brought up to date if the hub answers, else what the cache
     holds. Raises ConfigError if neither has it. HF_HUB_OFFLINE and HF_TOKEN are respected."""
-    import httpx
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
+        HTTPError,  # type: ignore[attr-defined]  # of the HTTP client it happens to use
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
@@ -55,7 +54,7 @@ def download(repo: str) -> Path:
         ) from error
     except OfflineModeIsEnabled:
         return _cached(repo, "the hub client is in offline mode")
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         return _cached(repo, f"the hub cannot be reached ({_first_line(error)})")
     files = [sibling.rfilename for sibling in info.siblings or []]
     if not any(re.fullmatch(r"model[^/]*\.safetensors", file) for file in files):
@@ -72,7 +71,7 @@ def download(repo: str) -> Path:
                 max_workers=4,
             )
         )
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise ConfigError(f"{repo}: the download failed: {_first_line(error)}") from error
 
 
