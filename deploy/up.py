@@ -21,14 +21,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from baton.deploy.listening import bind_listener, url_of
 from baton.deploy.logs import set_up_logging
 from baton.deploy.progress import Display, Ready, choose_display
 from baton.deploy.settings import (
-    ModelSettings,
     RouterSettings,
     UpSettings,
     WorkerSettings,
@@ -48,49 +49,30 @@ _MAX_SOCKET_PATH = 100
 def run_up(settings: UpSettings) -> int:
     """Serve until a signal; returns the exit status. Raises ConfigError before anything runs."""
     set_up_logging("launcher", json_logs=settings.json_logs)
-    check_model(settings.model)
+    settings = find_model(settings)
     placements = place_workers(len(settings.roles), settings.device)
     with bind_listener(settings.host, settings.port) as listener:
         return asyncio.run(_Launch(settings, placements, listener).run())
 
 
-def check_model(model: ModelSettings) -> None:
-    """Raises ConfigError unless there is such a model and its context suffices."""
-    from baton.engine.model.source import resolve_model
+def find_model(settings: UpSettings) -> UpSettings:
+    """The settings with the model found: its path, which every child finds again at once, and the
+    name to serve it by. Raises ConfigError unless it is whole and its context suffices."""
+    from baton.engine.model.source import load_config, resolve_model
 
+    model = settings.model
     source = resolve_model(model.model)
-    limit = source.config.max_position
+    limit = load_config(source).max_position
     if model.max_model_len is not None and model.max_model_len > limit:
         raise ConfigError(
             f"--max-model-len {model.max_model_len} is beyond the {limit} tokens that "
             f"{source.name} was trained for"
         )
-
-
-def bind_listener(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError that names the address when it cannot be had."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigError(f"--host {host}: {error.strerror}") from error
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Where a client on this machine reaches the socket."""
-    host, port = listener.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return replace(
+        settings,
+        model=replace(model, model=str(source.path)),
+        served_model_name=settings.served_model_name or source.name,
+    )
 
 
 def child_argv(kind: str) -> tuple[str, ...]:
@@ -235,11 +217,9 @@ class _Launch:
 
     def _ready(self, supervisor: Supervisor) -> Ready:
         reports = {name: child.ready for name, child in supervisor.children.items()}
-        router = reports[ROUTER]
-        assert router is not None
         return Ready(
             url=url_of(self._listener),
-            model=str(router.details.get("model", "")),
+            model=self._settings.served_model_name or "",
             api_key=self._settings.api_key,
             seconds=time.time() - psutil.Process().create_time(),
             timings={name: report.timings for name, report in reports.items() if report},
