@@ -7,7 +7,6 @@ import errno
 import ipaddress
 import socket
 import time
-from typing import Any
 
 from aiohttp import web
 
@@ -133,7 +132,7 @@ class _Protocol(web.RequestHandler):
         if status < 500:
             first_line = (message or "").strip().partition("\n")[0]
             code, text = "invalid_value", f"this is no valid HTTP request: {first_line}"
-        response: Any = error_response(BatonError(code, text))
+        response = error_response(BatonError(code, text))
         response.set_status(status)
         response.force_close()
         return response

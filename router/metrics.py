@@ -15,6 +15,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import METRIC_TYPES
 from prometheus_client.registry import Collector
 
 from baton.protocol.errors import BatonError
@@ -235,7 +236,7 @@ class _WorkerCollector(Collector):
                 metric = families.get(family)
                 if metric is None:
                     kind, text = record.types.get(family, ("unknown", ""))
-                    known = kind if kind in Metric.METRIC_TYPES else "unknown"
+                    known = kind if kind in METRIC_TYPES else "unknown"
                     metric = families[family] = Metric(family, text, known)
                 metric.add_sample(name, {"worker": worker, **labels}, value)
         yield from families.values()

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import RequestKey
@@ -135,7 +135,6 @@ async def encode_prompt(
     if not isinstance(prompt, str):
         check_tokens(api, prompt, param)
         return EncodedPrompt(prompt, None)
-    _check_text(prompt, param)
     if len(prompt) > LONG_TEXT:
         ids = await asyncio.to_thread(api.tokenizer.encode, prompt, add_special_tokens)
     else:
@@ -150,7 +149,7 @@ async def encode_chat(
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool = True,
-    template_kwargs: dict[str, object],
+    template_kwargs: dict[str, Any],
 ) -> EncodedPrompt:
     """Token ids of a chat, through the model's template. Raises BatonError(invalid_value)."""
     reserved = {"messages", "tools", "add_generation_prompt"} & template_kwargs.keys()
@@ -201,17 +200,6 @@ async def _encode_all(api: Api, prompts: Sequence[Prompt]) -> list[EncodedPrompt
         if i % 16 == 15:
             await asyncio.sleep(0)  # let running streams have their turn
     return encoded
-
-
-def _check_text(text: str, param: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BatonError(
-            "invalid_value",
-            f"'{param}' holds half of a UTF-16 surrogate pair, which is no text",
-            param=param,
-        ) from error
 
 
 def _check_context(prompt_len: int, max_tokens: int, limit: int, name: str) -> None:

@@ -41,7 +41,7 @@ async def respond_stream(
 ) -> web.StreamResponse:
     """Headers are sent with the first token, so that a failure before it is a proper status
     (raises BatonError); a later failure is an error event, no [DONE], and the end of the
-    connection."""
+    stream."""
     with generation:
         generation.start()
         writer = SseWriter(request)
@@ -69,11 +69,11 @@ async def respond_stream(
             for stream in streams.values():
                 stream.flush()
             writer.send(event(error_object(told)))
-            return await writer.close(keep_alive=False)
+            return await writer.close()
         if include_usage:
             writer.send(event({**shape.chunk_head, "choices": [], "usage": generation.usage()}))
         writer.send(DONE)
-        return await writer.close(keep_alive=True)
+        return await writer.close()
 
 
 class _ChoiceStream:

@@ -34,7 +34,7 @@ Label = Annotated[str, StringConstraints(max_length=512)]
 def _parse_prompts(value: Any) -> list[Prompt]:
     """The four shapes of `prompt`, told apart by the first item of a list."""
     if isinstance(value, str):
-        return [_text(value)]
+        return [value]
     if isinstance(value, list) and value:
         if all(type(item) is int for item in value):
             return [value]
@@ -42,9 +42,7 @@ def _parse_prompts(value: Any) -> list[Prompt]:
             raise PydanticCustomError(
                 "invalid_value", f"has {len(value)} prompts, the most is {MAX_PROMPTS}"
             )
-        if all(isinstance(item, str) for item in value):
-            return [_text(item) for item in value]
-        if all(
+        if all(isinstance(item, str) for item in value) or all(
             isinstance(item, list) and all(type(token) is int for token in item) for item in value
         ):
             return list(value)
@@ -55,17 +53,6 @@ def _parse_prompts(value: Any) -> list[Prompt]:
         "must be a string, a list of strings, a list of token ids (integers), or a list of such "
         "lists",
     )
-
-
-def _text(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError(
-            "invalid_value",
-            f"holds half of a UTF-16 surrogate pair at character {error.start}, which is no text",
-        ) from error
-    return value
 
 
 def _parse_content(value: Any) -> Any:
@@ -90,7 +77,7 @@ def _parse_content(value: Any) -> Any:
                 "invalid_value",
                 f"part {i} must hold 'type' and 'text' (a string), and nothing else",
             )
-        texts.append(_text(part["text"]))
+        texts.append(part["text"])
     return "".join(texts)
 
 

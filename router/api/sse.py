@@ -65,9 +65,8 @@ class SseWriter:
     async def drain(self) -> None:
         await self._request.writer.drain()
 
-    async def close(self, *, keep_alive: bool) -> web.StreamResponse:
-        """Ends the body; with `keep_alive` False the connection too."""
-        if not keep_alive:
-            self._response.force_close()
+    async def close(self) -> web.StreamResponse:
+        """Ends the body properly. The connection stays: closing it unannounced would fail the
+        request that the client sends on it next."""
         await self._response.write_eof()
         return self._response

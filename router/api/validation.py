@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar
@@ -18,6 +19,8 @@ from baton.router.api.unsupported import Unsupported
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
 _UNSUPPORTED: dict[type[BaseModel], Mapping[str, Unsupported]] = {
     CompletionRequest: unsupported.COMPLETION,
     ChatRequest: unsupported.CHAT,
@@ -26,7 +29,10 @@ _UNSUPPORTED: dict[type[BaseModel], Mapping[str, Unsupported]] = {
 
 def parse_body(body: bytes, model: type[Model]) -> Model:
     """Raises BatonError with status 400."""
-    return check(parse_json(body), model)
+    try:
+        return check(parse_json(body), model)
+    except RecursionError as error:
+        raise BatonError("invalid_json", "the body is nested too deeply") from error
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -35,12 +41,12 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise BatonError("invalid_json", "the body is empty; send a JSON object")
     try:
         value = json.loads(body)
-    except RecursionError as error:
-        raise BatonError("invalid_json", "the body is nested too deeply") from error
     except ValueError as error:  # malformed JSON, or bytes that are no UTF-8
         raise BatonError("invalid_json", f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise BatonError("invalid_json", f"the body must be a JSON object, got {_shown(value)}")
+    if _SURROGATE.search(body):
+        _refuse_half_characters(value, "")
     return value
 
 
@@ -105,6 +111,27 @@ def _refuse_foreign(
             f"'{path}{name}' is not supported: {entry.advice}",
             param=f"{path}{name}",
         )
+
+
+def _refuse_half_characters(value: Any, path: str) -> None:
+    """JSON can spell one half of a surrogate pair, which no text and no tokenizer knows."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BatonError(
+                "invalid_value",
+                f"'{path}' holds half of a surrogate pair at character {error.start}, which is no "
+                "text",
+                param=path,
+            ) from error
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_half_characters(item, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_half_characters(name, f"{path} (a key)" if path else "a key")
+            _refuse_half_characters(item, f"{path}.{name}" if path else name)
 
 
 def _same(value: Any, harmless: Any) -> bool:
