@@ -56,17 +56,26 @@ def create_app(
 
 
 async def serve(
-    app: web.Application, host: str, port: int, *, shutdown_timeout: float = 5.0
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    sock: socket.socket | None = None,
+    shutdown_timeout: float = 5.0,
 ) -> tuple[web.AppRunner, int]:
-    """Starts listening; port 0 takes a free one. Returns the runner, whose `cleanup()` ends it
-    (running requests get `shutdown_timeout` seconds), and the port. Raises ConfigError when the
-    address cannot be had; nothing is left running then."""
+    """Starts listening; port 0 takes a free one, and with `sock` it is the one that this socket
+    listens on already. Returns the runner, whose `cleanup()` ends it (running requests get
+    `shutdown_timeout` seconds), and the port. Raises ConfigError when the address cannot be had;
+    nothing is left running then."""
     runner = _Runner(
         app, handler_cancellation=True, access_log=None, shutdown_timeout=shutdown_timeout
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        if sock is not None:
+            await web.SockSite(runner, sock).start()
+        else:
+            await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
         raise ConfigError(_bind_failure(host, port, error)) from error
