@@ -3,7 +3,8 @@
 What is private is `ucxx._lib.libucxx`; from the public C interface of libucp comes the one query
 that the binding lacks: what carries an endpoint. Options are passed as a dict, and what importing
 `ucxx` writes into the environment is taken back: it would reach every child process, and UCX
-itself has read its environment by then.
+itself has read its environment by then. One thing UCX takes from the environment alone, while it
+is loaded: where its log goes. That is stdout unless said otherwise, and stdout is not ours to use.
 
 Nothing here blocks. Nothing here destroys an object that UCX may still be using: dropping the
 last reference to a worker waits for peers, so `keep_until_exit` exists.
@@ -18,8 +19,9 @@ from collections.abc import Mapping
 from typing import Any
 
 _environment = {name: value for name, value in os.environ.items() if name.startswith("UCX_")}
+os.environ.setdefault("UCX_LOG_FILE", "stderr")
 
-from ucxx._lib import libucxx as _ucxx  # noqa: E402
+from ucxx._lib import libucxx as _ucxx  # type: ignore[import-untyped]  # noqa: E402
 from ucxx._lib.arr import Array  # type: ignore[import-untyped]  # noqa: E402
 
 for _name in [name for name in os.environ if name.startswith("UCX_")]:

@@ -106,6 +106,10 @@ class UcxEndpoint(transport.Endpoint):
         bookkeeping, is named only where there is nothing else."""
         return self._carriers
 
+    @property
+    def is_lost(self) -> bool:
+        return self._lost is not None
+
     def post_send(self, buffer: Buffer, tag: int, on_done: OnDone) -> Operation:
         array = binding.view(buffer)
         progress = self._owner.progress
@@ -208,7 +212,11 @@ class UcxTransport(transport.Transport):
             return
         self._closed = True
         for endpoint in self._endpoints:
-            endpoint.close()
+            if endpoint.is_lost:
+                # Nobody hears our good-bye, and UCX would log that as an error.
+                self._abandoned.append(endpoint)
+            else:
+                endpoint.close()
         if self._goodbyes:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_said.wait(), CLOSE_SECONDS)
