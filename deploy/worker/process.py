@@ -108,7 +108,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
 
     outgoing = OutgoingPeers(identity, peer_hello, transport, retire)
     incoming = IncomingPeers(identity, peer_hello)
-    peer_address = await incoming.bind(f"tcp://{settings.host}:*")
+    peer_address = await incoming.bind(f"tcp://{settings.host}:0")
 
     def hello() -> WorkerHello:
         return WorkerHello(
