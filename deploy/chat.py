@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -69,44 +68,101 @@ class ServerError(Exception):
 
 
 def run_chat(settings: ChatSettings) -> int:
-    """Returns the exit status. Raises ConfigError when the server cannot be reached."""
-    return asyncio.run(_Chat(settings).run())
+    """Returns the exit status. Raises ConfigError when the server cannot be reached or refuses."""
+    # The loop runs only while something is asked: typing blocks, and Ctrl-C then means typing.
+    with asyncio.Runner() as runner:
+        chat = _Chat(settings, runner)
+        try:
+            if sys.stdin.isatty():
+                chat.converse()
+            else:
+                chat.ask_once(sys.stdin.read())
+        except ServerError as error:
+            raise ConfigError(str(error)) from error
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise ConfigError(
+                f"no server at {settings.url} ({error or 'timed out'}): "
+                "start one with `baton up`, or name it with --url"
+            ) from error
+    return 0
 
 
 class _Chat:
-    def __init__(self, settings: ChatSettings) -> None:
+    def __init__(self, settings: ChatSettings, runner: asyncio.Runner) -> None:
         self._settings = settings
+        self._runner = runner
         self._base = settings.url.rstrip("/").removesuffix("/v1") + "/v1"
         self._model = settings.model or ""
         self._messages: list[dict[str, str]] = []
         if settings.system:
             self._messages.append({"role": "system", "content": settings.system})
 
-    async def run(self) -> int:
-        headers = {}
-        if self._settings.api_key:
-            headers["Authorization"] = f"Bearer {self._settings.api_key}"
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
+    def _session(self) -> aiohttp.ClientSession:
+        """One per exchange: minutes may pass between two."""
+        key = self._settings.api_key
+        return aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
+            ),
         )
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-            try:
-                if not self._model:
-                    self._model = await self._first_model(session)
-                if sys.stdin.isatty():
-                    await self._converse(session)
-                    return 0
-                return await self._ask_once(session, sys.stdin.read())
-            except ServerError as error:
-                raise ConfigError(str(error)) from error
-            except (aiohttp.ClientConnectionError, TimeoutError) as error:
-                raise ConfigError(
-                    f"no server at {self._settings.url} ({error or 'timed out'}): "
-                    "start one with `baton up`, or name it with --url"
-                ) from error
 
-    async def _first_model(self, session: aiohttp.ClientSession) -> str:
-        async with session.get(f"{self._base}/models") as response:
+    def ask_once(self, question: str) -> None:
+        if not question.strip():
+            raise ConfigError("standard input held no question")
+        self._choose_model()
+        self._messages.append({"role": "user", "content": question.strip()})
+        answer = Answer(time.monotonic())
+        self._runner.run(self._show(answer))
+        print()
+        print(answer.summary(), file=sys.stderr)
+
+    def converse(self) -> None:
+        """Until Ctrl-D."""
+        import readline  # noqa: F401  (line editing, and the history of what was typed)
+
+        self._choose_model()
+        console = Console(highlight=False)
+        console.print(
+            f"[bold]{escape(self._model)}[/] at {escape(self._settings.url)}. "
+            "[dim]Ctrl-C stops an answer, Ctrl-D leaves.[/]"
+        )
+        while True:
+            try:
+                question = input("\n> ").strip()
+            except EOFError:
+                console.print()
+                return
+            except KeyboardInterrupt:
+                console.print("[dim](Ctrl-D leaves)[/]")
+                continue
+            if question:
+                self._exchange(console, question)
+
+    def _choose_model(self) -> None:
+        if not self._model:
+            self._model = self._runner.run(self._first_model())
+
+    def _exchange(self, console: Console, question: str) -> None:
+        """One question and its answer, which Ctrl-C may end early."""
+        self._messages.append({"role": "user", "content": question})
+        answer = Answer(time.monotonic())
+        note = ""
+        try:
+            self._runner.run(self._show(answer))
+        except KeyboardInterrupt:
+            note = " · stopped"
+        except (ServerError, aiohttp.ClientError, TimeoutError) as error:
+            console.print(f"\n[bold red]{escape(str(error) or type(error).__name__)}[/]")
+        if answer.text:
+            self._messages.append({"role": "assistant", "content": answer.text})
+            console.print(f"\n[dim]{answer.summary()}{note}[/]")
+        else:
+            # A question that was not answered is no part of the conversation.
+            self._messages.pop()
+
+    async def _first_model(self) -> str:
+        async with self._session() as session, session.get(f"{self._base}/models") as response:
             if response.status != 200:
                 raise ServerError(await _refusal(response))
             models = (await response.json()).get("data") or []
@@ -114,69 +170,11 @@ class _Chat:
             raise ServerError(f"{self._settings.url} serves no model yet")
         return str(models[0]["id"])
 
-    async def _ask_once(self, session: aiohttp.ClientSession, question: str) -> int:
-        if not question.strip():
-            raise ConfigError("standard input held no question")
-        self._messages.append({"role": "user", "content": question.strip()})
-        answer = Answer(time.monotonic())
-        async for piece in self._stream(session, answer):
-            print(piece, end="", flush=True)
-        print()
-        print(answer.summary(), file=sys.stderr)
-        return 0
-
-    async def _converse(self, session: aiohttp.ClientSession) -> None:
-        console = Console(highlight=False)
-        console.print(
-            f"[bold]{escape(self._model)}[/] at {escape(self._settings.url)}. "
-            "[dim]Ctrl-C stops an answer, Ctrl-D leaves.[/]"
-        )
-        import readline  # noqa: F401  (line editing and history of what was typed)
-
-        while True:
-            try:
-                # Not in another thread: while the user types there is nothing else to do.
-                question = input("\n> ")
-            except EOFError:
-                console.print()
-                return
-            except KeyboardInterrupt:
-                console.print("[dim](Ctrl-D leaves)[/]")
-                continue
-            if question.strip():
-                await self._exchange(session, console, question.strip())
-
-    async def _exchange(
-        self, session: aiohttp.ClientSession, console: Console, question: str
-    ) -> None:
-        """One question and its answer, which Ctrl-C may end early."""
-        self._messages.append({"role": "user", "content": question})
-        answer = Answer(time.monotonic())
-        showing = asyncio.create_task(self._show(session, console, answer))
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, showing.cancel)
-        note = ""
-        try:
-            await showing
-        except asyncio.CancelledError:
-            note = " · stopped"
-        except (ServerError, aiohttp.ClientError, TimeoutError) as error:
-            console.print(f"\n[bold red]{escape(str(error) or type(error).__name__)}[/]")
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
-        if answer.text:
-            self._messages.append({"role": "assistant", "content": answer.text})
-            console.print(f"\n[dim]{answer.summary()}{note}[/]")
-        else:
-            # A question that was not answered is not part of the conversation.
-            self._messages.pop()
-
-    async def _show(
-        self, session: aiohttp.ClientSession, console: Console, answer: Answer
-    ) -> None:
-        async for piece in self._stream(session, answer):
-            console.out(piece, end="", highlight=False)
-            console.file.flush()
+    async def _show(self, answer: Answer) -> None:
+        async with self._session() as session:
+            async for piece in self._stream(session, answer):
+                sys.stdout.write(piece)
+                sys.stdout.flush()
 
     async def _stream(self, session: aiohttp.ClientSession, answer: Answer) -> AsyncIterator[str]:
         """Pieces of text; `answer` holds the rest. Raises ServerError."""
