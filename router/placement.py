@@ -1,0 +1,99 @@
+"""Which worker holds what of a flight: sending an attempt out, and taking it back.
+
+    decision            holders of the attempt
+    local               one, as "local", to the end
+    remote              "prefill" until the first token is here and the decode worker has admitted
+                        the request; "decode" to the end
+
+A worker counts as holding something from the moment of sending, whatever it may answer.
+"""
+
+from __future__ import annotations
+
+from baton.protocol.ids import Identity
+from baton.protocol.records import Cancel, Generate, Prefill, Reserve
+from baton.router.flight import Flight
+from baton.router.policy import Decision, RequestFacts, Wait, decide
+from baton.router.registry import Registry, Worker
+
+
+class Placement:
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def place(self, flight: Flight, now: float) -> Decision | Wait:
+        """Send the flight's attempt if workers can take it; otherwise say why not."""
+        facts = self._facts(flight)
+        decision = decide(facts, self._registry.candidates(), flight.excluded(now))
+        if isinstance(decision, Decision):
+            self._send(flight, decision, facts)
+            flight.trouble.was_running = True
+            flight.starved_since = None
+        return decision
+
+    def first_token(self, flight: Flight) -> None:
+        """The prefill of this attempt is over, wherever it ran."""
+        for identity, part in list(flight.holders.items()):
+            worker = self._registry.get(identity)
+            if worker is not None and part != "decode":
+                worker.end_prefill(flight)
+                if part == "prefill":  # it keeps the blocks until they are handed over
+                    worker.hold_prefill(flight, 0)
+        self.handed_over(flight)
+
+    def handed_over(self, flight: Flight) -> None:
+        """The prefill worker has nothing more to do with the attempt once both the first token
+        and the blocks have arrived."""
+        if flight.admitted and flight.prefilled:
+            for identity, part in list(flight.holders.items()):
+                if part == "prefill":
+                    self.forget(flight, identity)
+
+    def forget(self, flight: Flight, identity: Identity) -> None:
+        """This worker holds nothing of it. Idempotent."""
+        flight.holders.pop(identity, None)
+        worker = self._registry.get(identity)
+        if worker is not None:
+            worker.forget(flight)
+
+    def release(self, flight: Flight, reason: str | None) -> None:
+        """Nothing of the current attempt is wanted any more: tell all holders, unless (None) they
+        know by themselves."""
+        for identity in list(flight.holders):
+            worker = self._registry.get(identity)
+            self.forget(flight, identity)
+            if worker is not None and reason is not None:
+                worker.send(Cancel(key=flight.key, reason=reason))
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _facts(self, flight: Flight) -> RequestFacts:
+        tokens = (len(flight.request.prompt) + len(flight.request.accepted)) // 4
+        layout = self._registry.layout
+        return RequestFacts(
+            tokens=tokens,
+            blocks=0 if layout is None else layout.blocks_for(tokens + 1),
+            remaining=flight.request.sampling.max_tokens - len(flight.accepted),
+        )
+
+    def _send(self, flight: Flight, decision: Decision, facts: RequestFacts) -> None:
+        decode = self._worker(decision.decode)
+        decode.decoding.add(flight)
+        decode.promised_blocks += facts.blocks
+        flight.decision = decision
+        if decision.prefill is None:
+            decode.hold_prefill(flight, facts.tokens)
+            flight.holders = {decode.identity: "local"}
+            decode.send(Generate(request=flight.request))
+            return
+        prefill = self._worker(decision.prefill)
+        prefill.hold_prefill(flight, facts.tokens)
+        prefill.promised_blocks += facts.blocks
+        flight.holders = {decode.identity: "decode", prefill.identity: "prefill"}
+        decode.send(Reserve(request=flight.request, prefill=prefill.ref))
+        prefill.send(Prefill(request=flight.request, decode=decode.ref))
+
+    def _worker(self, identity: Identity) -> Worker:
+        worker = self._registry.get(identity)
+        assert worker is not None, "the policy chose a worker that it was not given"
+        return worker

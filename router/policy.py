@@ -1,0 +1,136 @@
+"""Where a request runs. Pure: facts about the request and the workers in, a decision out.
+
+    prefill workers and receivers (decode, mixed)   remote
+    mixed, or no prefill worker                     local on the receiver
+    prefill workers only                            local on one of them (it has both stages)
+
+Costs are compared by counts for now; a measured cost model replaces `_prefill_cost` and
+`_headroom`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from baton.protocol.ids import Identity
+
+ROLES = ("prefill", "decode", "mixed")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    tokens: int
+    """Prompt and accepted tokens: what has to be computed before the next one."""
+    blocks: int
+    """KV blocks that these take, and the next token."""
+    remaining: int
+    """Output tokens still wanted at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that is ready, as the policy sees it."""
+
+    identity: Identity
+    role: str
+    max_running: int
+    decoding: int
+    """Requests of ours that it decodes, or will."""
+    prefilling: int
+    """Requests of ours whose first token it owes."""
+    prefill_tokens: int
+    """The prompt tokens of these."""
+    waiting_tokens: int
+    """Prompt tokens not computed yet, by its last heartbeat."""
+    available_blocks: int
+    """Free or only cached, less what was promised since the last heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    route: str
+    """"remote" or "local"."""
+    decode: Identity
+    prefill: Identity | None
+    reason: str
+
+
+class Wait(Enum):
+    """Why there is no decision now."""
+
+    BUSY = "busy"
+    """Workers that could serve it are full."""
+    EXCLUDED = "excluded"
+    """The ones that are left declined a moment ago."""
+    NO_WORKER = "no_worker"
+
+
+def decide(
+    facts: RequestFacts, candidates: Iterable[Candidate], exclude: Collection[Identity] = ()
+) -> Decision | Wait:
+    """`exclude`: workers that declined this request a moment ago."""
+    everyone = list(candidates)
+    if not everyone:
+        return Wait.NO_WORKER
+    receivers_exist = any(c.role != "prefill" for c in everyone)
+    usable = [c for c in everyone if c.identity not in exclude]
+    prefills = [c for c in usable if c.role == "prefill"]
+    receivers = [c for c in usable if c.role != "prefill"]
+
+    if not receivers_exist:
+        return _local(facts, prefills, "no_decode_worker")
+    if not receivers:
+        return Wait.EXCLUDED
+    ready_prefills = [c for c in prefills if c.prefilling < c.max_running]
+    if facts.remaining <= 1 and ready_prefills:
+        only = min(ready_prefills, key=_prefill_cost)
+        return Decision("local", only.identity, None, "single_token")
+    if ready_prefills:
+        ready = _with_room(facts, receivers)
+        if not ready:
+            return Wait.BUSY
+        decode = max(ready, key=_headroom)
+        prefill = min(ready_prefills, key=_prefill_cost)
+        return Decision("remote", decode.identity, prefill.identity, "split")
+    mixed = [c for c in receivers if c.role == "mixed"]
+    if prefills:
+        return _local(facts, mixed, "prefill_busy")
+    if any(c.role == "prefill" for c in everyone):
+        return _local(facts, receivers, "prefill_excluded")
+    if mixed:
+        decision = _local(facts, receivers, "mixed_worker")
+        if isinstance(decision, Decision) and decision.decode not in {c.identity for c in mixed}:
+            return Decision("local", decision.decode, None, "no_prefill_worker")
+        return decision
+    return _local(facts, receivers, "no_prefill_worker")
+
+
+def _local(facts: RequestFacts, workers: list[Candidate], reason: str) -> Decision | Wait:
+    if not workers:
+        return Wait.EXCLUDED if reason == "no_decode_worker" else Wait.BUSY
+    ready = _with_room(facts, workers)
+    if not ready:
+        return Wait.BUSY
+    return Decision("local", max(ready, key=_headroom).identity, None, reason)
+
+
+def _with_room(facts: RequestFacts, workers: list[Candidate]) -> list[Candidate]:
+    """A worker without work is asked even if its blocks look too few: only it knows for sure,
+    and nothing that we could wait for would free any."""
+    return [
+        c
+        for c in workers
+        if c.decoding < c.max_running
+        and (facts.blocks <= c.available_blocks or c.decoding + c.prefilling == 0)
+    ]
+
+
+def _prefill_cost(worker: Candidate) -> tuple[int, str]:
+    return (worker.waiting_tokens + worker.prefill_tokens, worker.identity.node_id)
+
+
+def _headroom(worker: Candidate) -> tuple[float, int, int]:
+    free_share = 1 - worker.decoding / max(1, worker.max_running)
+    return (free_share, -worker.prefill_tokens, worker.available_blocks)

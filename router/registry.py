@@ -1,0 +1,232 @@
+"""The workers that a router knows: who they are, what they last said, what they hold for us.
+
+    WorkerHello --add--> ready <--Load--> draining
+                           |                 |
+                           +--session lost---+--> lost (shown for a while, holds nothing)
+
+One entry per worker id; a new epoch replaces the old one, whose session was ended before. The
+registry owns the sessions' entries, the dispatcher what the workers hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from baton.protocol.errors import BatonError
+from baton.protocol.ids import Identity
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.link import Session
+from baton.protocol.records import Load, ModelCard, Record, WorkerHello, WorkerRef
+from baton.router.flight import Flight
+from baton.router.policy import ROLES, Candidate
+
+SHOW_LOST = 300.0
+"""Seconds that a lost worker stays in the list."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One life of one worker."""
+
+    hello: WorkerHello
+    session: Session
+    joined: float
+    role: str
+    state: str = "ready"
+    load: Load | None = None
+    heard: float = 0.0
+    """When the last heartbeat arrived."""
+    decoding: set[Flight] = field(default_factory=set)
+    prefilling: dict[Flight, int] = field(default_factory=dict)
+    """Flights whose first token it owes, with their prompt tokens."""
+    prefill_tokens: int = 0
+    promised_blocks: int = 0
+    """Since the last heartbeat."""
+
+    @property
+    def identity(self) -> Identity:
+        return self.hello.identity
+
+    @property
+    def ref(self) -> WorkerRef:
+        return WorkerRef(self.identity, self.hello.peer_address)
+
+    @property
+    def available(self) -> bool:
+        """Whether it takes new requests."""
+        return self.state == "ready" and self.session.is_open
+
+    @property
+    def outstanding(self) -> int:
+        return len(self.decoding | self.prefilling.keys())
+
+    def send(self, record: Record) -> None:
+        """To a session that just ended this is nothing: its loss is about to be reported."""
+        if self.session.is_open:
+            self.session.send(record)
+
+    def hold_prefill(self, flight: Flight, tokens: int) -> None:
+        self.prefilling[flight] = tokens
+        self.prefill_tokens += tokens
+
+    def end_prefill(self, flight: Flight) -> None:
+        self.prefill_tokens -= self.prefilling.pop(flight, 0)
+
+    def forget(self, flight: Flight) -> None:
+        self.decoding.discard(flight)
+        self.end_prefill(flight)
+
+    def candidate(self) -> Candidate:
+        if self.load is None:
+            blocks, waiting = self.hello.num_blocks, 0
+        else:
+            blocks = self.load.blocks.free + self.load.blocks.cached
+            waiting = self.load.waiting_tokens
+        return Candidate(
+            identity=self.identity,
+            role=self.role,
+            max_running=self.hello.max_running,
+            decoding=len(self.decoding),
+            prefilling=len(self.prefilling),
+            prefill_tokens=self.prefill_tokens,
+            waiting_tokens=waiting,
+            available_blocks=blocks - self.promised_blocks,
+        )
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """What people and tools see of a worker."""
+
+    id: str
+    pid: int
+    host: str
+    role: str
+    state: str
+    epoch: int
+    device: str
+    max_running: int
+    num_blocks: int
+    blocks: dict[str, int] | None
+    """By state; None before the first heartbeat."""
+    load: dict[str, float] | None
+    outstanding: int
+    """Requests of this router that it holds something of."""
+    heartbeat_age: float | None
+    """Seconds since the last heartbeat."""
+
+
+class Registry:
+    """`model`: the card that workers must match; otherwise the first one's counts."""
+
+    def __init__(self, model: ModelCard | None = None) -> None:
+        self.model = model
+        self.layout: KVLayout | None = None
+        self.last_loss = float("-inf")
+        self._workers: dict[str, Worker] = {}
+        self._lost: dict[str, tuple[Worker, float]] = {}
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def get(self, identity: Identity) -> Worker | None:
+        """The worker in this very life."""
+        worker = self._workers.get(identity.node_id)
+        return worker if worker is not None and worker.identity == identity else None
+
+    def candidates(self) -> list[Candidate]:
+        return [worker.candidate() for worker in self._workers.values() if worker.available]
+
+    def check(self, hello: WorkerHello) -> None:
+        """Raises BatonError that names what does not fit the cluster."""
+        name = hello.identity.node_id
+        if hello.role not in ROLES:
+            raise _refusal(f"worker {name}: role {hello.role!r} is none of {', '.join(ROLES)}")
+        if hello.max_running < 1 or hello.num_blocks < 1:
+            raise _refusal(
+                f"worker {name} has room for nothing: max_running {hello.max_running}, "
+                f"{hello.num_blocks} blocks"
+            )
+        if self.model is not None and hello.model.fingerprint != self.model.fingerprint:
+            raise _refusal(
+                f"worker {name} serves {hello.model.name} (fingerprint "
+                f"{hello.model.fingerprint}), this cluster {self.model.name} (fingerprint "
+                f"{self.model.fingerprint})"
+            )
+        if self.layout is not None and hello.layout != self.layout:
+            raise _refusal(
+                f"worker {name} has the KV layout {hello.layout}, this cluster {self.layout}"
+            )
+
+    def add(self, hello: WorkerHello, session: Session, now: float) -> Worker:
+        """Enter a worker whose hello was checked. Its id must not be live."""
+        self.check(hello)
+        if self.model is None:
+            self.model = hello.model
+        if self.layout is None:
+            self.layout = hello.layout
+        name = hello.identity.node_id
+        if name in self._workers:
+            raise _refusal(f"worker {name} is here already")
+        self._lost.pop(name, None)
+        worker = Worker(hello, session, joined=now, role=hello.role)
+        self._workers[name] = worker
+        return worker
+
+    def lose(self, worker: Worker, now: float) -> None:
+        """Its session is over. Idempotent."""
+        if self._workers.get(worker.identity.node_id) is worker:
+            del self._workers[worker.identity.node_id]
+            self._lost[worker.identity.node_id] = (worker, now)
+        worker.state = "lost"
+        self.last_loss = now
+
+    def views(self, now: float) -> list[WorkerView]:
+        """All workers by id, the ones lost in the last SHOW_LOST seconds included."""
+        for name, (_, since) in list(self._lost.items()):
+            if now - since > SHOW_LOST:
+                del self._lost[name]
+        workers = [*self._workers.values(), *(worker for worker, _ in self._lost.values())]
+        return sorted((_view(worker, now) for worker in workers), key=lambda view: view.id)
+
+
+def _refusal(message: str) -> BatonError:
+    return BatonError("invalid_value", message)
+
+
+def _view(worker: Worker, now: float) -> WorkerView:
+    hello, load = worker.hello, worker.load
+    return WorkerView(
+        id=hello.identity.node_id,
+        pid=hello.pid,
+        host=hello.host,
+        role=worker.role,
+        state=worker.state,
+        epoch=hello.identity.epoch,
+        device=hello.device,
+        max_running=hello.max_running,
+        num_blocks=hello.num_blocks,
+        blocks=None if load is None else _fields(load.blocks),
+        load=None
+        if load is None
+        else {
+            "waiting": load.waiting,
+            "running": load.running,
+            "handoffs": load.handoffs,
+            "waiting_tokens": load.waiting_tokens,
+            "step_age": load.step_age,
+            "steps": load.steps,
+            "preemptions": load.preemptions,
+        },
+        outstanding=worker.outstanding,
+        heartbeat_age=None if load is None else now - worker.heard,
+    )
+
+
+def _fields(record: msgspec.Struct) -> dict[str, int]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
