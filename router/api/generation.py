@@ -38,6 +38,7 @@ class Choice:
         self._prompt_logprobs: list[TokenLogprobs | None] = []
         self._output = OutputText(
             api.tokenizer,
+            prompt=plan.prompt.ids,
             stops=plan.stops,
             min_tokens=plan.request.sampling.min_tokens,
             logprobs=plan.request.sampling.logprobs is not None,

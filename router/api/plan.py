@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from baton.protocol.errors import BatonError
@@ -135,10 +136,11 @@ async def encode_prompt(
     if not isinstance(prompt, str):
         check_tokens(api, prompt, param)
         return EncodedPrompt(prompt, None)
+    encode = partial(api.tokenizer.encode, prompt, add_special_tokens=add_special_tokens)
     if len(prompt) > LONG_TEXT:
-        ids = await asyncio.to_thread(api.tokenizer.encode, prompt, add_special_tokens)
+        ids = await asyncio.to_thread(encode)
     else:
-        ids = api.tokenizer.encode(prompt, add_special_tokens)
+        ids = encode()
     if not ids:
         raise BatonError("invalid_value", f"'{param}' must not be empty", param=param)
     return EncodedPrompt(ids, prompt)
@@ -152,7 +154,7 @@ async def encode_chat(
     template_kwargs: dict[str, Any],
 ) -> EncodedPrompt:
     """Token ids of a chat, through the model's template. Raises BatonError(invalid_value)."""
-    reserved = {"messages", "tools", "add_generation_prompt"} & template_kwargs.keys()
+    reserved = {"messages", "tools", "documents", "add_generation_prompt"} & template_kwargs.keys()
     if reserved:
         raise BatonError(
             "invalid_value",
@@ -166,16 +168,9 @@ async def encode_chat(
         plain.append({"role": role, "content": message.content})
         if message.name is not None:
             plain[-1]["name"] = message.name
-    try:
-        text = api.tokenizer.render_chat(
-            plain, add_generation_prompt=add_generation_prompt, **template_kwargs
-        )
-    except (ValueError, TypeError) as error:
-        raise BatonError(
-            "invalid_value",
-            f"the model's chat template refuses these messages: {error}",
-            param="messages",
-        ) from error
+    text = api.tokenizer.render_chat(
+        plain, add_generation_prompt=add_generation_prompt, **template_kwargs
+    )
     # The template writes the special tokens itself.
     return await encode_prompt(api, text, "messages", add_special_tokens=False)
 

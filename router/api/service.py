@@ -30,7 +30,7 @@ class Flight(Protocol):
 class Service(Protocol):
     @property
     def ready(self) -> bool:
-        """Whether some worker, or pair of workers, can serve a request now."""
+        """Whether some worker takes requests now."""
         ...
 
     @property

@@ -24,10 +24,7 @@ async def ready(request: web.Request) -> web.Response:
     if count == 0:
         reason = "no worker has joined yet"
     else:
-        reason = (
-            f"{count} worker{'s' if count > 1 else ''} known, but none, and no pair of prefill "
-            "and decode, can serve a request; see /admin/workers"
-        )
+        reason = f"none of the {count} known workers takes requests now; see /admin/workers"
     return json_response({"status": "not ready", "reason": reason}, status=503)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from aiohttp import web
 
@@ -35,7 +36,7 @@ async def tokenize(request: web.Request) -> web.Response:
         encoded = await encode_prompt(api, body.prompt, "prompt", add_special_tokens=special)
         ids = list(encoded.ids)
     else:
-        ids = api.tokenizer.encode("", body.add_special_tokens is not False)
+        ids = api.tokenizer.encode("", add_special_tokens=body.add_special_tokens is not False)
     card = api.service.model
     return json_response(
         {
@@ -51,9 +52,8 @@ async def detokenize(request: web.Request) -> web.Response:
     body = parse_body(await read_body(request), DetokenizeRequest)
     api.check_model(body.model)
     check_tokens(api, body.tokens, "tokens")
-    skip = bool(body.skip_special_tokens)
-    if len(body.tokens) > LONG_TEXT:
-        text = await asyncio.to_thread(api.tokenizer.decode, body.tokens, skip)
-    else:
-        text = api.tokenizer.decode(body.tokens, skip)
+    decode = partial(
+        api.tokenizer.decode, body.tokens, skip_special_tokens=bool(body.skip_special_tokens)
+    )
+    text = await asyncio.to_thread(decode) if len(body.tokens) > LONG_TEXT else decode()
     return json_response({"prompt": text})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from baton.protocol.records import TokenLogprobs
-from baton.router.text.output import Detokenizer, Entry
+from baton.router.text.output import Entry
 from baton.router.text.tokenizer import Tokenizer
 
 
@@ -74,12 +74,12 @@ def prompt_entries(
 ) -> list[Entry]:
     """Entries of an echoed prompt. `logprobs` has one item per prompt token, or lacks the last
     ones; the first is None."""
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = tokenizer.decode_stream()
     entries: list[Entry] = []
     offset = 0
     for i, token in enumerate(prompt):
         entries.append(Entry(logprobs[i] if i < len(logprobs) else None, token, offset))
-        offset += len(detokenizer.step(token))
+        offset += len(detokenizer.push((token,)))
     return entries
 
 

@@ -39,42 +39,21 @@ class Piece:
         self.finish_reason = other.finish_reason or self.finish_reason
 
 
-class Detokenizer:
-    """Tokens of one sequence to text. `flush` gives what an unfinished character left over."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._stream = tokenizer.decode_stream()
-        self._pending: list[int] = []
-
-    def step(self, token: int) -> str:
-        text = self._stream.step(token)
-        if text:
-            if self._pending:
-                self._pending = []
-            return text
-        self._pending.append(token)
-        return ""
-
-    def flush(self) -> str:
-        pending, self._pending = self._pending, []
-        return self._tokenizer.decode(pending) if pending else ""
-
-
 class OutputText:
-    """See the module. `offset` is where the output begins in the response's text (after an
-    echoed prompt)."""
+    """See the module. `prompt` is what the output follows; `offset` is where it begins in the
+    response's text (after an echoed prompt)."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         *,
+        prompt: Sequence[int] = (),
         stops: Sequence[str] = (),
         min_tokens: int = 0,
         logprobs: bool = False,
         offset: int = 0,
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
+        self._detokenizer = tokenizer.decode_stream(prompt)
         self._matcher = StopMatcher(stops) if stops else None
         self._min_tokens = min_tokens
         self._logprobs = logprobs
@@ -93,20 +72,26 @@ class OutputText:
         tokens = delta.tokens
         # With "stop" the last token is the end or stop id, which is no part of the text.
         visible = len(tokens) - 1 if finish == "stop" and tokens else len(tokens)
+        if self._matcher is None and not self._logprobs:
+            text = self._detokenizer.push(tokens[:visible])
+            self.num_tokens += len(tokens)
+            if finish is not None:
+                text += self._detokenizer.finish()
+            return Piece(text, [], finish)
         text = ""
         for i in range(visible):
             self.num_tokens += 1
             if self._logprobs:
                 logprobs = delta.logprobs[i] if delta.logprobs else None
                 self._held_entries.append(Entry(logprobs, tokens[i], self._decoded))
-            new = self._detokenizer.step(tokens[i])
+            new = self._detokenizer.push(tokens[i : i + 1])
             if new:
                 text += self._pass(new)
                 if self.stopped:
                     return self._piece(text, "stop")
         self.num_tokens += len(tokens) - visible
         if finish is not None:
-            rest = self._detokenizer.flush()
+            rest = self._detokenizer.finish()
             if rest:
                 text += self._pass(rest)
             if not self.stopped and self._matcher is not None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
-class DecodeStream(Protocol):
-    """Turns one sequence's tokens to text, one at a time."""
+class Detokenizer(Protocol):
+    """One output's tokens to text, as they come, never splitting a character."""
 
-    def step(self, token_id: int, /) -> str | None:
-        """The text that became certain with this token; None while it ends inside a character."""
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that `ids` complete; may be empty."""
+        ...
+
+    def finish(self) -> str:
+        """What was held back; called once, at the end."""
         ...
 
 
@@ -23,24 +27,25 @@ class Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
-    def decode_stream(self) -> DecodeStream: ...
+    def decode_stream(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
+        """For the output that follows `prompt_ids`. Special tokens give no text."""
+        ...
 
-    def token_text(self, token_id: int, /) -> str: ...
-
-    def token_bytes(self, token_id: int, /) -> bytes: ...
+    def token_bytes(self, token_id: int) -> bytes:
+        """What the token stands for, special tokens by their names."""
+        ...
 
     def render_chat(
         self,
-        messages: Sequence[dict[str, Any]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
-        tools: Sequence[dict[str, Any]] | None = None,
-        **kwargs: Any,
+        **variables: Any,
     ) -> str:
-        """The prompt text. Raises ValueError when the template refuses the messages, or when the
-        model has none."""
+        """The prompt's text. Raises BatonError(invalid_value) when the template refuses the
+        messages, or when the model has none."""
         ...

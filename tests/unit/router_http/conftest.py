@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 from tokenizers import Tokenizer as HubTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from tokenizers.decoders import DecodeStream as HubDecodeStream
 
+from baton.engine.tokenizer import Tokenizer
+from baton.engine.tokenizer.settings import TokenizerSettings
 from baton.protocol.errors import BatonError
 from baton.protocol.records import ModelCard, Request, TokenDelta, TokenLogprobs
 from baton.protocol.tokens import unpack_tokens
@@ -27,70 +28,34 @@ CORPUS = [
 ROLES = ("system", "user", "assistant")
 
 
-def _bytes_of_unicode() -> dict[str, int]:
-    """Byte-level BPE writes each byte as a printable character; this is the way back."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    pairs = [(chr(byte), byte) for byte in printable]
-    return dict(pairs + [(chr(256 + i), byte) for i, byte in enumerate(others)])
+TEMPLATE = (
+    "{% if messages[-1].role == 'system' %}"
+    "{{ raise_exception('the last message must not be a system message') }}{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
-BYTES_OF = _bytes_of_unicode()
-
-
-class SmallTokenizer:
-    """Byte-level BPE with an end token and a chat template."""
-
-    def __init__(self) -> None:
-        self.hub = HubTokenizer(models.BPE())
-        self.hub.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self.hub.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=360,
-            special_tokens=["<|end|>", *(f"<|{role}|>" for role in ROLES)],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        self.hub.train_from_iterator(CORPUS, trainer)
-        self.eos_token_ids = (0,)
-        self.vocab_size = self.hub.get_vocab_size()
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.hub.encode(text, add_special_tokens=add_special_tokens).ids
-
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return self.hub.decode(list(ids), skip_special_tokens=skip_special_tokens)
-
-    def decode_stream(self) -> Any:
-        hub, stream = self.hub, HubDecodeStream(skip_special_tokens=True)
-
-        class Stream:
-            def step(self, token_id: int) -> str | None:
-                return stream.step(hub, token_id)
-
-        return Stream()
-
-    def token_bytes(self, token_id: int) -> bytes:
-        token = self.hub.id_to_token(token_id)
-        if token.startswith("<|"):
-            return token.encode()
-        return bytes(BYTES_OF[char] for char in token)
-
-    def token_text(self, token_id: int) -> str:
-        return self.token_bytes(token_id).decode(errors="replace")
-
-    def render_chat(
-        self,
-        messages: Sequence[dict[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Any = None,
-        **kwargs: Any,
-    ) -> str:
-        if messages[-1]["role"] == "system":
-            raise ValueError("the last message must not be a system message")
-        text = "".join(f"<|{m['role']}|>{m['content']}<|end|>" for m in messages)
-        return text + ("<|assistant|>" if add_generation_prompt else "")
+def small_tokenizer() -> Tokenizer:
+    """Byte-level BPE with an end token (id 0) and a chat template."""
+    hub = HubTokenizer(models.BPE())
+    hub.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    hub.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=360,
+        special_tokens=["<|end|>", *(f"<|{role}|>" for role in ROLES)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    hub.train_from_iterator(CORPUS, trainer)
+    settings = TokenizerSettings(
+        special_tokens={"eos_token": "<|end|>"},
+        eos_token_ids=(0,),
+        end_tokens=(),
+        add_bos=False,
+        chat_template=TEMPLATE,
+    )
+    return Tokenizer(hub, settings)
 
 
 class FakeFlight:
@@ -158,7 +123,7 @@ class FakeView:
 
 
 class FakeService:
-    def __init__(self, tokenizer: SmallTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.ready = True
         self.model: ModelCard | None = ModelCard(
@@ -229,7 +194,7 @@ class FakeService:
 @dataclass
 class Server:
     service: FakeService
-    tokenizer: SmallTokenizer
+    tokenizer: Tokenizer
     metrics: RouterMetrics
     port: int
     http: aiohttp.ClientSession
@@ -260,12 +225,12 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> SmallTokenizer:
-    return SmallTokenizer()
+def tokenizer() -> Tokenizer:
+    return small_tokenizer()
 
 
 @pytest.fixture
-def service(tokenizer: SmallTokenizer) -> FakeService:
+def service(tokenizer: Tokenizer) -> FakeService:
     return FakeService(tokenizer)
 
 
@@ -277,7 +242,7 @@ def app_options() -> dict[str, Any]:
 
 @pytest.fixture
 async def server(
-    service: FakeService, tokenizer: SmallTokenizer, app_options: dict[str, Any]
+    service: FakeService, tokenizer: Tokenizer, app_options: dict[str, Any]
 ) -> AsyncIterator[Server]:
     metrics = RouterMetrics()
     app = create_app(

@@ -223,14 +223,14 @@ async def test_two_hundred_streams_at_once(server):
     server.http.connector._limit = 0
     texts = await asyncio.gather(*(one() for _ in range(200)))
     assert texts == [TEXT] * 200
-    assert server.sample("baton_requests_total", outcome="completed") == 300
+    assert server.sample("baton_requests_total", outcome="completed") == 200
     assert server.sample("baton_ttft_seconds_count") == 200
     assert not any(flight.cancelled for flight in server.service.flights)
 
 
 async def test_long_prompts_do_not_block_other_streams(server):
     """They are tokenized in a thread (and then found too long)."""
-    long = {"prompt": "one two " * 200_000}
+    long = {"prompt": "one two " * 20_000}
     answers = await asyncio.gather(
         server.post(COMPLETIONS, long), server.post(COMPLETIONS, {"prompt": "x"})
     )
