@@ -140,7 +140,7 @@ def up(
 
 @app.command(rich_help_panel="Serve")
 def router(
-    model: options.ModelOption = None,
+    model: options.Model = None,
     control: Annotated[
         list[str] | None,
         typer.Option(
@@ -200,7 +200,7 @@ def worker(
             metavar="HOST:PORT",
         ),
     ],
-    model: options.ModelOption = None,
+    model: options.Model = None,
     device: Annotated[
         str, typer.Option(help="cpu or cuda:N.", rich_help_panel="Resources")
     ] = WorkerSettings.device,
@@ -360,13 +360,13 @@ def version() -> None:
 
 
 def _control_address(text: str) -> str:
-    """`HOST:PORT` to what ZeroMQ binds."""
+    """`HOST:PORT` to what the router binds."""
     if text.startswith("ipc://"):
         return text
     host, colon, port = text.removeprefix("tcp://").rpartition(":")
-    if not colon or not host or not (port == "*" or (port.isdigit() and int(port) <= 65535)):
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"--control must be HOST:PORT, got {text!r}")
-    return f"tcp://{host}:{'*' if port == '0' else port}"
+    return f"tcp://{host}:{port}"
 
 
 def _address_towards(router: str) -> str:

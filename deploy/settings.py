@@ -25,7 +25,7 @@ TRANSPORTS = ("ucx", "inproc")
 LOOPBACK = "127.0.0.1"
 
 _DEVICE = re.compile(r"cpu|cuda:\d+")
-_BOUND = re.compile(r"tcp://(.+):(\d+|\*)|ipc://.+")
+_BOUND = re.compile(r"tcp://(.+):(\d+)|ipc://.+")
 _REMOTE = re.compile(r"(?:tcp://)?(.+):(\d+)")
 
 SettingsT = TypeVar("SettingsT")
@@ -145,17 +145,19 @@ class RouterSettings:
     listen_fd: int | None = None
     """A socket that listens there already: the launcher's, which outlives a restarted router."""
     control: tuple[str, ...] = ("tcp://127.0.0.1:7777",)
-    """ZeroMQ addresses that workers dial: `tcp://HOST:PORT`, `tcp://HOST:*`, `ipc://PATH`."""
+    """ZeroMQ addresses that workers dial: `tcp://HOST:PORT` (0 takes a free port), `ipc://PATH`."""
     api_key: str | None = field(default=None, repr=False)
     insecure: bool = False
     """Listen beyond loopback without a key."""
     served_model_name: str | None = None
     """The `model` of the API; None is the model's own name."""
-    max_queue: int = 1024
-    """Requests accepted and not yet finished, before 429."""
+    max_queue: int = 512
+    """Requests that may wait while every worker is full, before 429."""
     model: ModelSettings = field(default_factory=ModelSettings)
     runtime_dir: str | None = None
     """The launcher's directory of sockets; the router removes it when the launcher is gone."""
+    expected_workers: int = 0
+    """The router calls itself ready once so many have joined."""
     json_logs: bool = False
 
     def __post_init__(self) -> None:
