@@ -1,4 +1,4 @@
-"""Where a process begins that `baton up` started: `python -P -m baton.deploy.child KIND`.
+"""Where a process begins that `baton up` started: `python -P -m baton.deploy.child KIND NAME`.
 
 Standard input carries the settings, one line of JSON, and then nothing: it stays open as long as
 the launcher lives (see `lifeline`). `--status-fd N` names the pipe for progress (see `status`).
@@ -19,7 +19,7 @@ from functools import partial
 from baton.deploy import lifeline
 from baton.deploy.logs import set_up_logging
 from baton.deploy.settings import RouterSettings, WorkerSettings, from_json
-from baton.deploy.status import StatusWriter
+from baton.deploy.status import StatusWriter, process_age
 from baton.protocol.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ _MAX_SETTINGS_BYTES = 1 << 20
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baton.deploy.child")
     parser.add_argument("kind", choices=("router", "worker"))
+    parser.add_argument("name", help="for lists of processes")
     parser.add_argument("--status-fd", type=int, required=True)
     options = parser.parse_args(argv)
 
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     lifeline.die_with_parent(signal.SIGKILL if options.kind == "worker" else signal.SIGTERM)
     os.set_inheritable(options.status_fd, False)
     status = StatusWriter(options.status_fd)
+    status.spent("starting Python", process_age())
     run = _run_worker_child if options.kind == "worker" else _run_router_child
     try:
         return run(_read_line(sys.stdin.fileno()), status)

@@ -30,7 +30,7 @@ from baton.protocol.errors import ConfigError
 BENCHES = {
     "engine": ("baton.bench.engine", "step times of the engine, beside what the machine can do"),
     "transfer": ("baton.bench.transfer", "moving KV blocks between two processes over UCX"),
-    "startup": ("baton.bench.startup", "from `baton up` to ready, beside importing torch and reading weights"),
+    "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
 }
 
 app = typer.Typer(

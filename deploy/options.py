@@ -52,15 +52,6 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="As for `baton up`; the same on routers and workers.",
-        show_default="embedded",
-        rich_help_panel=_MODEL,
-    ),
-]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -142,7 +133,7 @@ Device = Annotated[
 MaxQueue = Annotated[
     int,
     typer.Option(
-        help="Requests in the router, waiting or running, before it answers 429.",
+        help="Requests that may wait while every worker is full, before 429.",
         rich_help_panel=_LIMITS,
     ),
 ]

@@ -44,6 +44,7 @@ class Ready:
                 "model": self.model,
                 "messages": [{"role": "user", "content": "What is the capital of France?"}],
                 "max_tokens": 64,
+                "temperature": 0,
             }
         )
         words = ["curl", f"{self.url}/v1/chat/completions", "-H", "Content-Type: application/json"]

@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,17 @@ def parse_report(line: bytes | str) -> StatusReport:
         raise ValueError(f"not a status report: {error}") from error
 
 
+def process_age() -> float:
+    """Seconds since this process was started, to some 10 ms; 0 where that cannot be told."""
+    try:
+        stat = Path("/proc/self/stat").read_text()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return 0.0
+    started = int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, uptime - started)
+
+
 class StatusWriter:
     """The child's side. Safe from any thread. Each stage ends where the next begins, so the
     timings of a start add up by themselves; parts that ran side by side are given to `ready`."""
@@ -56,6 +68,11 @@ class StatusWriter:
         self._stage: str | None = None
         self._stage_began = 0.0
         self._timings: dict[str, float] = {}
+
+    def spent(self, name: str, seconds: float) -> None:
+        """A part of the start that is over, measured elsewhere."""
+        with self._lock:
+            self._timings[name] = self._timings.get(name, 0.0) + seconds
 
     def stage(self, name: str, fraction: float | None = None) -> None:
         """What happens now; repeat with a fraction within [0, 1] as it goes on."""

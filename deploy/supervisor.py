@@ -152,14 +152,13 @@ class Supervisor:
             self._changed.clear()
             await self._changed.wait()
 
-    async def wait_useless(self) -> None:
-        """Returns once so much is gone for good that nothing can be served."""
+    async def wait_essential_gone(self) -> None:
+        """Returns once a child is gone for good without which the others are no use."""
         while True:
             self._raise_errors()
-            children = self.children.values()
-            gone = [child for child in children if child.state is ChildState.GONE]
-            if any(child.spec.essential for child in gone) or all(
-                child.spec.essential or child in gone for child in children
+            if any(
+                child.spec.essential and child.state is ChildState.GONE
+                for child in self.children.values()
             ):
                 return
             self._changed.clear()

@@ -19,12 +19,9 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import psutil
 
 from baton.deploy.listening import bind_listener, url_of
 from baton.deploy.logs import set_up_logging
@@ -35,6 +32,7 @@ from baton.deploy.settings import (
     WorkerSettings,
     to_json,
 )
+from baton.deploy.status import process_age
 from baton.deploy.supervisor import ChildSpec, StartFailed, Supervisor
 from baton.deploy.topology import Placement, place_workers
 from baton.protocol.errors import ConfigError
@@ -75,9 +73,9 @@ def find_model(settings: UpSettings) -> UpSettings:
     )
 
 
-def child_argv(kind: str) -> tuple[str, ...]:
+def child_argv(kind: str, name: str) -> tuple[str, ...]:
     """-P: the working directory must not shadow installed packages."""
-    return (sys.executable, "-P", "-m", "baton.deploy.child", kind)
+    return (sys.executable, "-P", "-m", "baton.deploy.child", kind, name)
 
 
 def plan_children(
@@ -88,7 +86,9 @@ def plan_children(
 ) -> list[ChildSpec]:
     """The router's spec, then one per worker."""
     control = f"ipc://{runtime_dir}/control"
-    public = () if settings.control_port is None else (_control_address(settings),)
+    public: tuple[str, ...] = ()
+    if settings.control_port is not None:
+        public = (f"tcp://{settings.control_host}:{settings.control_port}",)
     router = RouterSettings(
         host=settings.host,
         port=listener.getsockname()[1],
@@ -100,12 +100,13 @@ def plan_children(
         max_queue=settings.max_queue,
         model=settings.model,
         runtime_dir=str(runtime_dir),
+        expected_workers=len(placements),
         json_logs=settings.json_logs,
     )
     specs = [
         ChildSpec(
             ROUTER,
-            child_argv("router"),
+            child_argv("router", ROUTER),
             to_json(router),
             pass_fds=(listener.fileno(),),
             essential=True,
@@ -132,16 +133,12 @@ def plan_children(
         specs.append(
             ChildSpec(
                 worker.worker_id,
-                child_argv("worker"),
+                child_argv("worker", worker.worker_id),
                 to_json(worker),
                 env=_worker_environment(placement),
             )
         )
     return specs
-
-
-def _control_address(settings: UpSettings) -> str:
-    return f"tcp://{settings.control_host}:{settings.control_port or '*'}"
 
 
 def _worker_environment(placement: Placement) -> dict[str, str]:
@@ -193,8 +190,8 @@ class _Launch:
             self._display.stopping("stopped before it was ready")
             return 128 + (self._signal or signal.SIGTERM)
         self._display.serving(self._ready(supervisor))
-        if await self._unless_signalled(supervisor.wait_useless()):
-            self._display.stopping("nothing is left that can serve: ending")
+        if await self._unless_signalled(supervisor.wait_essential_gone()):
+            self._display.stopping("the router is gone: ending")
             return 1
         self._display.stopping("ending")
         return 0
@@ -221,7 +218,7 @@ class _Launch:
             url=url_of(self._listener),
             model=self._settings.served_model_name or "",
             api_key=self._settings.api_key,
-            seconds=time.time() - psutil.Process().create_time(),
+            seconds=process_age(),
             timings={name: report.timings for name, report in reports.items() if report},
         )
 

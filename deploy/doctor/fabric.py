@@ -35,11 +35,11 @@ def check_fabric() -> Iterator[Finding]:
 
 def same_host(transports: Collection[str]) -> Finding:
     """What carries blocks between two workers of this machine."""
-    shared = next((name for name in ("posix", "sysv") if name in transports), None)
-    if shared is None:
+    shared = [name for name in ("posix", "sysv") if name in transports]
+    if not shared:
         note = "no shared memory: a tenth of its bandwidth (containers: --ipc=host or --shm-size)"
         return Finding("UCX", "within this host", "tcp", Level.LACK, note)
-    return Finding("UCX", "within this host", f"{shared} (shared memory)")
+    return Finding("UCX", "within this host", f"{' or '.join(shared)} (shared memory)")
 
 
 def cross_host(transports: Collection[str], devices: Collection[str]) -> Finding:

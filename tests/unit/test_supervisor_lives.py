@@ -165,16 +165,15 @@ async def test_health_resets_the_delay(
 
 
 async def test_no_restart(spec: Callable[..., ChildSpec], recorder: Recorder) -> None:
-    specs = [spec("router", essential=True), spec("a"), spec("b")]
-    supervisor = Supervisor(specs, recorder, restart=False)
+    supervisor = Supervisor([spec("router", essential=True), spec("a")], recorder, restart=False)
     await supervisor.start()
-    useless = asyncio.create_task(supervisor.wait_useless())
+    useless = asyncio.create_task(supervisor.wait_essential_gone())
     supervisor.children["a"].signal(signal.SIGKILL)
     await until(lambda: supervisor.children["a"].state is ChildState.GONE)
     assert recorder.exits == [("a", recorder.exits[0][1], None)]
     await asyncio.sleep(0)
     assert not useless.done()
-    supervisor.children["b"].signal(signal.SIGKILL)
+    supervisor.children["router"].signal(signal.SIGKILL)
     await asyncio.wait_for(useless, 10)
     await supervisor.stop()
 

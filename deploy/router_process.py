@@ -1,0 +1,98 @@
+"""One router process, from settings to serving to a clean end.
+
+    take the HTTP port -> load the tokenizer -> listen for workers -> serve -> SIGTERM
+    -> end every request with a typed error -> close
+
+A client that connects before the application is there waits in the port's backlog for that
+moment; /ready then says what is still missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import signal
+import socket
+
+from baton.deploy.listening import bind_listener, url_of
+from baton.deploy.settings import RouterSettings
+from baton.deploy.status import StatusWriter
+
+log = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 1.0
+"""For responses that are being written. Whoever sent SIGTERM expects the end within 2 s."""
+
+
+def run_router(settings: RouterSettings, status: StatusWriter) -> int:
+    """Returns the exit status. Raises ConfigError when it cannot start as asked."""
+    status.stage("taking the port")
+    with _listener(settings) as listener:
+        status.stage("importing")
+        import uvloop
+
+        importlib.import_module("baton.router.http")
+        return uvloop.run(_serve(settings, listener, status))
+
+
+def _listener(settings: RouterSettings) -> socket.socket:
+    if settings.listen_fd is not None:
+        return socket.socket(fileno=settings.listen_fd)
+    return bind_listener(settings.host, settings.port)
+
+
+async def _serve(settings: RouterSettings, listener: socket.socket, status: StatusWriter) -> int:
+    from baton.deploy.joining import JoinableDispatcher
+    from baton.engine.model.source import resolve_model
+    from baton.engine.tokenizer import load_tokenizer
+    from baton.protocol.ids import Identity, new_epoch
+    from baton.router.control import RouterControl
+    from baton.router.http import create_app, serve
+    from baton.router.metrics import RouterMetrics
+
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, ended.set)
+
+    url = url_of(listener)
+    identity = Identity(settings.router_id, new_epoch())
+    metrics = RouterMetrics()
+    dispatcher = JoinableDispatcher(observer=metrics, max_queue=settings.max_queue)
+    controls = [RouterControl(identity, dispatcher) for _ in settings.control]
+    runner = None
+    try:
+        addresses = [
+            await control.bind(address)
+            for control, address in zip(controls, settings.control, strict=True)
+        ]
+        status.stage("loading the tokenizer")
+        source = resolve_model(settings.model.model)
+        name = settings.served_model_name or source.name
+        app = create_app(
+            dispatcher,
+            load_tokenizer(source),
+            served_model_name=name,
+            metrics=metrics,
+            api_key=settings.api_key,
+        )
+        runner, _ = await serve(
+            app, settings.host, settings.port, sock=listener, shutdown_timeout=SHUTDOWN_SECONDS
+        )
+        if not status.attached:
+            log.info("serving %s at %s; workers join at %s", name, url, ", ".join(addresses))
+        status.stage("waiting for workers")
+        if await dispatcher.wait_for_workers(settings.expected_workers, ended):
+            status.ready(address=url, model=name, control=addresses)
+            await ended.wait()
+        log.info("ending")
+        return 0
+    finally:
+        # First the requests: each stream ends with its error while its connection is still open.
+        dispatcher.close()
+        if runner is not None:
+            await runner.cleanup()
+        for control in controls:
+            await control.close()
+
