@@ -107,7 +107,8 @@ class ModelRunner:
         prefills = []
         start = num_decode
         for item in chunks:
-            seq, begin, end = item.seq, item.seq.num_computed, item.seq.num_computed + item.num_tokens
+            seq, begin = item.seq, item.seq.num_computed
+            end = begin + item.num_tokens
             chunk_blocks = np.array(seq.block_ids[: self._blocks_for(end)], np.int32)
             place = np.arange(begin, end, dtype=np.int64)
             tokens += seq.tokens[begin:end]

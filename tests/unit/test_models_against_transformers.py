@@ -28,17 +28,17 @@ VOCAB = 199
 TOLERANCE = 2e-5
 """Of the largest logit."""
 
-SIZES: dict[str, Any] = dict(
-    vocab_size=VOCAB,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    initializer_range=0.3,
-    attn_implementation="eager",
-)
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+    "attn_implementation": "eager",
+}
 
 
 def _rope(**scaling: Any) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class TestLoading:
         config = _config(_random_hf("llama"))
         fields = {name: getattr(config, name) for name in config.__slots__}
         other = ModelConfig(**{**fields, "architecture": "GPT2LMHeadModel"})
-        with pytest.raises(ConfigError, match="GPT2LMHeadModel.*LlamaForCausalLM"):
+        with pytest.raises(ConfigError, match=r"GPT2LMHeadModel.*LlamaForCausalLM"):
             build_model(other, dtype=torch.float32, device="cpu")
 
     def _refused(self, tensors: list[tuple[str, torch.Tensor]], hf: Any, match: str) -> None:
