@@ -29,22 +29,25 @@ VALUES = st.recursive(
 )
 
 
+def refusal(data: bytes, model) -> BatonError | None:
+    """Anything else that is raised fails the test."""
+    try:
+        parse_body(data, model)
+    except BatonError as error:
+        return error
+    return None
+
+
 @given(st.sampled_from(MODELS), st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5))
 def test_any_object(model, value):
-    try:
-        parse_body(json.dumps(value).encode(), model)
-    except BatonError as error:
-        assert error.status == 400
-        assert error.message
-        json.dumps(error.message).encode()
+    error = refusal(json.dumps(value).encode(), model)
+    assert error is None or (error.status == 400 and error.message)
 
 
 @given(st.sampled_from(MODELS), st.binary(max_size=40))
 def test_any_bytes(model, data):
-    try:
-        parse_body(data, model)
-    except BatonError as error:
-        assert error.status == 400
+    error = refusal(data, model)
+    assert error is None or error.status == 400
 
 
 @pytest.mark.parametrize("depth", [50, 400, 900, 5000])
