@@ -32,9 +32,9 @@ def download(repo: str) -> Path:
     """The local snapshot of `repo`: brought up to date if the hub answers, else what the cache
     holds. Raises ConfigError if neither has it. HF_HUB_OFFLINE and HF_TOKEN are respected."""
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
-        HTTPError,  # type: ignore[attr-defined]  # of the HTTP client it happens to use
+        HTTPError,  # of the HTTP client it is built on, which differs between versions
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )

@@ -70,6 +70,8 @@ class WindowDetokenizer(Detokenizer):
         return self._take(text)
 
     def _take(self, text: str) -> str:
-        known = len(self._decode(self._context))
-        self._context, self._pending = self._pending, []
-        return text[known:]
+        new = text[len(self._decode(self._context)) :]
+        # Ids without text (skipped special tokens) say nothing about the space that follows.
+        self._context = self._pending if new else (self._context + self._pending)[-_CONTEXT:]
+        self._pending = []
+        return new

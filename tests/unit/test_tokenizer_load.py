@@ -91,7 +91,8 @@ def test_nothing_imports_torch_or_transformers() -> None:
     code = (
         "import sys; from baton.engine.model.source import resolve_model; "
         "from baton.engine.tokenizer import load_tokenizer; "
-        "t = load_tokenizer(resolve_model(None)); t.encode_chat([{'role': 'user', 'content': 'x'}]); "
+        "tokenizer = load_tokenizer(resolve_model(None)); "
+        "tokenizer.encode_chat([{'role': 'user', 'content': 'x'}]); "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

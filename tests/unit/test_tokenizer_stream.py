@@ -61,11 +61,11 @@ def stream(tokenizer: Tokenizer, ids: list[int], prompt: list[int] | None = None
 def test_pieces_are_the_text(
     embedded: Tokenizer, byte_level: Tokenizer, byte_fallback: Tokenizer, text: str
 ) -> None:
-    for tokenizer in (embedded, byte_level):
-        ids = tokenizer.encode(text)
-        pieces = stream(tokenizer, ids)
-        assert "".join(pieces) == text
-        assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
+    pieces = stream(byte_level, byte_level.encode(text))
+    assert "".join(pieces) == text
+    assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
+    ids = embedded.encode(text)  # drops the bytes that its vocabulary does not have
+    assert "".join(stream(embedded, ids)) == embedded.decode(ids)
     ids = byte_fallback.encode(text.replace("\u2581", ""))
     assert "".join(stream(byte_fallback, ids)) == byte_fallback.decode(ids)
 

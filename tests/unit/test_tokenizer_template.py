@@ -45,7 +45,8 @@ def test_the_embedded_model() -> None:
         "{%- for m in messages %}\n    {%- if m.role == 'assistant' %}{% continue %}{% endif %}\n"
         "    {%- if loop.index > 3 %}{% break %}{% endif %}\n  {{ m.content | trim }}\n"
         "{%- endfor %}\n",
-        "{% for t in tools or [] %}{{ t | tojson }}|{{ t.function | tojson(indent=2) }}{% endfor %}",
+        "{% for t in tools or [] %}{{ t | tojson }}|{{ t.function | tojson(indent=2) }}"
+        "{% endfor %}",
         "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
         "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}{{ ns.n }}",
         "{% set d = dict(a=1) %}{{ d.a }}{{ custom }}{% if documents %}x{% endif %}"
@@ -96,7 +97,7 @@ def test_a_refused_conversation_is_the_callers_error(template: str) -> None:
     [
         "{{ messages.__class__.__mro__ }}",
         "{{ ''.__class__.__base__.__subclasses__() }}",
-        "{{ raise_exception.__globals__ }}",
+        "{{ raise_exception.__globals__['json'] }}",
         "{{ messages.append(1) }}",
         "{% for x in range(10000000) %}{% endfor %}",
     ],
