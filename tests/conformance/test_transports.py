@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from transports import Ends, ended, ignore, random_bytes, succeeded, until
+
 from baton.kvtransfer.registry import TRANSPORTS, create_transport
 from baton.kvtransfer.tags import TagIssuer
 from baton.kvtransfer.transport import Operation, Transport
-from transports import Ends, ended, ignore, random_bytes, succeeded, until
 
 SIZES = [0, 1, 7, 4096, 360 << 10, 8 << 20]
 LARGE = 8 << 20

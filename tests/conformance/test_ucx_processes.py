@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from baton.kvtransfer.tags import TagIssuer
-from baton.kvtransfer.ucx import UcxTransport
 from transport_peer import PeerProcess, pattern, peer_processes
 from transports import ended, ignore, succeeded, until
+
+from baton.kvtransfer.tags import TagIssuer
+from baton.kvtransfer.ucx import UcxTransport
 
 SHARED = {"sysv", "posix", "self"}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+
 from baton.kvtransfer.registry import create_transport
 from baton.kvtransfer.transport import Endpoint, Operation, Transport
 
