@@ -116,8 +116,10 @@ class Driver:
     # -- looking -----------------------------------------------------------------------------
 
     def tokens(self, key: RequestKey) -> list[int]:
-        request = self.requests[key]
-        return unpack_tokens(request.prompt) + unpack_tokens(request.accepted)
+        return unpack_tokens(self.requests[key].prompt) + self.accepted(key)
+
+    def accepted(self, key: RequestKey) -> list[int]:
+        return unpack_tokens(self.requests[key].accepted)
 
     def counts(self) -> BlockCounts:
         return self.pool.counts()
@@ -126,7 +128,7 @@ class Driver:
         for event in events:
             match event:
                 case Progress():
-                    accepted = len(unpack_tokens(self.requests[event.key].accepted))
+                    accepted = len(self.accepted(event.key))
                     assert event.key not in self.finished, f"{event.key} went on after its end"
                     assert event.position == accepted + len(self.outputs[event.key])
                     self.outputs[event.key].extend(event.tokens)

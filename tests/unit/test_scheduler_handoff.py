@@ -246,3 +246,25 @@ def test_an_admitted_sequence_survives_preemption() -> None:
     assert driver.outputs[request.key] == output
     assert driver.outputs[old] == undisturbed([1] * 7, 24)
     assert driver.counts().cached * BLOCK <= 8 * BLOCK
+
+
+def test_a_decode_that_is_preempted_for_a_later_part_of_the_step_leaves_it() -> None:
+    driver = Driver(num_blocks=8)
+    output = undisturbed(PROMPT, 8)
+    request = make_request("a", PROMPT, max_tokens=8)
+    driver.reserve(request)  # older than the decode
+    driver.deliver(request.key)
+    decode = driver.start(make_request("decode", [1] * 7, max_tokens=12))
+    driver.step()
+    lease = driver.start(make_request("lease", [2] * 7), hold=True)
+    driver.step()
+    filler = driver.reserve(make_request("filler", [3]))  # leaves no block
+    assert driver.counts().free + driver.counts().cached == 1 - isinstance(filler, Reserved)
+    driver.admit(request.key, tuple(output[:3]))  # 13 tokens: one block more than reserved
+    batch = driver.step()
+    assert driver.scheduler.preemptions == 1
+    assert [item.seq.key for item in batch] == [request.key]
+    driver.release(lease)
+    driver.run()
+    assert driver.outputs[request.key] == output
+    assert driver.outputs[decode] == undisturbed([1] * 7, 12)

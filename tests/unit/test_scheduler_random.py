@@ -3,7 +3,10 @@ after every step, and everything ends."""
 
 from __future__ import annotations
 
+from random import Random
+
 import hypothesis.strategies as st
+import pytest
 from engine_driver import Driver
 from fake_runner import undisturbed
 from hypothesis import settings
@@ -19,14 +22,13 @@ from make_request import make_request
 from baton.engine.commands import ChangeRole, Release, Reserved, Unquarantine
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
-from baton.protocol.tokens import unpack_tokens
 
 TRUNKS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4, 5, 6, 40, 41], [30, 31], []]
 
 REQUEST = {
     "trunk": st.integers(0, 3),
     "extra": st.integers(0, 5),
-    "max_tokens": st.integers(1, 9),
+    "max_tokens": st.integers(1, 24),
     "priority": st.integers(0, 1),
     "accepted": st.sampled_from([0, 0, 0, 2]),
 }
@@ -36,7 +38,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     """A tiny pool, prompts that share their starts, sequences of every kind."""
 
     @initialize(
-        num_blocks=st.integers(7, 14),
+        num_blocks=st.integers(5, 10),
         chunk=st.sampled_from([1, 3, 4, 7, 16]),
         max_running=st.integers(1, 5),
         role=st.sampled_from(["prefill", "decode", "mixed"]),
@@ -85,13 +87,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.reserved.append(record.key)
 
     @precondition(lambda self: self.reserved)
-    @rule(index=st.integers(0, 99))
-    def admit(self, index: int) -> None:
+    @rule(index=st.integers(0, 99), count=st.sampled_from([1, 1, 2, 3]))
+    def admit(self, index: int, count: int) -> None:
         key = self.reserved.pop(index % len(self.reserved))
         self.started.append(key)
         self.driver.deliver(key)
         tokens = self.driver.tokens(key)
-        self.driver.admit(key, tuple(undisturbed(tokens, 1)))
+        left = self.driver.requests[key].sampling.max_tokens - len(self.driver.accepted(key))
+        self.driver.admit(key, tuple(undisturbed(tokens, min(count, left))))
 
     @precondition(lambda self: self.reserved)
     @rule(index=st.integers(0, 99), late=st.booleans())
@@ -122,7 +125,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def change_role(self, role: str) -> None:
         self.driver.apply(ChangeRole(role))
 
-    @rule(steps=st.integers(1, 6))
+    @rule(steps=st.sampled_from([1, 2, 4, 12]))
     def step(self, steps: int) -> None:
         for _ in range(steps):
             self.driver.step()
@@ -179,9 +182,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert key in released, f"{key} starved"
             else:
                 assert driver.finished[key] == "length"
-                request = driver.requests[key]
-                accepted = len(unpack_tokens(request.accepted))
-                assert len(driver.outputs[key]) == request.sampling.max_tokens - accepted
+                allowed = driver.requests[key].sampling.max_tokens
+                assert len(driver.outputs[key]) == allowed - len(driver.accepted(key))
         for failure in driver.failed.values():
             assert failure.code == "context_length_exceeded"
         counts = driver.counts()
@@ -194,3 +196,34 @@ SchedulerMachine.TestCase.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None
 )
 TestScheduler = SchedulerMachine.TestCase
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_long_crowded_histories(seed: int) -> None:
+    """The same machine where it is crowded for long: preemption, sharing and leases at once."""
+    random = Random(seed)
+    machine = SchedulerMachine()
+    machine.setup(random.randint(6, 12), random.choice([1, 3, 4, 8]), random.randint(2, 5), "mixed")
+    for _ in range(120):
+        # Steps are rare enough that the queue never runs dry for long.
+        move = random.choices(("start", "hold", "reserve", "admit", "cancel", "step"), k=1,
+                              weights=(4, 3, 2, 2, 2, 12))[0]
+        shape = {
+            "trunk": random.randrange(4),
+            "extra": random.randrange(6),
+            "max_tokens": random.randint(1, 20),
+            "priority": random.choice([0, 0, 0, 1]),
+            "accepted": 0,
+        }
+        if move in ("start", "hold"):
+            machine.start(hold=move == "hold", **shape)
+        elif move == "reserve":
+            machine.reserve(**shape)
+        elif move == "admit" and machine.reserved:
+            machine.admit(random.randrange(99), random.choice([1, 1, 3]))
+        elif move == "cancel" and machine.started:
+            machine.cancel(random.randrange(len(machine.started)))
+        elif move == "step":
+            machine.step(random.randint(1, 5))
+    machine.outputs_are_undisturbed()
+    machine.teardown()
