@@ -32,6 +32,7 @@ from baton.protocol.link.pump import Pump, new_socket
 from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
 from baton.protocol.link.stats import LinkStats
+from baton.protocol.link.watch import ConnectionWatch
 from baton.protocol.records import Record
 from baton.protocol.wire import MalformedRecord, from_wire, pack, to_wire, unpack
 
@@ -132,16 +133,16 @@ class Attempt:
         self._settings = settings
         self._session_id = secrets.randbits(63)
         self._session: Session | None = None
-        self._writable = False
+        self._connected = False
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         frame = HelloFrame(PROTOCOL_VERSION, self._session_id, OLDEST_PROTOCOL_VERSION, hello)
         self._hello = encode_frame(frame)
         socket = new_socket(zmq.DEALER, numeric)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a peer that is not there
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        socket.connect(numeric)
         self.pump = Pump(socket, self._on_message, self._on_pass)
+        self._watch = ConnectionWatch(socket, self._on_connection)
+        socket.connect(numeric)
         self._give_up_at = self.pump.now() + settings.dial_attempt
         self._hello_due = 0.0
 
@@ -149,6 +150,7 @@ class Attempt:
         if self._session is not None:
             self._session.close("the peer closed")
             self._poll(self._session, self.pump.now())
+        self._watch.close()
         self.pump.close()
 
     def _end(self, outcome: str) -> None:
@@ -198,28 +200,34 @@ class Attempt:
             case _:
                 pass
 
-    def _on_pass(self, now: float, writable: bool) -> float:
-        regained = writable and not self._writable
-        self._writable = writable
-        if self._session is None:
-            if now >= self._give_up_at:
-                self._end("silent")
-            if self.ended.done():
-                return float("inf")
-            if writable and (regained or now >= self._hello_due):
-                self.pump.send([self._hello])
-                self._hello_due = now + self._settings.ping_interval
-            return min(self._give_up_at, self._hello_due if writable else self._give_up_at)
-        if regained:
-            self._session.connection_changed(now)
-        elif not writable:
-            self._session.connection_broken(now)
-        self._poll(self._session, now)
-        return self._session.next_deadline()
+    def _on_connection(self, connected: bool) -> None:
+        self._connected = connected
+        self._hello_due = 0.0
+        if self._session is not None:
+            if connected:
+                self._session.connection_changed(self.pump.now())
+            else:
+                self._session.connection_broken(self.pump.now())
+        self.pump.wake()
+
+    def _on_pass(self, now: float) -> float:
+        if self._session is not None:
+            self._poll(self._session, now)
+            return self._session.next_deadline()
+        if now >= self._give_up_at:
+            self._end("silent")
+        if self.ended.done():
+            return float("inf")
+        if not self._connected:
+            return self._give_up_at
+        if now >= self._hello_due:
+            self.pump.send([self._hello])
+            self._hello_due = now + self._settings.ping_interval
+        return min(self._give_up_at, self._hello_due)
 
     def _poll(self, session: Session, now: float) -> None:
         for frame in session.poll(now):
-            if not self._writable or not self.pump.send([encode_frame(frame)]):
-                break
+            if self._connected:  # otherwise it is sent again after the connection is back
+                self.pump.send([encode_frame(frame)])
         if not session.is_open:
             self._end("lost")

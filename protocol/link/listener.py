@@ -236,7 +236,7 @@ class Listener:
     def _send(self, route: bytes, data: bytes) -> bool:
         return self.pump is not None and self.pump.send([route, data])
 
-    def _on_pass(self, now: float, writable: bool) -> float:
+    def _on_pass(self, now: float) -> float:
         if now >= self._next_sweep:
             self._touched.update(self._lines.values())
         touched, self._touched = self._touched, set()

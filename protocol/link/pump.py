@@ -29,15 +29,15 @@ def new_socket(kind: int, address: str) -> zmq.Socket[bytes]:
 
 
 class Pump:
-    """Calls `on_message(parts)` for each message and `on_pass(now, writable)` after each batch of
-    them, after `wake` and at the time that `on_pass` returned last (infinity is never). Owns the
+    """Calls `on_message(parts)` for each message and `on_pass(now)` after each batch of them, after
+    `wake` and at the time that `on_pass` returned last (infinity is never). Owns the
     socket. Everything on the loop's thread."""
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
         on_message: Callable[[list[bytes]], None],
-        on_pass: Callable[[float, bool], float],
+        on_pass: Callable[[float], float],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = socket
@@ -60,14 +60,14 @@ class Pump:
             self._pass_handle = self._loop.call_soon(self._pass)
 
     def send(self, parts: list[bytes]) -> bool:
-        """Without blocking. False when there is no connection to take it; a message beyond the
-        high-water mark is dropped (sessions send it again)."""
+        """Without blocking. False when the peer is not there. A message beyond the high-water
+        mark is dropped: sessions send it again."""
         if self._closed:
             return False
         try:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
-            return bool(self._events() & zmq.POLLOUT)
+            return True
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
@@ -93,9 +93,7 @@ class Pump:
         self._receive()
         if self._closed:
             return
-        writable = bool(self._events() & zmq.POLLOUT)
-        deadline = self._on_pass(self._loop.time(), writable)
-        self._rearm(writable, deadline)
+        self._rearm(self._on_pass(self._loop.time()))
 
     def _receive(self) -> None:
         for _ in range(MESSAGES_PER_PASS):
@@ -107,20 +105,13 @@ class Pump:
                 return
             self._on_message(parts)
 
-    def _rearm(self, writable: bool, deadline: float) -> None:
+    def _rearm(self, deadline: float) -> None:
         if self._closed:
             return
-        events = self._events()
-        if events & zmq.POLLIN or bool(events & zmq.POLLOUT) != writable:
-            self.wake()
-        self._arm(deadline)
-
-    def _events(self) -> int:
         events = self._socket.getsockopt(zmq.EVENTS)
         assert isinstance(events, int)
-        return events
-
-    def _arm(self, deadline: float) -> None:
+        if events & zmq.POLLIN:
+            self.wake()
         # A timer that fires early costs one idle pass; re-arming at each pass would cost more.
         if self._timer is not None and self._timer_at <= deadline:
             return

@@ -1,0 +1,483 @@
+"""The router core with real control sessions and scripted workers.
+
+A scripted worker's output token at position i is 100 + i, so that a repeated, lost or misplaced
+token shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from baton.protocol.errors import BatonError
+from baton.protocol.ids import Identity, RequestKey, new_epoch
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.link import Dialer, LinkSettings, Session
+from baton.protocol.records import (
+    Admitted,
+    BlockCounts,
+    Cancel,
+    Deadlines,
+    Declined,
+    Generate,
+    Load,
+    ModelCard,
+    Prefill,
+    Record,
+    Request,
+    RequestFailed,
+    Reserve,
+    TokenBatch,
+    TokenDelta,
+    WorkerHello,
+)
+from baton.protocol.sampling import SamplingParams
+from baton.protocol.tokens import pack_tokens, unpack_tokens
+from baton.router.control import RouterControl
+from baton.router.dispatcher import Dispatcher
+from baton.router.flight import Flight
+
+FAST = LinkSettings(
+    ping_interval=0.05, lost_after=0.6, reconnect_grace=0.2, ack_delay=0.02, dial_backoff_max=0.2
+)
+MODEL = ModelCard(fingerprint="f", name="tiny", max_model_len=512, vocab_size=1000, dtype="float32")
+LAYOUT = KVLayout(2, 2, 8, 16, "float32")
+BLOCKS = BlockCounts(free=100, cached=0, active=0, held=0, quarantined=0)
+LOAD = Load(
+    role="mixed", state="ready", waiting=0, running=0, handoffs=0, waiting_tokens=0, blocks=BLOCKS,
+    step_age=0.0, steps=0, preemptions=0,
+)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "condition not met in time"
+        await asyncio.sleep(0.002)
+
+
+class FakeWorker:
+    """Does what a worker says, without an engine. `stop_at`: position before which it falls
+    silent; `decline`, `fail`: answers to give instead of work, used up one by one."""
+
+    def __init__(self, cluster: Cluster, name: str, role: str, *, max_running: int = 8) -> None:
+        self.cluster = cluster
+        self.identity = Identity(name, new_epoch())
+        self.hello = WorkerHello(
+            identity=self.identity, pid=1, host="h", role=role, model=MODEL, layout=LAYOUT,
+            num_blocks=100, max_running=max_running, peer_address=f"ipc:///{name}", device="cpu",
+        )
+        self.session: Session | None = None
+        self.seen: list[Record] = []
+        self.refusals: list[str] = []
+        self.stop_at: int | None = None
+        self.decline: list[str] = []
+        self.fail: list[str] = []
+        self.seal = True
+        self.reserved: dict[RequestKey, Request] = {}
+        self.sealed: set[RequestKey] = set()
+        self.dialer = Dialer(
+            self.identity, cluster.address, lambda: self.hello, self.opened, self.refusals.append,
+            settings=FAST,
+        )
+
+    def opened(self, session: Session) -> None:
+        self.session = session
+        session.on_record = self.take
+
+    def send(self, record: Record) -> None:
+        assert self.session is not None
+        if self.session.is_open:
+            self.session.send(record)
+
+    def take(self, record: Record) -> None:
+        self.seen.append(record)
+        if isinstance(record, Cancel):
+            return
+        assert isinstance(record, Generate | Prefill | Reserve)
+        key = record.request.key
+        if self.decline:
+            self.send(Declined(key=key, reason=self.decline.pop(0)))
+            return
+        if self.fail:
+            self.send(RequestFailed(key=key, code=self.fail.pop(0), message="cannot"))
+            return
+        match record:
+            case Generate():
+                self.run(record.request, len(unpack_tokens(record.request.accepted)))
+            case Prefill():
+                decode = self.cluster.workers[record.decode.identity]
+                if self.seal:
+                    decode.sealed.add(key)
+                    decode.admit(key)
+                self.run(record.request, len(unpack_tokens(record.request.accepted)), most=1)
+            case Reserve():
+                self.reserved[key] = record.request
+                self.admit(key)
+
+    def admit(self, key: RequestKey) -> None:
+        if key in self.sealed and key in self.reserved:
+            request = self.reserved[key]
+            self.send(Admitted(
+                key=key, transferred_bytes=1, cached_blocks=0, phases={"transfer": 0.5}
+            ))
+            self.run(request, len(unpack_tokens(request.accepted)) + 1)
+
+    def run(self, request: Request, start: int, most: int = 1 << 30) -> None:
+        end = request.sampling.max_tokens
+        for position in range(start, min(end, start + most)):
+            if self.stop_at is not None and position >= self.stop_at:
+                return
+            self.send(TokenBatch(deltas=(TokenDelta(
+                key=request.key, position=position, tokens=(100 + position,),
+                finish_reason="length" if position == end - 1 else None,
+            ),)))
+
+    def keys(self, kind: type[Record]) -> list[tuple[str, int]]:
+        """Requests and attempts of the records of one kind that it got."""
+        found = []
+        for record in self.seen:
+            if isinstance(record, kind):
+                key = record.key if isinstance(record, Cancel) else record.request.key  # type: ignore[attr-defined]
+                found.append((key.request_id, key.attempt))
+        return found
+
+    async def kill(self) -> None:
+        """Gone without a word, as after SIGKILL."""
+        if self.dialer.attempt is not None:
+            self.dialer.attempt.pump.close()
+        await self.dialer.close()
+
+
+@dataclass
+class Counts:
+    """An observer that keeps what it is told."""
+
+    decisions: list[tuple[str, str]] = field(default_factory=list)
+    retries: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def decision(self, route: str, reason: str) -> None:
+        self.decisions.append((route, reason))
+
+    def retry(self, reason: str) -> None:
+        self.retries.append(reason)
+
+    def flight_finished(self, outcome: str, phases: dict[str, float] | None = None) -> None:  # type: ignore[override]
+        self.finished.append(outcome)
+        self.phases.update(phases or {})
+
+    def queue_depth(self, stage: str, depth: int) -> None: ...
+
+    def queued(self, stage: str, seconds: float) -> None: ...
+
+    def worker_load(self, worker_id: str, load: Load) -> None: ...
+
+    def worker_metrics(self, worker_id: str, record: Record) -> None: ...
+
+    def worker_gone(self, worker_id: str) -> None:
+        self.gone.append(worker_id)
+
+
+class Cluster:
+    def __init__(self, max_queue: int = 512) -> None:
+        self.counts = Counts()
+        self.dispatcher = Dispatcher(None, self.counts, max_queue=max_queue)
+        self.control = RouterControl(Identity("router", 1), self.dispatcher, settings=FAST)
+        self.workers: dict[Identity, FakeWorker] = {}
+        self.address = ""
+        self._names = itertools.count()
+
+    async def add(self, name: str, role: str, **options: int) -> FakeWorker:
+        worker = FakeWorker(self, name, role, **options)
+        self.workers[worker.identity] = worker
+        worker.dialer.start()
+        await until(lambda: self.dispatcher.registry.get(worker.identity) is not None)
+        return worker
+
+    def submit(self, max_tokens: int = 6, **deadlines: float) -> Flight:
+        return self.dispatcher.submit(Request(
+            key=RequestKey(f"r{next(self._names)}", 0),
+            choice=0,
+            prompt=pack_tokens(range(20)),
+            sampling=SamplingParams(seed=1, max_tokens=max_tokens),
+            deadlines=Deadlines(**deadlines),
+        ))
+
+    def held(self) -> int:
+        """What the router believes that workers hold."""
+        return sum(w.outstanding + w.prefill_tokens for w in self.dispatcher.registry)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    made = Cluster()
+    made.address = await made.control.bind("tcp://127.0.0.1:0")
+    yield made
+    assert made.held() == 0
+    assert made.dispatcher.in_flight == made.dispatcher.queue_depth == 0
+    for worker in made.workers.values():
+        await worker.dialer.close()
+    await made.control.close()
+
+
+async def read(flight: Flight) -> list[int]:
+    """All tokens; asserts that positions follow on each other."""
+    tokens: list[int] = []
+    async for delta in flight.events():
+        assert delta.position == len(tokens)
+        tokens += delta.tokens
+    return tokens
+
+
+async def error_of(flight: Flight) -> str:
+    with pytest.raises(BatonError) as caught:
+        await read(flight)
+    return caught.value.code
+
+
+EXPECTED = [100, 101, 102, 103, 104, 105]
+
+
+async def test_local(cluster: Cluster) -> None:
+    worker = await cluster.add("m0", "mixed")
+    assert cluster.dispatcher.ready
+    assert cluster.dispatcher.model == MODEL
+    assert await read(cluster.submit()) == EXPECTED
+    assert worker.keys(Cancel) == []
+    assert cluster.counts.decisions == [("local", "mixed_worker")]
+    assert cluster.counts.finished == ["length"]
+
+
+async def test_remote(cluster: Cluster) -> None:
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    flights = [cluster.submit() for _ in range(8)]
+    for flight in flights:
+        assert await read(flight) == EXPECTED
+    assert len(prefill.keys(Prefill)) == len(decode.keys(Reserve)) == 8
+    assert prefill.keys(Cancel) == decode.keys(Cancel) == []
+    assert cluster.counts.phases == {"transfer": 0.5}
+    assert flights[0].stamps.first_token is not None
+
+
+async def test_a_first_token_that_ends_the_request(cluster: Cluster) -> None:
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    prefill.stop_at = 0
+    flight = cluster.submit()
+    await until(lambda: prefill.keys(Prefill) != [])
+    prefill.send(TokenBatch(deltas=(TokenDelta(
+        key=flight.key, position=0, tokens=(7,), finish_reason="stop"),)))
+    assert await read(flight) == [7]
+    assert prefill.keys(Cancel) == decode.keys(Cancel) == []
+
+
+async def test_declined_requests_go_elsewhere_and_come_back(cluster: Cluster) -> None:
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    decode.decline = ["busy", "busy"]
+    assert await read(cluster.submit()) == EXPECTED
+    assert decode.keys(Reserve) == [("r0", 0), ("r0", 1), ("r0", 2)]
+    assert ("r0", 0) in prefill.keys(Cancel)
+    prefill.decline = ["no_session"]
+    assert await read(cluster.submit()) == EXPECTED
+    assert cluster.counts.decisions[-1] == ("local", "prefill_excluded")
+    assert cluster.counts.retries == ["busy", "busy", "no_session"]
+
+
+async def test_a_worker_lost_in_mid_stream(cluster: Cluster) -> None:
+    first = await cluster.add("m0", "mixed")
+    first.stop_at = 3
+    flights = [cluster.submit() for _ in range(4)]
+    await until(lambda: all(len(flight.accepted) == 3 for flight in flights))
+    second = await cluster.add("m1", "mixed")
+    await first.kill()
+    for flight in flights:
+        assert await read(flight) == EXPECTED
+    resumed = [record.request for record in second.seen if isinstance(record, Generate)]
+    assert [unpack_tokens(request.accepted) for request in resumed] == [[100, 101, 102]] * 4
+    assert [request.key.attempt for request in resumed] == [1] * 4
+    assert [request.key.request_id for request in resumed] == ["r0", "r1", "r2", "r3"]
+    states = {view.id: view.state for view in cluster.dispatcher.worker_views()}
+    assert states == {"m0": "lost", "m1": "ready"}
+    assert cluster.counts.gone == ["m0"]
+
+
+@pytest.mark.parametrize("victim", ["p0", "d0"])
+async def test_either_side_lost_during_the_hand_off(cluster: Cluster, victim: str) -> None:
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    prefill.seal = False
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 1 and decode.keys(Reserve) != [])
+    lost, left = (prefill, decode) if victim == "p0" else (decode, prefill)
+    await lost.kill()
+    assert await read(flight) == EXPECTED
+    assert left.keys(Cancel) == [("r0", 0)]
+    assert left.keys(Generate) == [("r0", 1)]
+
+
+async def test_two_lost_workers_are_enough(cluster: Cluster) -> None:
+    workers = [await cluster.add(f"m{i}", "mixed") for i in range(3)]
+    for worker in workers:
+        worker.stop_at = 2
+    flight = cluster.submit()
+    for _ in range(2):
+        await until(lambda: flight.holders != {} and len(flight.accepted) == 2)
+        (holder,) = flight.holders
+        await cluster.workers[holder].kill()
+        await until(lambda holder=holder: holder not in flight.holders)
+    assert await error_of(flight) == "too_many_failures"
+
+
+async def test_no_worker_left(cluster: Cluster) -> None:
+    with pytest.raises(BatonError) as caught:
+        cluster.submit()
+    assert caught.value.code == "no_worker"
+    worker = await cluster.add("m0", "mixed")
+    worker.stop_at = 1
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 1)
+    await worker.kill()
+    await until(lambda: len(cluster.dispatcher.registry) == 0)
+    started = time.monotonic()
+    later = cluster.submit()
+    assert await error_of(flight) == "worker_lost"
+    assert await error_of(later) == "no_worker"
+    assert time.monotonic() - started < 1.0
+    assert not cluster.dispatcher.ready
+
+
+async def test_a_restarted_worker_takes_its_requests_up_again(cluster: Cluster) -> None:
+    old = await cluster.add("m0", "mixed")
+    old.stop_at = 2
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 2)
+    new = await cluster.add("m0", "mixed")
+    assert await read(flight) == EXPECTED
+    assert new.keys(Generate) == [("r0", 1)]
+    (view,) = cluster.dispatcher.worker_views()
+    assert (view.epoch, view.state) == (new.identity.epoch, "ready")
+    await until(lambda: old.refusals != [])
+
+
+@pytest.mark.parametrize("limit", ["first_token", "between_tokens", "total"])
+async def test_deadlines_need_nothing_else_to_happen(cluster: Cluster, limit: str) -> None:
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    prefill.stop_at = 0 if limit == "first_token" else None
+    decode.stop_at = 1
+    flight = cluster.submit(**{limit: 0.1})
+    assert await error_of(flight) == "deadline_exceeded"
+    await until(lambda: decode.keys(Cancel) == [("r0", 0)])
+    if limit == "first_token":  # it holds nothing of the others any more
+        await until(lambda: prefill.keys(Cancel) == [("r0", 0)])
+
+
+async def test_cancel_and_finish_early(cluster: Cluster) -> None:
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    prefill.seal = False
+    first, second = cluster.submit(), cluster.submit()
+    await until(lambda: len(prefill.keys(Prefill)) == len(decode.keys(Reserve)) == 2)
+    first.cancel("client went away")
+    second.finish_early()
+    first.cancel("again")
+    for worker in (prefill, decode):
+        await until(lambda worker=worker: worker.keys(Cancel) == [("r0", 0), ("r1", 0)])
+    await read(first)
+    assert cluster.counts.finished == ["cancelled", "stop_string"]
+
+
+async def test_full_workers_full_queue_and_order() -> None:
+    cluster = Cluster(max_queue=2)
+    cluster.address = await cluster.control.bind("tcp://127.0.0.1:0")
+    worker = await cluster.add("m0", "mixed", max_running=1)
+    worker.stop_at = 0
+    running, *waiting = [cluster.submit() for _ in range(3)]
+    assert cluster.dispatcher.queue_depth == 2
+    with pytest.raises(BatonError) as caught:
+        cluster.submit()
+    assert caught.value.code == "queue_full"
+    assert caught.value.retry_after
+    await until(lambda: worker.keys(Generate) == [("r0", 0)])
+    worker.stop_at = None
+    running.cancel("enough")
+    assert [await read(flight) for flight in waiting] == [EXPECTED] * 2
+    assert worker.keys(Generate) == [("r0", 0), ("r1", 0), ("r2", 0)]
+    assert cluster.held() == 0
+    await worker.dialer.close()
+    await cluster.control.close()
+
+
+async def test_failures_that_another_worker_would_share(cluster: Cluster) -> None:
+    worker = await cluster.add("m0", "mixed")
+    worker.fail = ["context_length_exceeded"]
+    assert await error_of(cluster.submit()) == "context_length_exceeded"
+    assert worker.keys(Generate) == [("r0", 0)]
+
+
+async def test_a_gap_starts_a_new_attempt(cluster: Cluster) -> None:
+    worker = await cluster.add("m0", "mixed")
+    worker.stop_at = 1
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 1)
+    worker.stop_at = None
+    worker.send(TokenBatch(deltas=(TokenDelta(key=flight.key, position=3, tokens=(1,)),)))
+    assert await read(flight) == EXPECTED
+    assert worker.keys(Generate) == [("r0", 0), ("r0", 1)]
+    assert worker.keys(Cancel) == [("r0", 0)]
+
+
+async def test_other_models_layouts_and_roles_are_refused_by_name(cluster: Cluster) -> None:
+    await cluster.add("m0", "mixed")
+    for number, (changes, text) in enumerate([
+        ({"model": msgspec.structs.replace(MODEL, fingerprint="g")}, "fingerprint g"),
+        ({"layout": KVLayout(2, 2, 8, 32, "float32")}, "KV layout"),
+        ({"role": "cook"}, "'cook' is none of prefill, decode, mixed"),
+    ]):
+        worker = FakeWorker(cluster, f"x{number}", "mixed")
+        cluster.workers[worker.identity] = worker
+        worker.hello = msgspec.structs.replace(worker.hello, **changes)
+        worker.dialer.start()
+        await until(lambda worker=worker: worker.refusals != [])
+        assert text in worker.refusals[0]
+    assert [view.id for view in cluster.dispatcher.worker_views()] == ["m0"]
+
+
+async def test_load_reaches_views_and_draining_workers_get_nothing_new(cluster: Cluster) -> None:
+    worker = await cluster.add("m0", "mixed")
+    worker.send(LOAD)
+    await until(lambda: cluster.dispatcher.worker_views()[0].blocks is not None)
+    view = cluster.dispatcher.worker_views()[0]
+    assert view.blocks == {"free": 100, "cached": 0, "active": 0, "held": 0, "quarantined": 0}
+    assert view.heartbeat_age is not None
+    msgspec.json.encode(view)
+    worker.send(msgspec.structs.replace(LOAD, state="draining"))
+    await until(lambda: not cluster.dispatcher.ready)
+    with pytest.raises(BatonError, match="no worker"):
+        cluster.submit()
+
+
+async def test_a_role_change_needs_only_a_heartbeat(cluster: Cluster) -> None:
+    await cluster.add("d0", "decode")
+    worker = await cluster.add("m0", "mixed")
+    worker.send(msgspec.structs.replace(LOAD, role="prefill"))
+    await until(lambda: any(v.role == "prefill" for v in cluster.dispatcher.worker_views()))
+    assert await read(cluster.submit()) == EXPECTED
+    assert cluster.counts.decisions == [("remote", "split")]
+
+
+async def test_shutting_down_ends_everything(cluster: Cluster) -> None:
+    worker = await cluster.add("m0", "mixed")
+    worker.stop_at = 0
+    flight = cluster.submit()
+    await until(lambda: worker.keys(Generate) != [])
+    await cluster.control.close()
+    assert await error_of(flight) == "shutting_down"
+    await until(lambda: worker.keys(Cancel) == [("r0", 0)])
+    with pytest.raises(BatonError, match="shutting down"):
+        cluster.submit()
