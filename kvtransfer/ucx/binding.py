@@ -93,15 +93,19 @@ class Endpoint:
 
 
 class Worker:
-    """One UCX context and its one worker. Used from one thread only."""
+    """One UCX context and its one worker. Used from one thread only. Raises OSError when UCX
+    cannot start."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         features = (_ucxx.Feature.TAG, _ucxx.Feature.WAKEUP)
-        self._context = _ucxx.UCXContext(dict(options), feature_flags=features)
-        self._worker = _ucxx.UCXWorker(
-            self._context, enable_delayed_submission=False, enable_python_future=False
-        )
-        self._worker.init_blocking_progress_mode()
+        try:
+            self._context = _ucxx.UCXContext(dict(options), feature_flags=features)
+            self._worker = _ucxx.UCXWorker(
+                self._context, enable_delayed_submission=False, enable_python_future=False
+            )
+            self._worker.init_blocking_progress_mode()
+        except Exception as error:
+            raise OSError(f"UCX cannot start: {type(error).__name__}: {error}") from error
         self.address: bytes = self._worker.address.tobytes()
         self.event_fd: int = self._worker.epoll_file_descriptor
         self.progress_once = self._worker.progress_once

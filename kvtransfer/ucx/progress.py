@@ -129,7 +129,8 @@ class Progress:
         for _ in range(min(FINISH_PER_PASS, len(self._finished))):
             request, operation = self._finished.popleft()
             self._end(operation, outcome(request))
-        while self._failed:
+        # Those that a callback adds now are for the next pass: it might add one each time.
+        for _ in range(len(self._failed)):
             operation, error = self._failed.popleft()
             self._end(operation, error)
 
