@@ -15,7 +15,6 @@ from baton.deploy import options
 from baton.deploy.options import model_settings
 from baton.deploy.settings import (
     LOOPBACK,
-    ROLES,
     ModelSettings,
     RouterSettings,
     UpSettings,
@@ -25,6 +24,7 @@ from baton.deploy.settings import (
     join_address,
     worker_counts,
 )
+from baton.engine.limits import ROLES
 from baton.protocol.errors import ConfigError
 
 BENCHES = {

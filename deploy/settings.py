@@ -128,8 +128,7 @@ class WorkerSettings:
         if not _DEVICE.fullmatch(self.device):
             raise ConfigError(f"--device must be cpu or cuda:N, got {self.device!r}")
         check_range("--threads", self.threads, 1, 1024)
-        check_range("--max-running", self.max_running, 1, 65536)
-        check_range("--max-batch-tokens", self.max_batch_tokens, self.max_running + 1)
+        check_limits(self)
         check_range("--heartbeat", self.heartbeat_interval, 0.01, 60)
         check_range("--watchdog", self.watchdog, 1)
         check_range("--memory-share", self.memory_share, 0.01, 1)
@@ -161,8 +160,7 @@ class RouterSettings:
     json_logs: bool = False
 
     def __post_init__(self) -> None:
-        check_range("--port", self.port, 0, 65535)
-        check_range("--max-queue", self.max_queue, 1)
+        check_endpoint(self)
         if not self.control:
             raise ConfigError("--control is needed: the address that workers dial")
         for address in self.control:
@@ -170,13 +168,6 @@ class RouterSettings:
                 raise ConfigError(
                     f"--control must be tcp://HOST:PORT or ipc://PATH, got {address!r}"
                 )
-        if self.api_key is not None and not self.api_key.strip():
-            raise ConfigError("--api-key must not be empty")
-        if not is_loopback(self.host) and self.api_key is None and not self.insecure:
-            raise ConfigError(
-                f"--host {self.host} is reachable from other machines: "
-                "give --api-key KEY, or --insecure to serve without one"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +204,8 @@ class UpSettings:
             raise ConfigError(
                 f"--{lacking} 0 leaves nobody to {lacking}: give --{lacking} N or --mixed N"
             )
+        check_endpoint(self)
+        check_limits(self)
         check_range("--control-port", self.control_port, 0, 65535)
         check_choice("--device", self.device, ("auto", "cpu", "cuda"))
 
@@ -220,6 +213,25 @@ class UpSettings:
     def roles(self) -> tuple[str, ...]:
         """One entry per worker."""
         return ("prefill",) * self.prefill + ("decode",) * self.decode + ("mixed",) * self.mixed
+
+
+def check_endpoint(settings: RouterSettings | UpSettings) -> None:
+    """Raises ConfigError for an HTTP endpoint that cannot be, or that anybody could use."""
+    check_range("--port", settings.port, 0, 65535)
+    check_range("--max-queue", settings.max_queue, 1)
+    if settings.api_key is not None and not settings.api_key.strip():
+        raise ConfigError("--api-key must not be empty")
+    if not is_loopback(settings.host) and settings.api_key is None and not settings.insecure:
+        raise ConfigError(
+            f"--host {settings.host} is reachable from other machines: "
+            "give --api-key KEY, or --insecure to serve without one"
+        )
+
+
+def check_limits(settings: WorkerSettings | UpSettings) -> None:
+    """Raises ConfigError when a full batch of decodes would leave no room for prompts."""
+    check_range("--max-running", settings.max_running, 1, 65536)
+    check_range("--max-batch-tokens", settings.max_batch_tokens, settings.max_running + 1)
 
 
 def worker_counts(

@@ -58,7 +58,7 @@ def divide_cores(
     usable = len(ordered) - 1 if len(ordered) >= _CORES_TO_SPARE * workers + 1 else len(ordered)
     if usable < workers:
         return [(1, ordered[index % usable].cpus) for index in range(workers)]
-    shares = []
+    shares: list[tuple[int, tuple[int, ...] | None]] = []
     for index in range(workers):
         mine = ordered[index * usable // workers : (index + 1) * usable // workers]
         shares.append((len(mine), tuple(sorted(cpu for core in mine for cpu in core.cpus))))

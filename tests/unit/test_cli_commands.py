@@ -1,0 +1,87 @@
+"""The command as people meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def baton(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "baton.deploy.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1"},
+    )
+
+
+def test_help_shows_every_command() -> None:
+    done = baton("--help")
+    assert done.returncode == 0
+    for command in ("up", "router", "worker", "chat", "doctor", "bench", "version"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "router", "worker", "chat", "doctor"])
+def test_help_of_a_command(command: str) -> None:
+    done = baton(command, "--help")
+    assert done.returncode == 0
+    if command != "doctor":
+        assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["up", "--prefill", "0"], 1, "--prefill 0 leaves nobody to prefill"),
+        (["up", "/nonexistent"], 1, "/nonexistent"),
+        (["up", "--host", "0.0.0.0"], 1, "--insecure"),
+        (["up", "--max-model-len", "9999999"], 1, "--max-model-len 9999999"),
+        (["up", "--kv-memory", "lots"], 2, "such as 2GiB"),
+        (["up", "--colour", "red"], 2, "--colour"),
+        (["up", "--port", "x"], 2, "--port"),
+        (["worker", "--role", "boss", "--join", "a:1"], 1, "'boss'"),
+        (["worker", "--role", "decode", "--join", "a"], 1, "--join must be HOST:PORT"),
+        (["worker", "--role", "decode"], 2, "--join"),
+        (["router", "--control", "nonsense"], 1, "--control must be HOST:PORT"),
+        (["bench", "nothing"], 1, "no benchmark 'nothing'"),
+        (["chat", "--url", "http://127.0.0.1:9"], 1, "no server at http://127.0.0.1:9"),
+    ],
+)
+def test_mistakes_are_one_message(arguments: list[str], code: int, said: str) -> None:
+    done = baton(*arguments, stdin="hello")
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("baton: ")
+
+
+def test_version() -> None:
+    assert baton("version").stdout.startswith("baton ")
+
+
+def test_bench_lists_its_parts() -> None:
+    listed = baton("bench").stdout
+    assert "engine" in listed
+    assert "transfer" in listed
+
+
+def test_doctor() -> None:
+    done = baton("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["can_serve"] else 1)
+    found = {(finding["area"], finding["what"]) for finding in report["findings"]}
+    for fact in (("CPU", "cores"), ("memory", "/dev/shm"), ("UCX", "within this host")):
+        assert fact in found
+    for finding in report["findings"]:
+        assert finding["level"] in ("ok", "lack", "missing")
+        assert finding["note"] or finding["level"] == "ok", "a lack says what it costs"
+    assert "serve here" in baton("doctor").stdout
