@@ -65,7 +65,6 @@ def download(repo: str) -> Path:
         return Path(
             snapshot_download(
                 repo,
-                revision=info.sha,
                 allow_patterns=list(_PATTERNS),
                 etag_timeout=_TIMEOUT_S,
                 max_workers=4,
