@@ -145,6 +145,7 @@ class Dispatcher:
         )
         worker.decoding.clear()
         worker.prefilling.clear()
+        worker.promised.clear()
         for flight in held:
             if guilty:
                 flight.trouble.lost_workers.add(worker.identity)
@@ -189,7 +190,7 @@ class Dispatcher:
             log.info("worker %s is %s", worker.identity.node_id, load.state)
         worker.load, worker.role, worker.heard = load, load.role, _now()
         worker.state = load.state
-        worker.promised_blocks = 0
+        worker.promised.clear()
         self._observer.worker_load(worker.identity.node_id, load)
         if self._queue:
             self._pump()
@@ -207,6 +208,7 @@ class Dispatcher:
                 "worker %s sent position %d of %s, expected %d: trying again",
                 worker.identity.node_id, delta.position, delta.key, len(flight.accepted),
             )
+            self._avoid(flight, worker)
             self._retry(flight, "out_of_order")
             self._pump()
         elif flight.prefilled and not prefilled:
@@ -226,13 +228,17 @@ class Dispatcher:
         if flight is None:
             return
         self._placement.forget(flight, worker.identity)
+        self._avoid(flight, worker)
+        self._retry(flight, record.reason)
+        self._pump()
+
+    def _avoid(self, flight: Flight, worker: Worker) -> None:
+        """This worker is not asked for it again for a moment."""
         trouble = flight.trouble
         pause = min(DECLINE_PAUSE_MAX, DECLINE_PAUSE * 2.0 ** min(trouble.declines, 10))
         trouble.declines += 1
         trouble.excluded_until[worker.identity] = _now() + pause
-        self._retry(flight, record.reason)
         self._pump_soon(pause)
-        self._pump()
 
     def _current(self, worker: Worker, key: RequestKey) -> Flight | None:
         """The flight, if this attempt is its current one and this worker has a part in it."""

@@ -23,7 +23,7 @@ import msgspec
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import Request, TokenDelta
-from baton.protocol.tokens import pack_tokens
+from baton.protocol.tokens import pack_tokens, unpack_tokens
 from baton.router.policy import Decision
 
 MAX_EARLY = 1024
@@ -72,9 +72,10 @@ class Flight:
     ) -> None:
         self.request = request
         """The record of the current attempt, with the accepted tokens."""
+        self._prompt_tokens = len(request.prompt) // 4
         self.number = number
         """Order of arrival."""
-        self.accepted: list[int] = []
+        self.accepted: list[int] = unpack_tokens(request.accepted)
         self.stamps = Stamps(now)
         self.phases: dict[str, float] = {}
         """Seconds per phase, as workers reported them."""
@@ -102,6 +103,11 @@ class Flight:
     @property
     def key(self) -> RequestKey:
         return self.request.key
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output so far."""
+        return self._prompt_tokens + len(self.accepted)
 
     @property
     def ended(self) -> bool:

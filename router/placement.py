@@ -68,18 +68,17 @@ class Placement:
     # -- inside ------------------------------------------------------------------------------
 
     def _facts(self, flight: Flight) -> RequestFacts:
-        tokens = (len(flight.request.prompt) + len(flight.request.accepted)) // 4
         layout = self._registry.layout
         return RequestFacts(
-            tokens=tokens,
-            blocks=0 if layout is None else layout.blocks_for(tokens + 1),
+            tokens=flight.num_tokens,
+            blocks=0 if layout is None else layout.blocks_for(flight.num_tokens + 1),
             remaining=flight.request.sampling.max_tokens - len(flight.accepted),
         )
 
     def _send(self, flight: Flight, decision: Decision, facts: RequestFacts) -> None:
         decode = self._worker(decision.decode)
         decode.decoding.add(flight)
-        decode.promised_blocks += facts.blocks
+        decode.promised[flight] = facts.blocks
         flight.decision = decision
         if decision.prefill is None:
             decode.hold_prefill(flight, facts.tokens)
@@ -88,7 +87,7 @@ class Placement:
             return
         prefill = self._worker(decision.prefill)
         prefill.hold_prefill(flight, facts.tokens)
-        prefill.promised_blocks += facts.blocks
+        prefill.promised[flight] = facts.blocks
         flight.holders = {decode.identity: "decode", prefill.identity: "prefill"}
         decode.send(Reserve(request=flight.request, prefill=prefill.ref))
         prefill.send(Prefill(request=flight.request, decode=decode.ref))

@@ -43,8 +43,8 @@ class Worker:
     prefilling: dict[Flight, int] = field(default_factory=dict)
     """Flights whose first token it owes, with their prompt tokens."""
     prefill_tokens: int = 0
-    promised_blocks: int = 0
-    """Since the last heartbeat."""
+    promised: dict[Flight, int] = field(default_factory=dict)
+    """Blocks that flights sent since the last heartbeat will take."""
 
     @property
     def identity(self) -> Identity:
@@ -77,14 +77,22 @@ class Worker:
 
     def forget(self, flight: Flight) -> None:
         self.decoding.discard(flight)
+        self.promised.pop(flight, None)
         self.end_prefill(flight)
 
-    def candidate(self) -> Candidate:
+    def available_blocks(self) -> int:
+        """The better of two estimates. Its last heartbeat misses what ended since; our own books
+        miss what requests share and what other routers sent. The worker knows, and declines."""
+        blocks_for = self.hello.layout.blocks_for
+        held = self.decoding | self.prefilling.keys()
+        ours = sum(blocks_for(flight.num_tokens + 1) for flight in held)
         if self.load is None:
-            blocks, waiting = self.hello.num_blocks, 0
-        else:
-            blocks = self.load.blocks.free + self.load.blocks.cached
-            waiting = self.load.waiting_tokens
+            return self.hello.num_blocks - ours
+        blocks = self.load.blocks
+        by_heartbeat = blocks.free + blocks.cached - sum(self.promised.values())
+        return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
+
+    def candidate(self) -> Candidate:
         return Candidate(
             identity=self.identity,
             role=self.role,
@@ -92,8 +100,8 @@ class Worker:
             decoding=len(self.decoding),
             prefilling=len(self.prefilling),
             prefill_tokens=self.prefill_tokens,
-            waiting_tokens=waiting,
-            available_blocks=blocks - self.promised_blocks,
+            waiting_tokens=0 if self.load is None else self.load.waiting_tokens,
+            available_blocks=self.available_blocks(),
         )
 
 

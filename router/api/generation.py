@@ -56,7 +56,10 @@ class Choice:
             self.cached_tokens = delta.cached_tokens
         if delta.prompt_logprobs is not None:
             self._prompt_logprobs += delta.prompt_logprobs
+        billed = self._output.num_tokens
         piece = self._output.feed(delta)
+        if self.plan.token_ids:
+            piece.token_ids += delta.tokens[: self._output.num_tokens - billed]
         if self.plan.discard_output:
             piece = Piece(finish_reason=piece.finish_reason and "length")
         if self._echo is not None and (delta.tokens or delta.finish_reason):

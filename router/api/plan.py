@@ -48,6 +48,8 @@ class ChoicePlan:
     """Text to put before the output."""
     discard_output: bool = False
     """max_tokens is 0: only the prompt was of interest."""
+    token_ids: bool = False
+    """The client wants those of the output."""
 
 
 async def plan_completion(
@@ -294,6 +296,7 @@ def _choices(
             stops=request.stop or (),
             echo=echo,
             discard_output=discard,
+            token_ids=bool(request.return_token_ids),
         )
         for choice in range(request.n or 1)
     ]

@@ -141,6 +141,9 @@ class GenerationRequest(_Model):
         None, description="a list of up to 1024 token ids"
     )
     ignore_eos: bool | None = None
+    return_token_ids: bool | None = Field(
+        None, description="true adds token_ids, those of the output, to each choice"
+    )
     cache_salt: Label | None = Field(
         None, description="requests share cached prefixes only with those of the same salt"
     )

@@ -26,9 +26,7 @@ class Shape(Protocol):
 
     def choice(self, choice: Choice) -> dict[str, Any]: ...
 
-    def chunk_choice(
-        self, index: int, text: str, entries: Sequence[Entry], finish_reason: str | None
-    ) -> dict[str, Any]: ...
+    def chunk_choice(self, index: int, piece: Piece) -> dict[str, Any]: ...
 
     def opening_choice(self, index: int) -> dict[str, Any] | None:
         """What a stream says about a choice before its first token."""
@@ -44,17 +42,18 @@ class CompletionShape:
         self._num_logprobs = num_logprobs
 
     def choice(self, choice: Choice) -> dict[str, Any]:
-        piece = choice.piece
-        return self.chunk_choice(choice.index, piece.text, piece.entries, piece.finish_reason)
+        return self.chunk_choice(choice.index, choice.piece)
 
-    def chunk_choice(
-        self, index: int, text: str, entries: Sequence[Entry], finish_reason: str | None
-    ) -> dict[str, Any]:
+    def chunk_choice(self, index: int, piece: Piece) -> dict[str, Any]:
         logprobs = None
         if self._num_logprobs is not None:
-            logprobs = completion_logprobs(self._tokenizer, entries, self._num_logprobs)
+            logprobs = completion_logprobs(self._tokenizer, piece.entries, self._num_logprobs)
         return {
-            "index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason
+            "index": index,
+            "text": piece.text,
+            "logprobs": logprobs,
+            "finish_reason": piece.finish_reason,
+            **_token_ids(piece),
         }
 
     def opening_choice(self, index: int) -> dict[str, Any] | None:
@@ -77,16 +76,16 @@ class ChatShape:
             "message": {"role": "assistant", "content": piece.text, "refusal": None},
             "logprobs": self._logprobs(piece.entries),
             "finish_reason": piece.finish_reason,
+            **_token_ids(piece),
         }
 
-    def chunk_choice(
-        self, index: int, text: str, entries: Sequence[Entry], finish_reason: str | None
-    ) -> dict[str, Any]:
+    def chunk_choice(self, index: int, piece: Piece) -> dict[str, Any]:
         return {
             "index": index,
-            "delta": {"content": text} if text else {},
-            "logprobs": self._logprobs(entries) if entries else None,
-            "finish_reason": finish_reason,
+            "delta": {"content": piece.text} if piece.text else {},
+            "logprobs": self._logprobs(piece.entries) if piece.entries else None,
+            "finish_reason": piece.finish_reason,
+            **_token_ids(piece),
         }
 
     def opening_choice(self, index: int) -> dict[str, Any] | None:
@@ -99,6 +98,10 @@ class ChatShape:
         return chat_logprobs(self._tokenizer, entries, self._num_logprobs)
 
 
+def _token_ids(piece: Piece) -> dict[str, Any]:
+    return {"token_ids": piece.token_ids} if piece.token_ids else {}
+
+
 class ChunkWriter:
     """Renders one choice's chunks. The common one, text and nothing else, is two constant pieces
     around the escaped text."""
@@ -109,18 +112,16 @@ class ChunkWriter:
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
         opening = shape.opening_choice(index)
         self._opening = self._event(opening) if opening is not None else b""
-        plain = self._event(shape.chunk_choice(index, _MARKER, (), None))
+        plain = self._event(shape.chunk_choice(index, Piece(_MARKER)))
         self._prefix, self._suffix = plain.split(b'"' + _MARKER.encode() + b'"')
         self._has_logprobs = b'"logprobs":null' not in plain
 
     def render(self, piece: Piece) -> bytes:
         """Events for a piece; empty when there is nothing to tell yet."""
         opening, self._opening = self._opening, b""
-        if piece.entries or piece.finish_reason is not None or (piece.text and self._has_logprobs):
-            chunk = self._shape.chunk_choice(
-                self._index, piece.text, piece.entries, piece.finish_reason
-            )
-            return opening + self._event(chunk)
+        special = piece.entries or piece.token_ids or piece.finish_reason is not None
+        if special or (piece.text and self._has_logprobs):
+            return opening + self._event(self._shape.chunk_choice(self._index, piece))
         if piece.text:
             return opening + self._prefix + msgspec.json.encode(piece.text) + self._suffix
         return opening

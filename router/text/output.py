@@ -32,10 +32,13 @@ class Piece:
     text: str = ""
     entries: list[Entry] = field(default_factory=list)
     finish_reason: str | None = None
+    token_ids: list[int] = field(default_factory=list)
+    """Of the billed tokens, where the client wants them."""
 
     def add(self, other: Piece) -> None:
         self.text += other.text
         self.entries += other.entries
+        self.token_ids += other.token_ids
         self.finish_reason = other.finish_reason or self.finish_reason
 
 

@@ -236,3 +236,19 @@ async def test_long_prompts_do_not_block_other_streams(server):
     )
     assert [status for status, _, _ in answers] == [400, 200]
     assert answers[0][1]["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_token_ids_on_request_are_those_that_are_billed(server, tokenizer, stream):
+    body = {"prompt": "x", "max_tokens": 50, "stop": " three", "return_token_ids": True}
+    if stream:
+        events = await server.events(COMPLETIONS, {**body, "stream": True})
+        choices = [json.loads(event)["choices"][0] for event in events[:-1]]
+    else:
+        async with server.http.post(server.url + COMPLETIONS, json=body) as response:
+            reply = await response.json()
+        choices = reply["choices"]
+        assert reply["usage"]["completion_tokens"] == len(choices[0]["token_ids"])
+    ids = [token for choice in choices for token in choice.get("token_ids", [])]
+    assert tokenizer.decode(ids).startswith("one two")
+    assert "".join(choice["text"] for choice in choices) == "one two"
