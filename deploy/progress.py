@@ -6,6 +6,7 @@ time went) to standard output.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shlex
@@ -62,6 +63,9 @@ class Display(Observer, Protocol):
 
     def stopping(self, why: str) -> None: ...
 
+    def failed(self, cause: str) -> None:
+        """It does not come to serving."""
+
     def close(self) -> None:
         """Give the terminal back. Idempotent."""
 
@@ -77,6 +81,12 @@ def describe_exit(cause: str, restart_in: float | None) -> str:
     if restart_in is None:
         return f"DIED ({cause}); not restarted"
     return f"DIED ({cause}); restarting in {restart_in:.1f} s"
+
+
+def say(text: str) -> None:
+    """A line on standard error. When nobody reads it any more, serving goes on without."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 class PlainDisplay:
@@ -109,11 +119,13 @@ class PlainDisplay:
     def stopping(self, why: str) -> None:
         self._say("launcher", why)
 
-    def close(self) -> None:
-        sys.stderr.flush()
+    def failed(self, cause: str) -> None:
+        say(f"baton: {cause}")
+
+    def close(self) -> None: ...
 
     def _say(self, name: str, text: str) -> None:
-        print(f"{name:<10} | {text}", file=sys.stderr, flush=True)
+        say(f"{name:<10} | {text}")
 
 
 class LiveDisplay:
@@ -168,6 +180,10 @@ class LiveDisplay:
         self.close()
         self._console.print(f"[dim]{escape(why)}[/]")
 
+    def failed(self, cause: str) -> None:
+        self.close()
+        say(f"baton: {cause}")
+
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
@@ -193,7 +209,7 @@ class JsonDisplay:
 
     def on_line(self, name: str, line: str) -> None:
         if line.startswith("{"):
-            print(line, file=sys.stderr, flush=True)
+            say(line)
         else:
             log.info("%s", line, extra={"child": name})
 
@@ -207,8 +223,10 @@ class JsonDisplay:
     def stopping(self, why: str) -> None:
         log.info("%s", why)
 
-    def close(self) -> None:
-        sys.stderr.flush()
+    def failed(self, cause: str) -> None:
+        log.error("%s", cause)
+
+    def close(self) -> None: ...
 
 
 def print_ready(console: Console, ready: Ready, *, show_key: bool) -> None:

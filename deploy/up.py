@@ -166,7 +166,8 @@ class _Launch:
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(signum, self._on_signal, signum)
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # such as by nohup
+                loop.add_signal_handler(signum, self._on_signal, signum)
         with runtime_directory() as runtime_dir:
             specs = plan_children(self._settings, self._placements, self._listener, runtime_dir)
             self._supervisor = supervisor = Supervisor(
@@ -176,8 +177,7 @@ class _Launch:
                 self._display.begin([spec.name for spec in specs])
                 return await self._serve(supervisor)
             except StartFailed as error:
-                self._display.close()
-                print(f"baton: {error}", file=sys.stderr)
+                self._display.failed(str(error))
                 return 1
             finally:
                 # A connection that arrives from now on is refused instead of never answered.
