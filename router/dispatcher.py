@@ -128,14 +128,22 @@ class Dispatcher:
     # -- from the control session ------------------------------------------------------------
 
     def worker_joined(self, hello: WorkerHello, session: Session) -> Worker:
-        """Raises BatonError when it does not fit the cluster."""
+        """Raises BatonError when it does not fit the cluster. Another life of the same worker,
+        which may have joined at another listener, is over then."""
+        self.registry.check(hello)
+        previous = self.registry.named(hello.identity.node_id)
+        if previous is not None:
+            previous.session.close("the worker joined again")
+            self.worker_lost(previous, "it joined again")
         worker = self.registry.add(hello, session, _now())
         log.info("worker %s joined as %s", hello.identity.node_id, hello.role)
         self._pump_soon(0.0)
         return worker
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
-        """Its session is over: what it held goes elsewhere."""
+        """Its session is over: what it held goes elsewhere. Idempotent."""
+        if worker.state == "lost":
+            return
         guilty = worker.state != "draining"
         self.registry.lose(worker, _now())
         self._observer.worker_gone(worker.identity.node_id)

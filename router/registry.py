@@ -147,6 +147,10 @@ class Registry:
         worker = self._workers.get(identity.node_id)
         return worker if worker is not None and worker.identity == identity else None
 
+    def named(self, node_id: str) -> Worker | None:
+        """The worker that lives under this id."""
+        return self._workers.get(node_id)
+
     def candidates(self) -> list[Candidate]:
         return [worker.candidate() for worker in self._workers.values() if worker.available]
 

@@ -366,6 +366,22 @@ async def test_a_restarted_worker_takes_its_requests_up_again(cluster: Cluster) 
     await until(lambda: old.refusals != [])
 
 
+async def test_a_worker_that_joins_again_at_another_listener(cluster: Cluster) -> None:
+    old = await cluster.add("m0", "mixed")
+    old.stop_at = 2
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 2)
+    second = RouterControl(Identity("router", 1), cluster.dispatcher, settings=FAST)
+    cluster.address = await second.bind("tcp://127.0.0.1:0")
+    await old.kill()
+    new = await cluster.add("m0", "mixed")
+    assert await read(flight) == EXPECTED
+    assert new.keys(Generate) == [("r0", 1)]
+    assert [view.state for view in cluster.dispatcher.worker_views()] == ["ready"]
+    await new.dialer.close()
+    await second.listener.close()
+
+
 @pytest.mark.parametrize("limit", ["first_token", "between_tokens", "total"])
 async def test_deadlines_need_nothing_else_to_happen(cluster: Cluster, limit: str) -> None:
     prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
