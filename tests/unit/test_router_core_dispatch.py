@@ -44,7 +44,7 @@ from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
 
 FAST = LinkSettings(
-    ping_interval=0.05, lost_after=0.6, reconnect_grace=0.2, ack_delay=0.02, dial_backoff_max=0.2
+    ping_interval=0.05, lost_after=5.0, reconnect_grace=0.2, ack_delay=0.02, dial_backoff_max=0.2
 )
 MODEL = ModelCard(fingerprint="f", name="tiny", max_model_len=512, vocab_size=1000, dtype="float32")
 LAYOUT = KVLayout(2, 2, 8, 16, "float32")
@@ -200,7 +200,8 @@ class Cluster:
         worker = FakeWorker(self, name, role, **options)
         self.workers[worker.identity] = worker
         worker.dialer.start()
-        await until(lambda: self.dispatcher.registry.get(worker.identity) is not None)
+        await until(lambda: worker.session is not None)
+        assert self.dispatcher.registry.get(worker.identity) is not None
         return worker
 
     def submit(self, max_tokens: int = 6, **deadlines: float) -> Flight:
