@@ -14,6 +14,7 @@ import zmq
 from baton.protocol.errors import BatonError, ConfigError
 from baton.protocol.ids import Identity, new_epoch
 from baton.protocol.link import Dialer, LinkSettings, Listener, Session
+from baton.protocol.link.address import ipc_is_served
 from baton.protocol.link.frames import AliveFrame, HelloFrame, RefuseFrame, decode_frame
 from baton.protocol.link.frames import encode_frame as encode
 from baton.protocol.records import Record, RouterHello, SetRole
@@ -165,15 +166,19 @@ async def test_a_busy_port_is_named(nodes: Callable[..., Node]) -> None:
         await nodes("third").listen("127.0.0.1")
 
 
-async def test_a_dialer_waits_for_its_listener_and_resolves_names(
-    nodes: Callable[..., Node],
+async def test_a_dialer_waits_for_its_listener(
+    nodes: Callable[..., Node], tmp_path: Path
 ) -> None:
-    probe, listener, dialer = nodes("probe"), nodes("router"), nodes("worker")
-    address = await probe.listen()
-    await probe.close()
-    dialer.dial(address.replace("127.0.0.1", "localhost"))
-    await asyncio.sleep(0)
-    assert await listener.listen(address) == address
+    listener, dialer = nodes("router"), nodes("worker")
+    dialer.dial(f"ipc://{tmp_path}/control")
+    await until(lambda: isinstance(dialer.end, Dialer) and dialer.end.attempt is not None)
+    await listener.listen(f"ipc://{tmp_path}/control")
+    await joined(listener, dialer)
+
+
+async def test_names_are_resolved(nodes: Callable[..., Node]) -> None:
+    listener, dialer = nodes("router"), nodes("worker")
+    dialer.dial((await listener.listen()).replace("127.0.0.1", "localhost"))
     await joined(listener, dialer)
 
 
@@ -198,33 +203,24 @@ async def test_a_broken_connection_loses_nothing(nodes: Callable[..., Node]) -> 
     relay.cut()
 
 
-async def test_a_restarted_listener_is_a_new_session(nodes: Callable[..., Node]) -> None:
+async def test_a_restarted_listener_is_a_new_session(
+    nodes: Callable[..., Node], tmp_path: Path
+) -> None:
     first, dialer, second = nodes("router"), nodes("worker"), nodes("router")
-    address = await first.listen()
+    address = await first.listen(f"ipc://{tmp_path}/control")
     dialer.dial(address)
     await joined(first, dialer)
     # Gone without a goodbye, as after a kill.
     assert isinstance(first.end, Listener)
     assert first.end.pump is not None
     first.end.pump.close()
-    await until(lambda: _free(address))
+    await until(lambda: not ipc_is_served(address))
     await second.listen(address)
     await until(lambda: len(dialer.sessions) == 2)
     assert dialer.lost == [(0, "the peer does not know this session")]
     assert dialer.sessions[1].peer_hello == RouterHello(identity=second.identity)
     dialer.send("x")
     await until(lambda: second.received == ["x"])
-
-
-def _free(address: str) -> bool:
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
-    try:
-        socket.bind(address)
-    except zmq.ZMQError:
-        return False
-    finally:
-        socket.close(linger=0)
-    return True
 
 
 async def test_a_new_epoch_ends_the_old_session_and_bars_it(nodes: Callable[..., Node]) -> None:
