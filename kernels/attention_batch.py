@@ -109,4 +109,5 @@ def visible(query_positions: Tensor, num_keys: int, window: int | None) -> Tenso
 def split_qkv(qkv: Tensor, shape: AttentionShape) -> Sequence[Tensor]:
     """[T, (heads + 2 kv_heads) * dim] to views q, k, v of [T, heads or kv_heads, dim]."""
     heads, kv_heads = shape.num_heads, shape.num_kv_heads
-    return qkv.view(qkv.shape[0], -1, shape.head_dim).split((heads, kv_heads, kv_heads), dim=1)
+    rows = qkv.view(qkv.shape[0], -1, shape.head_dim)
+    return torch.split(rows, [heads, kv_heads, kv_heads], dim=1)

@@ -133,7 +133,7 @@ def _gather_heads(cache: Tensor, batch: AttentionBatch) -> Tensor:
     tables = batch.block_tables
     aligned = per_block % span == 0 and per_head % span == 0
     if cache.stride()[2:] != (dim, 1) or not aligned:
-        gathered = cache.index_select(0, tables.flatten()).unflatten(0, tables.shape)
+        gathered = cache.index_select(0, tables.flatten()).view(*tables.shape, *cache.shape[1:])
         return gathered.transpose(1, 2).contiguous()
     index = batch.once(
         ("head spans", per_block, per_head, span),

@@ -87,8 +87,9 @@ def select_ops(device: torch.device, dtype: torch.dtype) -> Ops:
         return TritonOps()
     if device.type == "cpu":
         from baton.kernels.cpu import CpuOps
+        from baton.kernels.native.ops import native_ops
 
-        return CpuOps()
+        return native_ops(dtype) or CpuOps()
     from baton.kernels.reference import ReferenceOps
 
     return ReferenceOps()

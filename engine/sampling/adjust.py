@@ -6,8 +6,10 @@ Everything is rebuilt from (request, tokens) at each step; no state is kept betw
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -70,7 +72,8 @@ def _apply_bias(logits: Tensor, seqs: Rows[Sequence]) -> None:
 
 
 def _ban_early_end(logits: Tensor, seqs: Rows[Sequence]) -> None:
-    rows, ids = [], []
+    rows: list[int] = []
+    ids: list[int] = []
     for row, seq in enumerate(seqs):
         if seq.num_output < seq.request.sampling.min_tokens:
             banned = end_ids(seq)
@@ -81,5 +84,5 @@ def _ban_early_end(logits: Tensor, seqs: Rows[Sequence]) -> None:
         logits[torch.tensor(rows, device=device), torch.tensor(ids, device=device)] = float("-inf")
 
 
-def _on(logits: Tensor, values: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _on(logits: Tensor, values: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(values).to(logits.device)

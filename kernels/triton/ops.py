@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
-from baton.kernels.attention_batch import AttentionBatch, AttentionShape, LayerKV
+from baton.kernels.attention_batch import AttentionBatch, AttentionShape, LayerKV, split_qkv
 from baton.kernels.cpu import prefill_attention
 from baton.kernels.ops import PackedLinear
 from baton.kernels.reference import PlainLinear, ReferenceOps
@@ -72,8 +72,7 @@ class TritonOps(ReferenceOps):
             shape.num_heads, shape.num_kv_heads, kv.block_size,
             HALF=half, BLOCK=triton.next_power_of_2(half),
         )
-        queries = shape.num_heads * shape.head_dim
-        q = qkv[:, :queries].unflatten(1, (shape.num_heads, shape.head_dim))
+        q = split_qkv(qkv, shape)[0]
         return self.attend(q, kv, batch, shape)
 
     def attend(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from baton.kernels.attention_batch import AttentionBatch, AttentionShape, PrefillChunk, layer_views
 from baton.kernels.cpu import CpuOps
+from baton.kernels.native.ops import native_ops
 from baton.kernels.ops import Ops
 from baton.kernels.reference import ReferenceOps
 from baton.protocol.kvlayout import AXES, KVLayout
@@ -25,10 +26,20 @@ AXIS_ORDERS = [
 SHAPES = [
     AttentionShape(4, 4, 16, 0.25, None),
     AttentionShape(6, 2, 24, 0.2, None),
+    AttentionShape(5, 1, 80, 0.1, None),
     AttentionShape(9, 3, 64, 0.125, None),
     AttentionShape(9, 3, 64, 0.125, 13),
 ]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}
+
+
+def cpu_ops(name: str, dtype: torch.dtype) -> Ops:
+    if name == "torch":
+        return CpuOps()
+    ops = native_ops(dtype)
+    if ops is None:
+        pytest.skip("the C kernels cannot be built here")
+    return ops
 
 
 @dataclass
@@ -154,16 +165,20 @@ def check_elementwise(ops: Ops, dtype: torch.dtype, device: str = "cpu") -> None
             )
 
 
+@pytest.mark.parametrize("backend", ["torch", "native"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("axes", AXIS_ORDERS, ids="-".join)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attention(shape: AttentionShape, axes: tuple[str, ...], dtype: torch.dtype) -> None:
-    check_attention(CpuOps(), shape, axes, dtype)
+def test_attention(
+    shape: AttentionShape, axes: tuple[str, ...], dtype: torch.dtype, backend: str
+) -> None:
+    check_attention(cpu_ops(backend, dtype), shape, axes, dtype)
 
 
+@pytest.mark.parametrize("backend", ["torch", "native"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_elementwise(dtype: torch.dtype) -> None:
-    check_elementwise(CpuOps(), dtype)
+def test_elementwise(dtype: torch.dtype, backend: str) -> None:
+    check_elementwise(cpu_ops(backend, dtype), dtype)
 
 
 @pytest.mark.timeout(300)
