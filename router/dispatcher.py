@@ -68,6 +68,8 @@ class Dispatcher:
         self._numbers = count()
         self._finished_at: deque[float] = deque(maxlen=64)
         self._pump_timer: asyncio.TimerHandle | None = None
+        self._pump_at = 0.0
+        """When it fires. Not asked of the handle: uvloop's for "now" does not know."""
         self._closed = False
 
     # -- for the HTTP layer ------------------------------------------------------------------
@@ -295,9 +297,10 @@ class Dispatcher:
     def _pump_soon(self, delay: float) -> None:
         at = _now() + delay
         if self._pump_timer is not None:
-            if self._pump_timer.when() <= at:
+            if self._pump_at <= at:
                 return
             self._pump_timer.cancel()
+        self._pump_at = at
         self._pump_timer = asyncio.get_running_loop().call_at(at, self._pump_now)
 
     def _pump_now(self) -> None:

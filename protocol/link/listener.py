@@ -196,9 +196,9 @@ class Listener:
             self._refuse(frame, route, str(error))
             return
         except Exception:
+            # Our fault and perhaps a passing one, so it is no refusal: the dialer repeats its hello.
             log.exception("accepting a session from %s failed", peer.node_id)
-            session.lose("refused")
-            self._refuse(frame, route, "internal error")
+            session.lose("failed")
             return
         welcome = WelcomeFrame(version, frame.session, pack(to_wire(answer)))
         line.welcome = encode_frame(welcome)

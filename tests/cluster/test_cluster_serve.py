@@ -96,4 +96,4 @@ def test_workers_are_listed(split: Cluster) -> None:
     for worker in workers:
         assert psutil.pid_exists(worker["pid"])
         assert worker["epoch"]
-        assert sum(worker["load"]["blocks"].values()) > 0
+        assert sum(worker["blocks"].values()) > 0

@@ -169,9 +169,9 @@ class Cluster:
             and worker["load"]["running"] == 0
             and worker["load"]["waiting"] == 0
             and worker["load"]["handoffs"] == 0
-            and worker["load"]["blocks"]["active"] == 0
-            and worker["load"]["blocks"]["held"] == 0
-            and worker["load"]["blocks"]["quarantined"] == 0
+            and worker["blocks"]["active"] == 0
+            and worker["blocks"]["held"] == 0
+            and worker["blocks"]["quarantined"] == 0
             for worker in self.workers()
         )
 
