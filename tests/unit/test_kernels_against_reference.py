@@ -181,6 +181,34 @@ def test_elementwise(dtype: torch.dtype, backend: str) -> None:
     check_elementwise(cpu_ops(backend, dtype), dtype)
 
 
+@pytest.mark.parametrize("window", [None, 100, 400])
+@pytest.mark.parametrize("offset", [0, 37])
+def test_long_prefill_in_bfloat16(offset: int, window: int | None) -> None:
+    """Chunks longer than a tile, over scattered blocks."""
+    generator = torch.Generator().manual_seed(2)
+    shape = AttentionShape(6, 2, 32, 0.18, window)
+    layout = KVLayout(1, 2, 32, 16, "bfloat16")
+    length = 300
+    context = length + offset
+    blocks = torch.randperm(30, generator=generator)[: layout.blocks_for(context)].int()
+    pool = torch.randn(30, *layout.shape, generator=generator).bfloat16()
+    kv = layer_views(pool, layout)[0]
+    q = torch.randn(length, 6, 32, generator=generator).bfloat16()
+    none = torch.zeros(0, dtype=torch.int32)
+    batch = AttentionBatch(
+        positions=torch.arange(offset, context),
+        slots=none.long(),
+        num_decode=0,
+        block_tables=none.view(0, 0),
+        context_lens=none,
+        host_context_lens=(),
+        prefills=(PrefillChunk(0, length, context, blocks),),
+    )
+    expected = ReferenceOps().attend(q, kv, batch, shape)
+    got = CpuOps().attend(q, kv, batch, shape)
+    torch.testing.assert_close(got, expected, rtol=4e-2, atol=2e-2)
+
+
 @pytest.mark.timeout(300)
 def test_triton_interpreted() -> None:
     """Triton's interpreter must be chosen before its import, hence a process of its own."""
