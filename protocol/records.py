@@ -63,7 +63,7 @@ class ModelCard(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     dtype: str
 
 
-class WorkerHello(Record):
+class WorkerHello(Record, frozen=True):
     """A worker to a router, first thing in a session."""
 
     identity: Identity
@@ -79,13 +79,13 @@ class WorkerHello(Record):
     device: str
 
 
-class RouterHello(Record):
+class RouterHello(Record, frozen=True):
     """A router's answer."""
 
     identity: Identity
 
 
-class PeerHello(Record):
+class PeerHello(Record, frozen=True):
     """Both ways between workers: the sender of KV dials, the receiver answers."""
 
     identity: Identity
@@ -108,34 +108,34 @@ class WorkerRef(msgspec.Struct, frozen=True, array_like=True):
     peer_address: str
 
 
-class Prefill(Record):
+class Prefill(Record, frozen=True):
     """Compute this prompt, sample its first token, hand the KV to `decode`."""
 
     request: Request
     decode: WorkerRef
 
 
-class Reserve(Record):
+class Reserve(Record, frozen=True):
     """Reserve blocks for this request, whose KV `prefill` will send, and decode it once sealed."""
 
     request: Request
     prefill: WorkerRef
 
 
-class Generate(Record):
+class Generate(Record, frozen=True):
     """Do all of it here, the prefill in chunks."""
 
     request: Request
 
 
-class Cancel(Record):
+class Cancel(Record, frozen=True):
     """Forget this attempt, in whatever state it is. Idempotent; unknown keys are fine."""
 
     key: RequestKey
     reason: str
 
 
-class SetRole(Record):
+class SetRole(Record, frozen=True):
     role: str
 
 
@@ -152,7 +152,7 @@ class BlockCounts(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     quarantined: int
 
 
-class Load(Record):
+class Load(Record, frozen=True):
     """The heartbeat: what a worker has on its hands."""
 
     role: str
@@ -171,7 +171,7 @@ class Load(Record):
     preemptions: int
 
 
-class WorkerMetrics(Record):
+class WorkerMetrics(Record, frozen=True):
     """Cumulative samples of a worker's own metrics, for the router's /metrics page."""
 
     samples: tuple[tuple[str, str, dict[str, str], float], ...]
@@ -206,13 +206,13 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Seconds spent per phase on this worker ("queue", "prefill", ...), once, when known."""
 
 
-class TokenBatch(Record):
+class TokenBatch(Record, frozen=True):
     """All tokens of one step for one router."""
 
     deltas: tuple[TokenDelta, ...]
 
 
-class Admitted(Record):
+class Admitted(Record, frozen=True):
     """The decode worker took the request over: KV sealed, blocks its own."""
 
     key: RequestKey
@@ -221,7 +221,7 @@ class Admitted(Record):
     phases: dict[str, float]
 
 
-class Declined(Record):
+class Declined(Record, frozen=True):
     """The worker cannot take this attempt ("busy", "no_session", "timeout", "stale", ...): route
     it again. Nothing is held."""
 
@@ -229,7 +229,7 @@ class Declined(Record):
     reason: str
 
 
-class RequestFailed(Record):
+class RequestFailed(Record, frozen=True):
     """The attempt ended here for a reason that another worker would share."""
 
     key: RequestKey
@@ -240,7 +240,7 @@ class RequestFailed(Record):
 # -- hand-off channel ------------------------------------------------------------------------
 
 
-class Grant(Record):
+class Grant(Record, frozen=True):
     """Receiver to sender: blocks are reserved and receives posted, one per block.
 
     Block i of the request (cached_blocks <= i < num_blocks) goes to tag `first_tag + i -
@@ -255,7 +255,7 @@ class Grant(Record):
     first_tag: int
 
 
-class Revoke(Record):
+class Revoke(Record, frozen=True):
     """Receiver to sender: stop; answer the tags that are still open with zero bytes."""
 
     key: RequestKey
@@ -267,14 +267,14 @@ class Revoke(Record):
     forgotten the hand-off: it answers these tags in any case."""
 
 
-class Ack(Record):
+class Ack(Record, frozen=True):
     """Receiver to sender: admitted. The sender's lease is over."""
 
     key: RequestKey
     operation: int
 
 
-class Sealed(Record):
+class Sealed(Record, frozen=True):
     """Sender to receiver: all blocks were sent under a live lease. Carries what the sender
     sampled, so that the receiver goes on from there."""
 
@@ -285,7 +285,7 @@ class Sealed(Record):
     tokens: tuple[int, ...]
 
 
-class Aborted(Record):
+class Aborted(Record, frozen=True):
     """Sender to receiver: no seal will come. `finished`: the first token ended the request."""
 
     key: RequestKey

@@ -24,9 +24,10 @@ def to_wire(record: Record) -> Any:
 def from_wire(plain: Any) -> AnyRecord:
     """Raises MalformedRecord unless `plain` is exactly one known record."""
     try:
-        return msgspec.convert(plain, type=AnyRecord, builtin_types=(bytes,))
+        record: AnyRecord = msgspec.convert(plain, type=AnyRecord, builtin_types=(bytes,))
     except (msgspec.ValidationError, ValueError) as error:
         raise MalformedRecord(str(error)) from error
+    return record
 
 
 def pack(plain: Any) -> bytes:

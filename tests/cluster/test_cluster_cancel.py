@@ -85,10 +85,12 @@ def test_two_thousand_requests_a_third_cancelled(tiny_model: Path) -> None:
 def test_a_client_that_leaves_frees_both_sides_at_once(tiny_model: Path) -> None:
     async def leave(url: str) -> None:
         body = {"prompt": [7] * 100, "max_tokens": 390, "ignore_eos": True, "stream": True}
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"{url}/v1/completions", json=body) as reply:
-                await reply.content.readline()
-                reply.close()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/v1/completions", json=body) as reply,
+        ):
+            await reply.content.readline()
+            reply.close()
 
     with Cluster(model=tiny_model) as cluster:
         asyncio.run(leave(cluster.url))

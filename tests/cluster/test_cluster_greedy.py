@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def generate(cluster: Cluster, concurrency: int) -> list[tuple[list[int], list[i
 
 
 @pytest.fixture(scope="module")
-def gaps() -> Iterator[Any]:
+def gaps() -> Any:
     """Function of (prompt, output): per output token, by how much another logit is larger."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
@@ -78,7 +77,7 @@ def gaps() -> Iterator[Any]:
         chosen = logits.gather(1, torch.tensor(output)[:, None])[:, 0]
         return (logits.max(1).values - chosen).tolist()
 
-    yield measure
+    return measure
 
 
 _seen: dict[tuple[int, ...], list[int]] = {}

@@ -38,7 +38,7 @@ class World:
         tags = count(1000)
         self.receiver = Receiver(
             KEY, P, operation=7, num_blocks=num_blocks,
-            issue_tags=lambda n: [next(tags) for _ in range(n)][0],
+            issue_tags=lambda n: min(next(tags) for _ in range(n)),
             now=0, lease=30,
         )
         self.chunks = deque(chunks)

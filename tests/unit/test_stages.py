@@ -136,8 +136,7 @@ async def test_cancelled_at_any_moment_nothing_stays(pair: tuple[MiniWorker, Min
     for number in range(60):
         prompt = [rng.randrange(100) for _ in range(rng.randrange(1, 40))]
         request = make_request(f"r{number}", prompt, max_tokens=6)
-        while len(p.links.owned | d.links.owned) >= 6:
-            await asyncio.sleep(0)
+        await p.until(lambda: len(p.links.owned | d.links.owned) < 6, "fewer than six at once")
         send(p, d, request, rng.choice(["pd", "dp"]))
         if number % 3:
             for _ in range(rng.randrange(12)):
