@@ -45,13 +45,14 @@ def load() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_built(compiler)))
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().partition("\n")[0] or f"exit code {error.returncode}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
         reason = str(error)
     log.warning("C kernels not built (%s): using torch's own, which is slower", reason)
     return None
 
 
 def cache_folder() -> Path:
+    """Raises RuntimeError where the user has no home."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "baton" / "kernels"
 
