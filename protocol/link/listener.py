@@ -196,7 +196,7 @@ class Listener:
             self._refuse(frame, route, str(error))
             return
         except Exception:
-            # Our fault and perhaps a passing one, so it is no refusal: the dialer repeats its hello.
+            # Our fault, perhaps a passing one, so no refusal: the dialer repeats its hello.
             log.exception("accepting a session from %s failed", peer.node_id)
             session.lose("failed")
             return
