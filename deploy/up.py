@@ -165,9 +165,11 @@ class _Launch:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) is not signal.SIG_IGN:  # such as by nohup
-                loop.add_signal_handler(signum, self._on_signal, signum)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            signals.append(signal.SIGHUP)
+        for signum in signals:
+            loop.add_signal_handler(signum, self._on_signal, signum)
         with runtime_directory() as runtime_dir:
             specs = plan_children(self._settings, self._placements, self._listener, runtime_dir)
             self._supervisor = supervisor = Supervisor(
