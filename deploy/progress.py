@@ -43,7 +43,7 @@ class Ready:
         body = json.dumps(
             {
                 "model": self.model,
-                "messages": [{"role": "user", "content": "What is the capital of France?"}],
+                "messages": [{"role": "user", "content": "Why is the sky blue?"}],
                 "max_tokens": 64,
                 "temperature": 0,
             }

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from cluster import Cluster, wait_for
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
 def client_of(cluster: Cluster) -> openai.OpenAI:
@@ -20,9 +20,9 @@ def client_of(cluster: Cluster) -> openai.OpenAI:
 def test_answers_a_real_question(split: Cluster) -> None:
     reply = split.post("/v1/chat/completions", {
         "model": split.get("/v1/models")["data"][0]["id"],
-        "messages": QUESTION, "temperature": 0, "max_tokens": 20,
+        "messages": QUESTION, "temperature": 0, "max_tokens": 40,
     })
-    assert "Paris" in reply["choices"][0]["message"]["content"]
+    assert "light" in reply["choices"][0]["message"]["content"]
     assert reply["usage"]["completion_tokens"] > 0
 
 
