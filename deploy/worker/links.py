@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class LinkEvents(Protocol):
     """What the worker hears from its routers."""
 
+    def on_router_joined(self) -> None: ...
+
     def on_record(self, router: Identity, record: Record) -> None: ...
 
     def on_router_lost(self, orphans: list[RequestKey]) -> None:
@@ -109,6 +111,7 @@ class RouterLinks:
         self._sessions[router] = session
         session.on_lost = lambda reason: self._lost(router, session, reason)
         session.on_record = lambda record: self._events.on_record(router, record)
+        self._events.on_router_joined()
 
     def _lost(self, router: Identity, session: Session, reason: str) -> None:
         if self._sessions.get(router) is not session:

@@ -97,6 +97,10 @@ class Worker:
             case _:
                 log.error("router %s may not send %s", router.node_id, type(record).__name__)
 
+    def on_router_joined(self) -> None:
+        """It decides by our load, so it should not have to wait for a heartbeat."""
+        self._send_load()
+
     def on_router_lost(self, orphans: list[RequestKey]) -> None:
         for key in orphans:
             self._cancel(key)
@@ -160,7 +164,8 @@ class Worker:
                 next_metrics = now + 1.0
                 self._send_metrics()
             busy = self.prefill.needs_sweep or self.decode.needs_sweep
-            await asyncio.sleep(_SWEEP_SECONDS if busy else self._heartbeat_interval)
+            wait = next_load - time.monotonic()
+            await asyncio.sleep(max(0.0, min(wait, _SWEEP_SECONDS) if busy else wait))
 
     def _send_load(self) -> None:
         engine, step_age = self._load()
