@@ -1,7 +1,7 @@
 """The tokenizer that router and tools use: text to ids and back, chats to prompts.
 
-Immutable after loading and safe to share between threads; the `tokenizers` library releases the
-interpreter lock while it encodes.
+Immutable after loading and safe to share between threads. Long texts are encoded without the
+interpreter lock, so that a thread that does it stops no other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from baton.engine.tokenizer.settings import TokenizerSettings, read_settings
 from baton.engine.tokenizer.template import ChatTemplate
 from baton.engine.tokenizer.vocabulary import Vocabulary
 from baton.protocol.errors import BatonError, ConfigError
+
+
+LONG_TEXT = 20_000
+"""Characters from which encoding takes milliseconds."""
 
 
 def load_tokenizer(source: ModelSource) -> Tokenizer:
@@ -62,6 +66,10 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Special tokens that are spelled out in `text` become their ids; `add_special_tokens`
         also puts those around it that the model wants (usually bos, or none)."""
+        if len(text) >= LONG_TEXT:
+            # Megabytes take seconds, and `encode` may keep the interpreter lock all the while: the
+            # router's event loop stands still, and its workers give it up for dead.
+            return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 

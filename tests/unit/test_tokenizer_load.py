@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from baton.engine.model.source import resolve_model
 from baton.engine.tokenizer import Tokenizer, load_tokenizer
 from baton.engine.tokenizer.convert import tokenizer_json
 from baton.engine.tokenizer.settings import TokenizerSettings
+from baton.engine.tokenizer.tokenizer import LONG_TEXT
 from baton.protocol.errors import ConfigError
 
 TEXTS = [
@@ -60,6 +62,25 @@ def test_round_trips(embedded: Tokenizer, tiny: Tokenizer, text: str) -> None:
         assert tokenizer.decode(ids) == text
         assert b"".join(map(tokenizer.token_bytes, ids)).decode() == text
     assert embedded.encode_batch([text, text]) == [embedded.encode(text)] * 2
+
+
+def test_long_texts_are_encoded_the_same_way(embedded: Tokenizer, tiny: Tokenizer) -> None:
+    text = "Grüße aus Köln 2024, und mehr.\n" * 2000
+    for tokenizer in (embedded, tiny):
+        expected = tokenizer._backend.encode(text).ids
+        assert tokenizer.encode(text) == expected
+
+
+async def test_megabytes_in_a_thread_stop_no_event_loop(tiny: Tokenizer) -> None:
+    text = "x " * 400_000
+    await asyncio.to_thread(tiny.encode, "x " * LONG_TEXT)  # the pool of threads is there
+    longest, last = 0.0, time.monotonic()
+    encoding = asyncio.create_task(asyncio.to_thread(tiny.encode, text))
+    while not encoding.done():
+        await asyncio.sleep(0.001)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert len(encoding.result()) == 800_000
+    assert longest < 0.4
 
 
 def test_a_directory_gives_what_transformers_gives(tmp_path: Path) -> None:
