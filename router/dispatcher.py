@@ -138,6 +138,9 @@ class Dispatcher:
             previous.session.close("the worker joined again")
             self.worker_lost(previous, "it joined again")
         worker = self.registry.add(hello, session, _now())
+        for flight in self._flights.values():
+            # The same life is back: it was cut off, perhaps by a pause of ours, and did not die.
+            flight.trouble.lost_workers.discard(worker.identity)
         log.info("worker %s joined as %s", hello.identity.node_id, hello.role)
         self._pump_soon(0.0)
         return worker

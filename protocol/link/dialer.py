@@ -19,6 +19,7 @@ import zmq
 from baton.protocol.ids import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Identity
 from baton.protocol.link.address import resolve, split_tcp
 from baton.protocol.link.frames import (
+    ATTEMPT_BITS,
     AnyFrame,
     ByeFrame,
     HelloFrame,
@@ -65,6 +66,7 @@ class Dialer:
         self._on_session = on_session
         self._on_refused = on_refused
         self._settings = settings or LinkSettings()
+        self._next_session = secrets.randbits(63 - ATTEMPT_BITS) << ATTEMPT_BITS
         self._task: asyncio.Task[None] | None = None
         self.attempt: Attempt | None = None
         self._turn = 0
@@ -80,6 +82,12 @@ class Dialer:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def next_session(self) -> int:
+        """Ids count up, so that the other end can tell an attempt that was given up from the one
+        that took its place, in whichever order it comes to read them."""
+        self._next_session += 1
+        return self._next_session
 
     async def _run(self) -> None:
         backoff = self._settings.dial_backoff
@@ -131,7 +139,7 @@ class Attempt:
     def __init__(self, dialer: Dialer, numeric: str, hello: bytes, settings: LinkSettings) -> None:
         self._dialer = dialer
         self._settings = settings
-        self._session_id = secrets.randbits(63)
+        self._session_id = dialer.next_session()
         self._session: Session | None = None
         self._connected = False
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -16,9 +16,13 @@ from baton.protocol.wire import MalformedRecord, pack, unpack
 Uint = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
+ATTEMPT_BITS = 16
+"""The low bits of a session's id count the attempts of one dialer; the others are random."""
+
+
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """Base of all frames. `version` is the sender's newest in Hello and Refuse, and the agreed
-    one in all others; `session` is drawn by the dialer for each attempt."""
+    one in all others; `session` names one attempt of a dialer (see `ATTEMPT_BITS`)."""
 
     version: Uint
     session: Uint

@@ -19,6 +19,7 @@ from baton.protocol.errors import BatonError, ConfigError
 from baton.protocol.ids import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Identity
 from baton.protocol.link.address import ipc_is_served, resolve, split_tcp
 from baton.protocol.link.frames import (
+    ATTEMPT_BITS,
     ByeFrame,
     Frame,
     HelloFrame,
@@ -170,6 +171,8 @@ class Listener:
         if peer in self._retired:
             self._refuse(frame, route, f"{peer.node_id} was replaced by a later start of itself")
             return
+        if self._is_given_up(frame, peer):
+            return
         self._end_previous(peer)
         self._accept(frame, route, version, hello, peer)
 
@@ -206,6 +209,17 @@ class Listener:
         self._by_node[peer.node_id] = line
         self._send(route, line.welcome)
         self._touch(line)
+
+    def _is_given_up(self, frame: HelloFrame, peer: Identity) -> bool:
+        """Whether a later attempt of the same dialer has a session already. After a pause of ours
+        hellos of many attempts lie here, and only the last one still has a dialer behind it."""
+        line = self._by_node.get(peer.node_id)
+        if line is None or line.peer != peer:
+            return False
+        current = line.session.session_id
+        return (
+            frame.session >> ATTEMPT_BITS == current >> ATTEMPT_BITS and frame.session < current
+        )
 
     def _end_previous(self, peer: Identity) -> None:
         line = self._by_node.get(peer.node_id)

@@ -143,6 +143,10 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> web.Respons
     return response
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "message", "") or error).split())
+
+
 def _too_large(limit: int) -> BatonError:
     return BatonError("body_too_large", f"the body is larger than the limit of {limit} bytes")
 
@@ -152,4 +156,9 @@ async def read_body(request: web.Request) -> bytes:
     limit = request.client_max_size
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
-    return await request.read()
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:
+        raise BatonError(
+            "invalid_value", f"the body cannot be read: {_one_line(error)}"
+        ) from error

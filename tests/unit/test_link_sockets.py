@@ -15,7 +15,7 @@ from baton.protocol.errors import BatonError, ConfigError
 from baton.protocol.ids import Identity, new_epoch
 from baton.protocol.link import Dialer, LinkSettings, Listener, Session
 from baton.protocol.link.address import ipc_is_served
-from baton.protocol.link.frames import AliveFrame, HelloFrame, RefuseFrame, decode_frame
+from baton.protocol.link.frames import AliveFrame, ByeFrame, HelloFrame, RefuseFrame, decode_frame
 from baton.protocol.link.frames import encode_frame as encode
 from baton.protocol.records import Record, RouterHello, SetRole
 from baton.protocol.wire import pack, to_wire
@@ -235,6 +235,30 @@ async def test_a_new_epoch_ends_the_old_session_and_bars_it(nodes: Callable[...,
     assert "replaced by a later start" in old.refusals[0]
     assert [index for index, _ in old.lost] == [0]
     assert listener.sessions[1].is_open
+
+
+async def test_hellos_of_attempts_that_were_given_up_change_nothing(
+    nodes: Callable[..., Node],
+) -> None:
+    listener, peer = nodes("router"), nodes("worker")
+    address = await listener.listen()
+    dialer = Dialer(peer.identity, address, lambda: RouterHello(identity=peer.identity), print)
+    early, late = dialer.next_session(), dialer.next_session()
+    record = pack(to_wire(RouterHello(identity=peer.identity)))
+    context = zmq.Context.instance()
+    with context.socket(zmq.DEALER) as new, context.socket(zmq.DEALER) as old:
+        new.linger = old.linger = 0
+        new.connect(address)
+        old.connect(address)
+        # In this order, as a listener may read them that was away for a while.
+        new.send(encode(HelloFrame(1, late, 1, record)))
+        await until(lambda: len(listener.sessions) == 1)
+        old.send(encode(HelloFrame(1, early, 1, record)))
+        old.send(encode(AliveFrame(1, early, 0)))
+        await until(lambda: bool(old.poll(0)))
+        assert isinstance(decode_frame(old.recv()), ByeFrame)
+        assert len(listener.sessions) == 1
+        assert listener.lost == []
 
 
 async def test_a_killed_peer_is_lost_within_the_grace(nodes: Callable[..., Node]) -> None:

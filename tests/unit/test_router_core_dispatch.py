@@ -130,6 +130,24 @@ async def test_either_side_lost_during_the_hand_off(cluster: Cluster, victim: st
     assert left.keys(Generate) == [("r0", 1)]
 
 
+async def test_workers_that_come_back_alive_do_not_count_as_lost(cluster: Cluster) -> None:
+    workers = [await cluster.add(f"m{i}", "mixed") for i in range(2)]
+    for worker in workers:
+        worker.stop_at = 2
+    flight = cluster.submit()
+    for cuts in range(4):
+        await until(lambda cuts=cuts: flight.key.attempt == cuts and flight.holders != {})
+        (holder,) = flight.holders
+        cut = cluster.workers[holder].session
+        assert cut is not None
+        if cuts == 3:
+            for worker in workers:
+                worker.stop_at = None
+        cut.close("cut off")
+        await until(lambda w=cluster.workers[holder], cut=cut: w.session is not cut)
+    assert await read(flight) == EXPECTED
+
+
 async def test_two_lost_workers_are_enough(cluster: Cluster) -> None:
     workers = [await cluster.add(f"m{i}", "mixed") for i in range(3)]
     for worker in workers:

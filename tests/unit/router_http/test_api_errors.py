@@ -281,6 +281,13 @@ async def test_body_too_large(server):
     assert server.sample("baton_requests_total", outcome="rejected") == 2
 
 
+async def test_a_body_that_is_not_compressed_as_it_says(server):
+    answer = await server.post(
+        COMPLETIONS, json.dumps({"prompt": "hi"}), headers={"Content-Encoding": "gzip"}
+    )
+    assert_error(answer, 400, "invalid_value", "gzip")
+
+
 async def test_what_the_service_refuses(server):
     for stream in (False, True):
         server.service.refusal = BatonError("queue_full", "the queue is full", retry_after=2.3)
