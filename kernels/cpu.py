@@ -214,23 +214,44 @@ def _tiled_attention(
     group = shape.num_heads // kv_heads
     out = q.new_empty(q.shape)
     zero = q.new_zeros(1)
-    for begin in range(0, len(q), _TILE):
-        tile = q[begin : begin + _TILE]
-        rows, start = len(tile), offset + begin
-        end = start + rows
-        first = 0 if shape.window is None else max(0, start - shape.window + 1)
-        grouped = tile.transpose(0, 1).reshape(kv_heads, group * rows, dim)
-        scores = torch.baddbmm(
-            zero, grouped, keys[:, first:end].transpose(1, 2), beta=0, alpha=shape.scale
+    tiles = [_Tile(offset, begin, min(_TILE, len(q) - begin), shape.window)
+             for begin in range(0, len(q), _TILE)]
+    # Zeros, because a hidden value is still multiplied by zero.
+    slack = max(tile.first + tile.width for tile in tiles) - keys.shape[1]
+    keys, values = (F.pad(tensor, (0, 0, 0, max(0, slack))) for tensor in (keys, values))
+    for tile in tiles:
+        begin, rows, start, first = tile.begin, tile.rows, offset + tile.begin, tile.first
+        grouped = q.new_zeros(kv_heads, group, tile.height, dim)
+        grouped[:, :, :rows] = (
+            q[begin : begin + rows].transpose(0, 1).view(kv_heads, group, rows, dim)
         )
-        per_row = scores.view(kv_heads, group, rows, end - first)
+        span = slice(first, first + tile.width)
+        scores = torch.baddbmm(
+            zero, grouped.view(kv_heads, -1, dim), keys[:, span].transpose(1, 2),
+            beta=0, alpha=shape.scale,
+        )  # fmt: skip
+        per_row = scores.view(kv_heads, group, tile.height, tile.width)
         if shape.window is None:
             # All keys before the tile are seen by all of it.
-            hidden = torch.ones(rows, rows, dtype=torch.bool).triu_(1)
-            per_row[..., start - first :].masked_fill_(hidden, float("-inf"))
+            after = torch.ones(tile.height, tile.width - start, dtype=torch.bool).triu_(1)
+            per_row[..., start:].masked_fill_(after, float("-inf"))
         else:
-            seen = visible(torch.arange(start, end), end, shape.window)[:, first:]
+            positions = torch.arange(start, start + tile.height)
+            seen = visible(positions, first + tile.width, shape.window)[:, first:]
             per_row.masked_fill_(~seen, float("-inf"))
-        weighted = torch.bmm(scores.softmax(dim=-1), values[:, first:end])
-        out[begin : begin + rows] = weighted.view(-1, rows, dim).transpose(0, 1)
+        weighted = torch.bmm(scores.softmax(dim=-1), values[:, span])
+        per_head = weighted.view(-1, tile.height, dim)[:, :rows]
+        out[begin : begin + rows] = per_head.transpose(0, 1)
     return out
+
+
+class _Tile:
+    """Queries [begin, begin + rows) of a chunk and the keys they may see, [first, first + width).
+    `height` and `width` are rounded up to a few sizes, for the reason given at OneDnnLinear."""
+
+    def __init__(self, offset: int, begin: int, rows: int, window: int | None) -> None:
+        start = offset + begin
+        self.begin, self.rows = begin, rows
+        self.first = 0 if window is None else max(0, start - window + 1)
+        self.height = max(16, 1 << (rows - 1).bit_length())
+        self.width = _padded_rows(max(16, start + self.height - self.first))
