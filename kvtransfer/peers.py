@@ -89,6 +89,12 @@ class OutgoingPeers:
     def get(self, peer: Identity) -> Channel | None:
         return self._channels.get(peer)
 
+    def drop_unreached(self, wanted: set[Identity]) -> None:
+        """Stop dialling peers that never answered, unless something still waits for them."""
+        for peer, channel in list(self._channels.items()):
+            if channel.session is None and peer not in wanted:
+                self._drop(peer)
+
     def _opened(self, expected: Identity, session: Session) -> None:
         hello = session.peer_hello
         channel = self._channels.get(expected)

@@ -151,6 +151,7 @@ class PrefillStage:
             self._do(handoff, handoff.machine.on_time(now))
             if handoff.machine.state is SenderState.DONE and now >= handoff.machine.deadline:
                 self._handoffs.pop(key, None)
+        self._peers.drop_unreached({handoff.peer for handoff in self._handoffs.values()})
 
     # -- inside ------------------------------------------------------------------------------
 

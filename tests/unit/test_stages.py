@@ -21,6 +21,7 @@ from baton.protocol.records import (
     Prefill,
     Request,
     Reserve,
+    WorkerRef,
 )
 
 ROUTER = Identity("router", 1)
@@ -127,6 +128,21 @@ async def test_a_lone_reserve_and_a_lone_prefill_end_by_themselves(
         send(p, d, request, side)
     await d.until(lambda: any(isinstance(r, Declined) for r in d.links.records), "a reserve ends")
     await clean(d)
+
+
+async def test_a_receiver_that_never_answers_is_dialled_no_longer(
+    pair: tuple[MiniWorker, MiniWorker]
+) -> None:
+    p, d = pair
+    base = make_request("r", PROMPT)
+    request = Request(
+        key=base.key, choice=0, prompt=base.prompt, sampling=base.sampling,
+        deadlines=base.deadlines.__class__(handoff=0.3))
+    gone = WorkerRef(Identity("gone", 5), "tcp://127.0.0.1:9")
+    p.worker.on_record(ROUTER, Prefill(request=request, decode=gone))
+    await p.until(lambda: any(isinstance(r, Declined) for r in p.links.records), "given up")
+    await clean(p)
+    await p.until(lambda: p.outgoing.get(gone.identity) is None, "the channel is dropped")
 
 
 async def test_cancelled_at_any_moment_nothing_stays(pair: tuple[MiniWorker, MiniWorker]) -> None:
