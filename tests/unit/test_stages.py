@@ -133,7 +133,7 @@ async def test_a_lone_reserve_and_a_lone_prefill_end_by_themselves(
 async def test_a_receiver_that_never_answers_is_dialled_no_longer(
     pair: tuple[MiniWorker, MiniWorker]
 ) -> None:
-    p, d = pair
+    p, _ = pair
     base = make_request("r", PROMPT)
     request = Request(
         key=base.key, choice=0, prompt=base.prompt, sampling=base.sampling,
