@@ -45,7 +45,10 @@ def _draw(logits: Tensor, seqs: Rows[Sequence]) -> Tensor:
     """Inverse of the cumulative distribution over token ids at one uniform number per row: int64
     [R]."""
     params = [seq.request.sampling for seq in seqs]
-    temperature = torch.tensor([own.temperature for own in params], device=logits.device)
+    smallest = torch.finfo(torch.float32).tiny  # what is smaller may count as 0, and 0 / 0 is NaN
+    temperature = torch.tensor(
+        [max(own.temperature, smallest) for own in params], device=logits.device
+    )
     # Subtracting the maximum first keeps tiny temperatures from overflowing.
     scaled = (logits - logits.amax(dim=1, keepdim=True)) / temperature[:, None]
     probs = scaled.softmax(dim=1)

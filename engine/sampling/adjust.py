@@ -15,6 +15,10 @@ from torch import Tensor
 
 from baton.engine.sequence import Sequence
 
+_FLOAT32 = np.finfo(np.float32)
+_FAR = float(_FLOAT32.max) / 4
+"""As far as a penalty moves a logit: differences between logits stay finite."""
+
 
 def needs_adjustment(seq: Sequence) -> bool:
     params = seq.request.sampling
@@ -48,8 +52,9 @@ def _apply_penalties(logits: Tensor, seqs: Rows[Sequence]) -> None:
         if params.repetition_penalty != 1.0:
             seen = _on(logits, np.unique(np.asarray(seq.tokens, np.int64)))
             values = logits[row, seen]
-            penalty = params.repetition_penalty
-            logits[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
+            penalty = max(params.repetition_penalty, float(_FLOAT32.tiny))
+            changed = torch.where(values > 0, values / penalty, values * penalty)
+            logits[row, seen] = changed.clamp_(-_FAR, _FAR)
         if (params.presence_penalty or params.frequency_penalty) and seq.num_output:
             output = np.asarray(seq.tokens[seq.prompt_len :], np.int64)
             unique, counts = np.unique(output, return_counts=True)
@@ -77,6 +82,8 @@ def _ban_early_end(logits: Tensor, seqs: Rows[Sequence]) -> None:
     for row, seq in enumerate(seqs):
         if seq.num_output < seq.request.sampling.min_tokens:
             banned = end_ids(seq)
+            if len(banned) >= logits.shape[1] and len(set(banned)) >= logits.shape[1]:
+                continue  # something has to be drawn
             rows += [row] * len(banned)
             ids += banned
     if rows:

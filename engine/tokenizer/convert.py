@@ -9,11 +9,13 @@ atomic rename; never changed afterwards. A lock dies with its process.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import importlib.metadata
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -91,6 +93,7 @@ def _cache_folder() -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
     fallback = Path(tempfile.mkdtemp(prefix="baton-tokenizer-"))
+    atexit.register(shutil.rmtree, fallback, ignore_errors=True)
     log.warning("%s: %s; the tokenizer is converted again at every start", folder, reason)
     return fallback
 

@@ -21,7 +21,6 @@ from baton.engine.tokenizer.template import ChatTemplate
 from baton.engine.tokenizer.vocabulary import Vocabulary
 from baton.protocol.errors import BatonError, ConfigError
 
-
 LONG_TEXT = 20_000
 """Characters from which encoding takes milliseconds."""
 

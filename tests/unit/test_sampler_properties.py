@@ -108,7 +108,7 @@ class TestGreedy:
         seqs = [make_seq(temperature=0.0)] * 4
         assert draw(logits, *seqs) == logits.argmax(1).tolist()
 
-    @pytest.mark.parametrize("temperature", [1e-6, 1e-30])
+    @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 5e-324])
     def test_tiny_temperature_is_nearly_greedy(self, temperature: float) -> None:
         logits = random_logits(1) * 1000
         assert draw(logits, make_seq(temperature=temperature)) == logits.argmax(1).tolist()
@@ -188,6 +188,22 @@ class TestPenalties:
             reference.values.tolist(), abs=1e-5
         )
 
+    @pytest.mark.parametrize("penalty", [1e-300, 1e-30, 10.0])
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_extreme_penalties_still_give_a_distribution(
+        self, penalty: float, temperature: float
+    ) -> None:
+        logits = random_logits(1)
+        logits[0, [1, 2, 3]] = torch.tensor([5.0, 0.0, -5.0])
+        seq = make_seq(
+            [1, 2, 3], temperature=temperature, repetition_penalty=penalty, logprobs=3
+        )
+        (token,), (found,) = sample(logits.clone(), [seq])
+        assert found is not None
+        assert math.isfinite(found.logprob)
+        if penalty < 1:
+            assert token == 1
+
     def test_neighbours_are_left_alone(self) -> None:
         logits = random_logits(2)
         biased = make_seq(temperature=0.0, logit_bias=((7, 100.0),))
@@ -205,6 +221,11 @@ class TestMinTokens:
         }
         assert draw(logits, make_seq(output=[1], **params)) == [8]
         assert draw(logits, make_seq(output=[1, 1], **params)) == [5]
+
+    def test_a_ban_on_everything_is_none(self) -> None:
+        logits = random_logits(1)
+        seq = make_seq(temperature=0.0, min_tokens=2, stop_token_ids=tuple(range(VOCAB)))
+        assert draw(logits, seq) == logits.argmax(1).tolist()
 
     def test_an_ignored_eos_needs_no_ban(self) -> None:
         logits = torch.zeros(1, VOCAB)

@@ -147,7 +147,18 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    assert load_tokenizer(resolve_model(None)).encode("The capital") == [504, 3575]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    code = (
+        "from baton.engine.model.source import resolve_model; "
+        "from baton.engine.tokenizer import load_tokenizer; "
+        "print(load_tokenizer(resolve_model(None)).encode('The capital'))"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[504, 3575]\n"
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_directory_without_tokenizer_json_is_converted(
