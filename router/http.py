@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import socket
 import time
 
@@ -17,6 +18,8 @@ from baton.router.api.errors import add_common_headers, error_middleware, error_
 from baton.router.api.service import Service
 from baton.router.metrics import RouterMetrics
 from baton.router.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_BODY_BYTES = 16 * 1024 * 1024
 
@@ -135,13 +138,21 @@ class _Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        # The base class logs, and raises where part of a response is already on the wire.
-        super().handle_error(request, status, exc, message)
+        # As the base class does it, but what a client did wrong is no traceback in our log.
+        if isinstance(exc, ConnectionError):
+            log.debug("%s went away: %s", request.remote, exc)
+        elif status < 500:
+            log.debug("no valid HTTP request from %s: %s", request.remote, message)
+        else:
+            log.error("a request from %s failed", request.remote, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of a response is on the wire already")
         code, text = "internal_error", "an internal error; the server's log has the details"
         if status < 500:
             first_line = (message or "").strip().partition("\n")[0]
             code, text = "invalid_value", f"this is no valid HTTP request: {first_line}"
         response = error_response(BatonError(code, text))
         response.set_status(status)
+        response.headers["Server"] = "baton"
         response.force_close()
         return response

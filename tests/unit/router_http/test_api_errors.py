@@ -322,6 +322,22 @@ async def test_a_fault_of_ours_is_500_without_details(server):
     assert server.sample("baton_requests_total", outcome="failed") == 2
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"GET /health HTTP/1.1\r\n\r\n", b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"],
+)
+async def test_what_clients_do_wrong_is_no_traceback_in_the_log(server, caplog, nonsense):
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(nonsense)
+    answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 400 " in head
+    assert b"aiohttp" not in head
+    assert json.loads(body)["error"]["code"] == "invalid_value"
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_no_http_at_all(server):
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"NONSENSE\r\n\r\n")
