@@ -7,10 +7,11 @@ that a busy machine slows all of them alike.
 
 from __future__ import annotations
 
-import json as jsonlib
+import argparse
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,19 +109,28 @@ def run(
     }
 
 
-def main(
-    model: str | None = None,
-    *,
-    dtype: str = "bfloat16,float32",
-    threads: int | None = None,
-    device: str = "cpu",
-    rounds: int = 15,
-    json: bool = False,
-) -> None:
-    """Print the measurements as a table, or as JSON. `dtype`: names, separated by commas."""
-    names = tuple(name.strip() for name in dtype.split(","))
-    report = run(model, dtypes=names, threads=threads, device=device, rounds=rounds)
-    print(jsonlib.dumps(report, indent=2) if json else _table(report))
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Print the measurements as a table, or as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="baton bench engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
+    parser.add_argument("--dtype", default="bfloat16,float32", help="names, separated by commas")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds per case")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    report = run(
+        options.model,
+        dtypes=tuple(name.strip() for name in options.dtype.split(",")),
+        threads=options.threads,
+        device=options.device,
+        rounds=options.rounds,
+    )
+    print(json.dumps(report, indent=2) if options.json else _table(report))
 
 
 # -- measuring -------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tiny_model import make_tiny_model
 
 
 def baton(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -72,6 +74,23 @@ def test_bench_lists_its_parts() -> None:
     listed = baton("bench").stdout
     assert "engine" in listed
     assert "transfer" in listed
+
+
+@pytest.mark.parametrize("name", ["engine", "transfer", "startup"])
+def test_benches_say_what_they_take(name: str) -> None:
+    done = baton("bench", name, "--help")
+    assert done.returncode == 0
+    assert f"usage: baton bench {name}" in done.stdout
+
+
+def test_bench_engine_as_json(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path)
+    done = baton(
+        "bench", "engine", str(model), "--json", "--rounds", "1", "--threads", "1",
+        "--dtype", "float32",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"][0]["dtype"] == "float32"
 
 
 def test_doctor() -> None:
