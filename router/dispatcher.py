@@ -92,6 +92,11 @@ class Dispatcher:
     def in_flight(self) -> int:
         return len(self._flights)
 
+    @property
+    def max_choices(self) -> int:
+        """Of one client's request: all of them have to find room at once."""
+        return self._max_queue
+
     def worker_views(self) -> list[WorkerView]:
         return self.registry.views(_now())
 

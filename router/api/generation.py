@@ -91,9 +91,17 @@ class Generation(AbstractContextManager["Generation"]):
 
     def start(self) -> None:
         """Submits all choices. Raises BatonError as `Service.submit` does; none is left then."""
+        service = self._api.service
+        if len(self._plans) > service.max_choices:
+            raise BatonError(
+                "invalid_value",
+                f"{len(self._plans)} choices in one request; the most that this server queues is "
+                f"{service.max_choices}: send fewer prompts, or a smaller n",
+                param="prompt",
+            )
         try:
             for index, plan in enumerate(self._plans):
-                flight = self._api.service.submit(plan.request)
+                flight = service.submit(plan.request)
                 self.choices.append(Choice(self._api, index, plan, flight))
         except BatonError:
             self.close("another choice was refused")

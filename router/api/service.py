@@ -38,6 +38,11 @@ class Service(Protocol):
         """None until the first worker has joined."""
         ...
 
+    @property
+    def max_choices(self) -> int:
+        """That one HTTP request may ask for: more would be refused however often it comes."""
+        ...
+
     def submit(self, request: Request) -> Flight:
         """Accept one choice. Raises BatonError: queue_full with `retry_after`, no_worker, ..."""
         ...

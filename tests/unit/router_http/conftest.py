@@ -126,6 +126,7 @@ class FakeService:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.ready = True
+        self.max_choices = 512
         self.model: ModelCard | None = ModelCard(
             fingerprint="fp-1",
             name="tiny",

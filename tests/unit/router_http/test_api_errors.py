@@ -308,6 +308,13 @@ async def test_a_refused_choice_cancels_the_others(server):
     assert [bool(flight.cancelled) for flight in server.service.flights] == [True, True]
 
 
+async def test_a_batch_that_could_never_be_queued_is_no_429(server):
+    server.service.max_choices = 5
+    answer = await server.post(COMPLETIONS, {"prompt": ["a", "b"], "n": 3})
+    assert_error(answer, 400, "invalid_value", "6 choices", "is 5")
+    assert not server.service.flights
+
+
 async def test_no_worker_yet(server):
     server.service.model = None
     assert_error(await server.post(COMPLETIONS, {"prompt": "hi"}), 503, "no_worker")
