@@ -12,7 +12,8 @@ import pytest
 from cluster import Cluster, wait_for
 
 REQUESTS = 2000
-WARM_UP = 300
+WARM_UP = 1000
+"""Until every size of batch has been met: kernels for it are compiled and kept."""
 
 
 async def storm(url: str, count: int, seed: int) -> tuple[int, int]:
