@@ -110,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args(argv)
     result = run(options.model, options.layout.split(), options.rounds)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
     table = Table(title=f"Start of {result['model']} with {options.layout}, median of "
                         f"{options.rounds}")
     table.add_column("part")
@@ -125,8 +127,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     described = result["machine"]
     console.print(f"{described['cpu']}, {described['cores']} cores, torch {described['torch']}, "
                   f"commit {described['commit']}; {described['command']}", markup=False)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
