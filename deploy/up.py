@@ -1,8 +1,8 @@
 """`baton up`: one router and its workers on this machine.
 
-    check everything -> bind the HTTP port -> private directory for control sockets
-    -> start all processes at once -> all ready: serve -> a signal, or nothing left that can serve
-    -> end them, remove the directory
+    fetch the model if it is not here -> bind the HTTP port -> private directory for control sockets
+    -> start all processes at once, and check the model while they import -> all ready: serve
+    -> a signal, or nothing left that can serve -> end them, remove the directory
 
 Whatever happens, nothing is left: not on an error at any of these points (one `finally`), and not
 when this process is killed (`lifeline`; the router then removes the directory).
@@ -45,9 +45,11 @@ _MAX_SOCKET_PATH = 100
 
 
 def run_up(settings: UpSettings) -> int:
-    """Serve until a signal; returns the exit status. Raises ConfigError before anything runs."""
+    """Serve until a signal; returns the exit status. Raises ConfigError, and then nothing runs."""
     set_up_logging("launcher", json_logs=settings.json_logs)
-    settings = find_model(settings)
+    model = settings.model.model
+    if model is not None and not Path(model).expanduser().exists():
+        settings = find_model(settings)  # once for all children; a typing error ends here too
     placements = place_workers(len(settings.roles), settings.device)
     with bind_listener(settings.host, settings.port) as listener:
         return asyncio.run(_Launch(settings, placements, listener).run())
@@ -191,7 +193,7 @@ class _Launch:
                 self._display.close()
 
     async def _serve(self, supervisor: Supervisor) -> int:
-        if not await self._unless_signalled(supervisor.start()):
+        if not await self._unless_signalled(self._start(supervisor)):
             self._display.stopping("stopped before it was ready")
             return 128 + (self._signal or signal.SIGTERM)
         self._display.serving(self._ready(supervisor))
@@ -200,6 +202,17 @@ class _Launch:
             return 1
         self._display.stopping("ending")
         return 0
+
+    async def _start(self, supervisor: Supervisor) -> None:
+        """Children find the model themselves, so the check costs no time before they start; it
+        is made because its error is the clearest. Raises ConfigError, else StartFailed."""
+        starting = asyncio.create_task(supervisor.start())
+        try:
+            await asyncio.sleep(0)  # the children's processes first
+            self._settings = await asyncio.to_thread(find_model, self._settings)
+            await starting
+        finally:
+            starting.cancel()
 
     async def _unless_signalled(self, work: Coroutine[object, object, object]) -> bool:
         """True when `work` came to its end, with its errors raised; False after a signal."""

@@ -56,11 +56,49 @@ class Unquarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """The first `num_blocks` blocks of a reservation hold KV now, and no request is to run on it:
+    enter them into the prefix cache and end the reservation, without a word."""
+
+    key: RequestKey
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinCached:
+    """Hold the full blocks that the prefix cache has of this request's prompt + accepted tokens,
+    until Release. Answered by one Progress with `prefill_done` and no tokens, whose `blocks` are
+    these; or by Refused("not_cached")."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Stop a sequence that is decoding, after its present step, and hold its blocks until
+    Release. Answered by one Progress with `prefill_done`, whose `tokens` are the last one that
+    was sampled (its KV is not computed) and repeat what was told before; or by Refused
+    ("not_running"), and then nothing has changed."""
+
+    key: RequestKey
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRole:
     role: str
 
 
-Command = Start | ReserveBlocks | AdmitReserved | Release | Unquarantine | ChangeRole
+Command = (
+    Start
+    | ReserveBlocks
+    | AdmitReserved
+    | Adopt
+    | PinCached
+    | Park
+    | Release
+    | Unquarantine
+    | ChangeRole
+)
 
 # -- events ----------------------------------------------------------------------------------
 
@@ -94,7 +132,8 @@ class Progress:
     cached_tokens: int | None = None
     phases: dict[str, float] | None = None
     hold: bool = False
-    """True for `hold` sequences, which also tell where their KV is:"""
+    """True for sequences that are held, or will be (`hold`, PinCached, Park), which also tell
+    where their KV is. The answers to PinCached and Park are not for the router."""
     blocks: tuple[int, ...] = ()
     ready_blocks: int = 0
     """The first so many of `blocks` are final. The last, partial block becomes ready with the

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import threading
 from collections.abc import Callable
 
 from baton.kvtransfer.transport import Transport
@@ -23,6 +26,17 @@ def _inproc() -> Transport:
 _FACTORIES: dict[str, Callable[[], Transport]] = {"ucx": _ucx, "inproc": _inproc}
 
 TRANSPORTS = tuple(_FACTORIES)
+
+
+def load_in_background(name: str) -> None:
+    """Import a transport's libraries on a thread, while the caller does other work. Whatever
+    fails there fails again, and is told, in `create_transport`."""
+
+    def load() -> None:
+        with contextlib.suppress(Exception):
+            importlib.import_module(f"baton.kvtransfer.{name}")
+
+    threading.Thread(target=load, name=f"load {name}", daemon=True).start()
 
 
 def create_transport(name: str) -> Transport:

@@ -3,8 +3,9 @@
 Version 1. A record is an array whose first element is its name; new fields go at the end with a
 default, so that version N and N-1 read each other. Durations cross processes, clock times never.
 
-    router  -> worker   Prefill  Reserve  Generate  Cancel  SetRole
-    worker  -> router   Load  WorkerMetrics  TokenBatch  Admitted  Declined  RequestFailed
+    router  -> worker   Prefill  Reserve  Generate  Lend  Migrate  Cancel  SetRole
+    worker  -> router   Load  WorkerMetrics  TokenBatch  Admitted  Parked  Declined
+                        RequestFailed
     decode  -> prefill  Grant  Revoke  Ack
     prefill -> decode   Sealed  Aborted
 """
@@ -113,6 +114,8 @@ class Prefill(Record, frozen=True):
 
     request: Request
     decode: WorkerRef
+    lender: WorkerRef | None = None
+    """A worker that has more of the prompt's KV in its cache, and was told to `Lend` it."""
 
 
 class Reserve(Record, frozen=True):
@@ -126,6 +129,23 @@ class Generate(Record, frozen=True):
     """Do all of it here, the prefill in chunks."""
 
     request: Request
+    lender: WorkerRef | None = None
+
+
+class Lend(Record, frozen=True):
+    """Send `borrower` the blocks of this request's prompt that the cache holds. Costs the request
+    nothing when it fails: the borrower then computes them."""
+
+    request: Request
+    borrower: WorkerRef
+
+
+class Migrate(Record, frozen=True):
+    """Stop decoding this request after the present step and hand its KV to `decode`, which will
+    get a Reserve of the same attempt. Answered by Parked, or by the request's end."""
+
+    key: RequestKey
+    decode: WorkerRef
 
 
 class Cancel(Record, frozen=True):
@@ -221,6 +241,14 @@ class Admitted(Record, frozen=True):
     phases: dict[str, float]
 
 
+class Parked(Record, frozen=True):
+    """The request has stopped here for its migration; all its tokens were sent before this. With
+    `parked` False it goes on here, for it was not decoding."""
+
+    key: RequestKey
+    parked: bool
+
+
 class Declined(Record, frozen=True):
     """The worker cannot take this attempt ("busy", "no_session", "timeout", "stale", ...): route
     it again. Nothing is held."""
@@ -240,12 +268,25 @@ class RequestFailed(Record, frozen=True):
 # -- hand-off channel ------------------------------------------------------------------------
 
 
-class Grant(Record, frozen=True):
-    """Receiver to sender: blocks are reserved and receives posted, one per block.
+class Scheme(msgspec.Struct, frozen=True, array_like=True):
+    """How blocks become messages between one pair of workers."""
 
-    Block i of the request (cached_blocks <= i < num_blocks) goes to tag `first_tag + i -
-    cached_blocks`. Every tag is answered, with the block's bytes or, after an abort, with zero
-    bytes; no tag is ever used twice.
+    blocks_per_message: int = 1
+    staged: bool = False
+    """Gathered into a buffer of the transport at the sender, landed in one at the receiver and
+    copied into the blocks from there. Otherwise from block to block, one block per message."""
+
+
+DIRECT = Scheme()
+
+
+class Grant(Record, frozen=True):
+    """Receiver to sender: blocks are reserved and receives posted, one per message.
+
+    Message m holds the blocks from `cached_blocks + m * scheme.blocks_per_message` on, at most
+    `scheme.blocks_per_message` of them and none from `num_blocks` on, and goes to tag `first_tag +
+    m`. Every tag is answered, with the blocks' bytes or, after an abort, with zero bytes; no tag
+    is ever used twice.
     """
 
     key: RequestKey
@@ -253,6 +294,7 @@ class Grant(Record, frozen=True):
     cached_blocks: int
     num_blocks: int
     first_tag: int
+    scheme: Scheme = DIRECT
 
 
 class Revoke(Record, frozen=True):
@@ -283,6 +325,10 @@ class Sealed(Record, frozen=True):
     epoch: int
     """The sender's."""
     tokens: tuple[int, ...]
+    num_blocks: int | None = None
+    """Of a loan: how many blocks were sent, if fewer than granted."""
+    checksums: bytes = b""
+    """8 bytes for each block that was sent (xxh3_64 of its bytes, little endian), or none."""
 
 
 class Aborted(Record, frozen=True):
@@ -293,8 +339,8 @@ class Aborted(Record, frozen=True):
     reason: str
 
 
-RouterToWorker = Prefill | Reserve | Generate | Cancel | SetRole
-WorkerToRouter = Load | WorkerMetrics | TokenBatch | Admitted | Declined | RequestFailed
+RouterToWorker = Prefill | Reserve | Generate | Lend | Migrate | Cancel | SetRole
+WorkerToRouter = Load | WorkerMetrics | TokenBatch | Admitted | Parked | Declined | RequestFailed
 PeerToPeer = Grant | Revoke | Ack | Sealed | Aborted
 Hello = WorkerHello | RouterHello | PeerHello
 AnyRecord = RouterToWorker | WorkerToRouter | PeerToPeer | Hello

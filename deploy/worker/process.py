@@ -26,7 +26,7 @@ from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.pinning import pinned
 from baton.deploy.worker.worker import Worker
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
-from baton.kvtransfer.registry import create_transport
+from baton.kvtransfer.registry import create_transport, load_in_background
 from baton.kvtransfer.tags import TagIssuer
 from baton.prefill import PrefillStage
 from baton.protocol.ids import Identity, host_id, new_epoch
@@ -48,6 +48,7 @@ def run_worker(settings: WorkerSettings, status: StatusWriter) -> int:
     status.stage("importing torch")
     from baton.deploy.worker.build import build_engine
 
+    load_in_background(settings.transport)  # afterwards: two imports at once wait for each other
     with pinned(settings.cpus):
         parts = build_engine(settings, status)
     status.stage("joining")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ _IGNORED = ("rope_freqs.weight",)
 """Derived values: the rotary frequencies come from the configuration."""
 
 _PERMUTED_ARCHITECTURES = ("llama",)
+_ROWS_AT_ONCE = 256
+"""Enough to make numpy's calls cheap, few enough to stay in the processor's cache."""
+
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 
@@ -81,8 +84,23 @@ def hf_name(name: str) -> str | None:
 
 def dequantize(tensor: gguf.ReaderTensor) -> npt.NDArray[np.float32]:
     """float32, torch's axis order, writable and owned by the caller."""
+    kind = getattr(gguf.quants, tensor.tensor_type.name, None)
+    if kind is not None and tensor.data.ndim == 2:
+        return _dequantize_rows(tensor.data, kind.dequantize_rows)
     values: npt.NDArray[Any] = gguf.dequantize(tensor.data, tensor.tensor_type)
     return np.array(values, dtype=np.float32, copy=None if values.flags.writeable else True)
+
+
+def _dequantize_rows(
+    data: npt.NDArray[Any], rows: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+) -> npt.NDArray[np.float32]:
+    """What `gguf.dequantize` does, which takes 16 rows at a time and is half as fast."""
+    first = rows(data[:_ROWS_AT_ONCE])
+    values = np.empty((data.shape[0], first.shape[1]), dtype=np.float32)
+    values[:_ROWS_AT_ONCE] = first
+    for start in range(_ROWS_AT_ONCE, data.shape[0], _ROWS_AT_ONCE):
+        values[start : start + _ROWS_AT_ONCE] = rows(data[start : start + _ROWS_AT_ONCE])
+    return values
 
 
 def unpermute(values: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:

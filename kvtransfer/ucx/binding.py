@@ -18,8 +18,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from baton.kvtransfer.ucx import library
+
 _environment = {name: value for name, value in os.environ.items() if name.startswith("UCX_")}
 os.environ.setdefault("UCX_LOG_FILE", "stderr")
+os.environ.setdefault("UCX_MEMTYPE_CACHE", "n")  # as ucxx does before it loads UCX
+library.load()
 
 from ucxx._lib import libucxx as _ucxx  # type: ignore[import-untyped]  # noqa: E402
 from ucxx._lib.arr import Array  # type: ignore[import-untyped]  # noqa: E402
