@@ -65,3 +65,40 @@ class KVLayout(msgspec.Struct, frozen=True, array_like=True):
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold this many tokens."""
         return -(-tokens // self.block_size)
+
+
+def why_unmappable(
+    source: KVLayout,
+    destination: KVLayout,
+    source_heads: range | None = None,
+    destination_heads: range | None = None,
+) -> str | None:
+    """Why blocks of `source` cannot be copied exactly into blocks of `destination`, by name; None
+    when they can. Another block size and another order of axes are no hindrance: they only move
+    bytes. `..._heads`: which KV heads of the model each side holds, all from 0 on by default; the
+    source must hold those of the destination. Raises ValueError for a range of another length."""
+    source_heads = _heads(source, source_heads)
+    destination_heads = _heads(destination, destination_heads)
+    for what, ours, theirs in (
+        ("dtype", source.dtype, destination.dtype),
+        ("number of layers", source.num_layers, destination.num_layers),
+        ("head dimension", source.head_dim, destination.head_dim),
+    ):
+        if ours != theirs:
+            return f"the {what} differs: {ours} at the source, {theirs} at the destination"
+    if (
+        destination_heads.start < source_heads.start or destination_heads.stop > source_heads.stop
+    ):
+        return (
+            f"KV heads {destination_heads.start} to {destination_heads.stop - 1} are wanted, the "
+            f"source has {source_heads.start} to {source_heads.stop - 1}"
+        )
+    return None
+
+
+def _heads(layout: KVLayout, heads: range | None) -> range:
+    if heads is None:
+        return range(layout.num_kv_heads)
+    if len(heads) != layout.num_kv_heads or heads.step != 1:
+        raise ValueError(f"{heads} are not the {layout.num_kv_heads} KV heads of the layout")
+    return heads

@@ -17,7 +17,7 @@ import msgspec
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
-from baton.protocol.kvlayout import KVLayout
+from baton.protocol.kvlayout import KVLayout, why_unmappable
 from baton.protocol.link import Session
 from baton.protocol.records import Load, ModelCard, Record, WorkerHello, WorkerRef
 from baton.router.flight import Flight
@@ -44,7 +44,8 @@ class Worker:
     """Flights whose first token it owes, with their prompt tokens."""
     prefill_tokens: int = 0
     promised: dict[Flight, int] = field(default_factory=dict)
-    """Blocks that flights sent since the last heartbeat will take."""
+    """Flights sent since the last heartbeat. What they will take of this worker is counted in its
+    own blocks, which may be of another size than the cluster's."""
 
     @property
     def identity(self) -> Identity:
@@ -81,18 +82,22 @@ class Worker:
         self.end_prefill(flight)
 
     def available_blocks(self) -> int:
-        """The better of two estimates. Its last heartbeat misses what ended since; our own books
-        miss what requests share and what other routers sent. The worker knows, and declines."""
+        """Of its own size, the better of two estimates. Its last heartbeat misses what ended since;
+        our own books miss what requests share and what other routers sent. The worker knows, and
+        declines."""
         blocks_for = self.hello.layout.blocks_for
         held = self.decoding | self.prefilling.keys()
         ours = sum(blocks_for(flight.num_tokens + 1) for flight in held)
         if self.load is None:
             return self.hello.num_blocks - ours
         blocks = self.load.blocks
-        by_heartbeat = blocks.free + blocks.cached - sum(self.promised.values())
+        promised = sum(blocks_for(flight.num_tokens + 1) for flight in self.promised)
+        by_heartbeat = blocks.free + blocks.cached - promised
         return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
 
-    def candidate(self) -> Candidate:
+    def candidate(self, cluster: KVLayout) -> Candidate:
+        """Its blocks are counted in those of the cluster."""
+        tokens = self.available_blocks() * self.hello.layout.block_size
         return Candidate(
             identity=self.identity,
             role=self.role,
@@ -101,7 +106,7 @@ class Worker:
             prefilling=len(self.prefilling),
             prefill_tokens=self.prefill_tokens,
             waiting_tokens=0 if self.load is None else self.load.waiting_tokens,
-            available_blocks=self.available_blocks(),
+            available_blocks=tokens // cluster.block_size,
         )
 
 
@@ -152,7 +157,10 @@ class Registry:
         return self._workers.get(node_id)
 
     def candidates(self) -> list[Candidate]:
-        return [worker.candidate() for worker in self._workers.values() if worker.available]
+        if self.layout is None:
+            return []
+        ready = [worker for worker in self._workers.values() if worker.available]
+        return [worker.candidate(self.layout) for worker in ready]
 
     def check(self, hello: WorkerHello) -> None:
         """Raises BatonError that names what does not fit the cluster."""
@@ -170,10 +178,16 @@ class Registry:
                 f"{hello.model.fingerprint}), this cluster {self.model.name} (fingerprint "
                 f"{self.model.fingerprint})"
             )
-        if self.layout is not None and hello.layout != self.layout:
-            raise _refusal(
-                f"worker {name} has the KV layout {hello.layout}, this cluster {self.layout}"
+        if self.layout is not None:
+            # Any two workers may meet, in either direction: roles change.
+            why = why_unmappable(hello.layout, self.layout) or why_unmappable(
+                self.layout, hello.layout
             )
+            if why is not None:
+                raise _refusal(
+                    f"worker {name} has a KV layout that cannot be mapped onto this cluster's: "
+                    f"{why}"
+                )
 
     def add(self, hello: WorkerHello, session: Session, now: float) -> Worker:
         """Enter a worker whose hello was checked. Its id must not be live."""

@@ -278,7 +278,8 @@ async def test_other_models_layouts_and_roles_are_refused_by_name(cluster: Clust
     await cluster.add("m0", "mixed")
     for number, (changes, text) in enumerate([
         ({"model": msgspec.structs.replace(MODEL, fingerprint="g")}, "fingerprint g"),
-        ({"layout": KVLayout(2, 2, 8, 32, "float32")}, "KV layout"),
+        ({"layout": KVLayout(2, 2, 8, 16, "bfloat16")}, "the dtype differs: bfloat16"),
+        ({"layout": KVLayout(2, 4, 8, 16, "float32")}, "KV heads 0 to 3 are wanted"),
         ({"role": "cook"}, "'cook' is none of prefill, decode, mixed"),
     ]):
         worker = FakeWorker(cluster, f"x{number}", "mixed")
@@ -288,6 +289,30 @@ async def test_other_models_layouts_and_roles_are_refused_by_name(cluster: Clust
         await until(lambda worker=worker: worker.refusals != [])
         assert text in worker.refusals[0]
     assert [view.id for view in cluster.dispatcher.worker_views()] == ["m0"]
+
+
+async def test_another_block_size_is_mapped_and_counted_in_tokens(cluster: Cluster) -> None:
+    """The cluster's blocks hold 16 tokens, so 7 blocks of 8 make 3 of them."""
+    first = await cluster.add("m0", "mixed")
+    small = FakeWorker(cluster, "m1", "mixed")
+    cluster.workers[small.identity] = small
+    layout = KVLayout(2, 2, 8, 8, "float32", ("kv", "layer", "token", "head", "dim"))
+    small.hello = msgspec.structs.replace(small.hello, layout=layout, num_blocks=7)
+    small.stop_at = 0
+    small.dialer.start()
+    await until(lambda: small.session is not None)
+
+    def rooms() -> dict[str, int]:
+        candidates = cluster.dispatcher.registry.candidates()
+        return {c.identity.node_id: c.available_blocks for c in candidates}
+
+    assert rooms() == {"m0": 100, "m1": 3}
+    await first.kill()
+    await until(lambda: rooms() == {"m1": 3})
+    flight = cluster.submit()  # 20 tokens and the next one take three blocks of 8
+    assert rooms() == {"m1": 2}
+    flight.cancel("enough seen")
+    assert rooms() == {"m1": 3}
 
 
 async def test_load_reaches_views_and_draining_workers_get_nothing_new(cluster: Cluster) -> None:
