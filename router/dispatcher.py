@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from itertools import count
 
 from baton.protocol.errors import BatonError
@@ -28,25 +27,20 @@ from baton.protocol.records import (
     WorkerHello,
     WorkerMetrics,
 )
+from baton.router.deadlines import DeadlineWatch, no_worker
 from baton.router.flight import Flight, Taken
 from baton.router.observer import NoObserver, Observer
 from baton.router.placement import Placement
-from baton.router.policy import ROLES, Wait
-from baton.router.queue import WaitingQueue
+from baton.router.policy import ROLES
 from baton.router.registry import Registry, Worker, WorkerView
+from baton.router.retries import Retries
+from baton.router.sending import Sending
 
 log = logging.getLogger(__name__)
 
 MAX_QUEUE = 512
-NO_WORKER_GRACE = 0.8
-"""Seconds that a request waits for a worker to come back when none is left."""
 RESTART_MEMORY = 30.0
 """Seconds after a loss during which a worker is expected back."""
-DECLINE_PAUSE = 0.05
-DECLINE_PAUSE_MAX = 1.0
-"""A worker that declined a request is not asked again for it for so long; doubles each time."""
-MAX_LOST_WORKERS = 2
-"""A request that has cost so many workers their lives is not given to another."""
 
 
 class Dispatcher:
@@ -63,13 +57,13 @@ class Dispatcher:
         self._observer = observer or NoObserver()
         self._max_queue = max_queue
         self._flights: dict[str, Flight] = {}
-        self._placement = Placement(self.registry)
-        self._queue = WaitingQueue()
         self._numbers = count()
-        self._finished_at: deque[float] = deque(maxlen=64)
-        self._pump_timer: asyncio.TimerHandle | None = None
-        self._pump_at = 0.0
-        """When it fires. Not asked of the handle: uvloop's for "now" does not know."""
+        self._placement = Placement(self.registry)
+        self._deadlines = DeadlineWatch(self._fail)
+        self._sending = Sending(self._placement, self._observer, self._deadlines.watch)
+        self._retries = Retries(
+            self.registry, self._placement, self._sending, self._observer, self._fail
+        )
         self._closed = False
 
     # -- for the HTTP layer ------------------------------------------------------------------
@@ -86,7 +80,7 @@ class Dispatcher:
 
     @property
     def queue_depth(self) -> int:
-        return len(self._queue)
+        return len(self._sending.queue)
 
     @property
     def in_flight(self) -> int:
@@ -107,21 +101,21 @@ class Dispatcher:
         if self._closed:
             raise BatonError("shutting_down", "this router is shutting down", retry_after=1.0)
         if not self.ready and now - self.registry.last_loss > RESTART_MEMORY:
-            raise _no_worker()
+            raise no_worker()
         if request.key.request_id in self._flights:
             raise BatonError("internal_error", f"request {request.key} is in flight already")
         flight = Flight(request, next(self._numbers), now, self._end_by_reader)
-        if len(self._queue) > 0 or self._try(flight, now) is not None:
-            if len(self._queue) >= self._max_queue:
+        if len(self._sending.queue) > 0 or self._sending.send(flight, now) is not None:
+            if len(self._sending.queue) >= self._max_queue:
                 raise BatonError(
                     "queue_full",
-                    f"{len(self._queue)} requests are waiting already; try again later",
-                    retry_after=self._retry_after(now),
+                    f"{len(self._sending.queue)} requests are waiting already; try again later",
+                    retry_after=self._sending.retry_after(now),
                 )
-            self._enqueue(flight)
+            self._sending.enqueue(flight)
         self._flights[request.key.request_id] = flight
-        self._watch(flight)
-        self._pump()
+        self._deadlines.watch(flight)
+        self._sending.pump()
         return flight
 
     def close(self) -> None:
@@ -129,8 +123,7 @@ class Dispatcher:
         self._closed = True
         for flight in list(self._flights.values()):
             self._fail(flight, BatonError("shutting_down", "this router is shutting down"))
-        if self._pump_timer is not None:
-            self._pump_timer.cancel()
+        self._sending.close()
 
     # -- from the control session ------------------------------------------------------------
 
@@ -143,38 +136,14 @@ class Dispatcher:
             previous.session.close("the worker joined again")
             self.worker_lost(previous, "it joined again")
         worker = self.registry.add(hello, session, _now())
-        for flight in self._flights.values():
-            # The same life is back: it was cut off, perhaps by a pause of ours, and did not die.
-            flight.trouble.lost_workers.discard(worker.identity)
+        self._retries.is_back(worker.identity, self._flights.values())
         log.info("worker %s joined as %s", hello.identity.node_id, hello.role)
-        self._pump_soon(0.0)
+        self._sending.pump_soon(0.0)
         return worker
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its session is over: what it held goes elsewhere. Idempotent."""
-        if worker.state == "lost":
-            return
-        guilty = worker.state != "draining"
-        self.registry.lose(worker, _now())
-        self._observer.worker_gone(worker.identity.node_id)
-        held = sorted(worker.decoding | worker.prefilling.keys(), key=lambda f: f.number)
-        log.warning(
-            "worker %s lost with %d requests: %s", worker.identity.node_id, len(held), reason
-        )
-        worker.decoding.clear()
-        worker.prefilling.clear()
-        worker.promised.clear()
-        for flight in held:
-            if guilty:
-                flight.trouble.lost_workers.add(worker.identity)
-            if len(flight.trouble.lost_workers) >= MAX_LOST_WORKERS:
-                self._fail(flight, BatonError(
-                    "too_many_failures",
-                    f"{MAX_LOST_WORKERS} workers failed while they worked on this request",
-                ))
-            else:
-                self._retry(flight, "worker_lost")
-        self._pump()
+        self._retries.worker_lost(worker, reason)
 
     def on_record(self, worker: Worker, record: Record) -> None:
         match record:
@@ -210,8 +179,8 @@ class Dispatcher:
         worker.state = load.state
         worker.promised.clear()
         self._observer.worker_load(worker.identity.node_id, load)
-        if self._queue:
-            self._pump()
+        if self._sending.queue:
+            self._sending.pump()
 
     def _on_delta(self, worker: Worker, delta: TokenDelta, now: float) -> None:
         flight = self._current(worker, delta.key)
@@ -226,12 +195,10 @@ class Dispatcher:
                 "worker %s sent position %d of %s, expected %d: trying again",
                 worker.identity.node_id, delta.position, delta.key, len(flight.accepted),
             )
-            self._avoid(flight, worker)
-            self._retry(flight, "out_of_order")
-            self._pump()
+            self._retries.out_of_order(flight, worker)
         elif flight.prefilled and not prefilled:
             self._placement.first_token(flight)
-            self._watch(flight)  # from here the time between tokens counts
+            self._deadlines.watch(flight)  # from here the time between tokens counts
 
     def _on_admitted(self, worker: Worker, record: Admitted) -> None:
         flight = self._current(worker, record.key)
@@ -243,20 +210,8 @@ class Dispatcher:
 
     def _on_declined(self, worker: Worker, record: Declined) -> None:
         flight = self._current(worker, record.key)
-        if flight is None:
-            return
-        self._placement.forget(flight, worker.identity)
-        self._avoid(flight, worker)
-        self._retry(flight, record.reason)
-        self._pump()
-
-    def _avoid(self, flight: Flight, worker: Worker) -> None:
-        """This worker is not asked for it again for a moment."""
-        trouble = flight.trouble
-        pause = min(DECLINE_PAUSE_MAX, DECLINE_PAUSE * 2.0 ** min(trouble.declines, 10))
-        trouble.declines += 1
-        trouble.excluded_until[worker.identity] = _now() + pause
-        self._pump_soon(pause)
+        if flight is not None:
+            self._retries.declined(flight, worker, record.reason)
 
     def _current(self, worker: Worker, key: RequestKey) -> Flight | None:
         """The flight, if this attempt is its current one and this worker has a part in it."""
@@ -264,87 +219,6 @@ class Dispatcher:
         if flight is None or flight.key != key or worker.identity not in flight.holders:
             return None
         return flight
-
-    # -- sending and waiting -----------------------------------------------------------------
-
-    def _try(self, flight: Flight, now: float) -> Wait | None:
-        """None when it was sent."""
-        decision = self._placement.place(flight, now)
-        if isinstance(decision, Wait):
-            return decision
-        if flight.stamps.dispatched is None:
-            flight.stamps.dispatched = now
-            self._observer.queued("router", now - flight.stamps.arrived)
-        self._observer.decision(decision.route, decision.reason)
-        return None
-
-    def _enqueue(self, flight: Flight) -> None:
-        self._queue.add(flight)
-        self._observer.queue_depth("router", len(self._queue))
-
-    def _dequeue(self, flight: Flight) -> None:
-        self._queue.remove(flight)
-        self._observer.queue_depth("router", len(self._queue))
-
-    def _pump(self) -> None:
-        """Send what can be sent, oldest first."""
-        now = _now()
-        for flight in self._queue:
-            if flight not in self._queue:
-                continue
-            wait = self._try(flight, now)
-            if wait is None:
-                self._dequeue(flight)
-            elif wait is Wait.NO_WORKER:
-                self._starve(flight, now)
-            else:
-                flight.starved_since = None
-                if wait is Wait.BUSY and not flight.excluded(now):
-                    return  # nobody overtakes it
-
-    def _pump_soon(self, delay: float) -> None:
-        at = _now() + delay
-        if self._pump_timer is not None:
-            if self._pump_at <= at:
-                return
-            self._pump_timer.cancel()
-        self._pump_at = at
-        self._pump_timer = asyncio.get_running_loop().call_at(at, self._pump_now)
-
-    def _pump_now(self) -> None:
-        self._pump_timer = None
-        self._pump()
-        now = _now()
-        waits = [
-            until
-            for flight in self._queue
-            for until in flight.trouble.excluded_until.values()
-            if until > now
-        ]
-        if waits:
-            self._pump_soon(min(waits) - now)
-
-    def _starve(self, flight: Flight, now: float) -> None:
-        if flight.starved_since is None:
-            flight.starved_since = now
-            self._watch(flight)
-
-    def _retry_after(self, now: float) -> float:
-        """Seconds until the queue that is there now has been served, by the recent rate."""
-        if len(self._finished_at) < 2:
-            return 1.0
-        rate = len(self._finished_at) / max(1e-3, now - self._finished_at[0])
-        return min(60.0, max(1.0, round(len(self._queue) / rate)))
-
-    # -- trying again ------------------------------------------------------------------------
-
-    def _retry(self, flight: Flight, reason: str) -> None:
-        """A new attempt, first in the queue. The caller pumps."""
-        self._observer.retry(reason)
-        self._placement.release(flight, reason)
-        flight.next_attempt()
-        if flight not in self._queue:
-            self._enqueue(flight)
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -365,42 +239,9 @@ class Dispatcher:
             return
         flight.end(outcome, now, error)
         self._flights.pop(flight.key.request_id, None)
-        self._dequeue(flight)
-        self._finished_at.append(now)
+        self._sending.ended(flight, now)
         self._observer.flight_finished(outcome, flight.phases)
-        if self._queue:
-            self._pump_soon(0.0)
-
-    # -- deadlines ---------------------------------------------------------------------------
-
-    def _watch(self, flight: Flight) -> None:
-        """Arm the flight's one timer for its next deadline. Tokens move deadlines away without
-        touching the timer: it looks again when it fires."""
-        if flight.timer is not None:
-            flight.timer.cancel()
-            flight.timer = None
-        if flight.ended:
-            return
-        now = _now()
-        if flight.starved_since is not None and now >= flight.starved_since + NO_WORKER_GRACE:
-            lost = flight.trouble.was_running
-            self._fail(flight, BatonError(
-                "worker_lost", "the worker of this request was lost, and no other is left",
-                retry_after=1.0,
-            ) if lost else _no_worker())
-            return
-        at, text = flight.deadline()
-        if now >= at:
-            self._fail(flight, BatonError("deadline_exceeded", text))
-            return
-        if flight.starved_since is not None:
-            at = min(at, flight.starved_since + NO_WORKER_GRACE)
-        flight.timer = asyncio.get_running_loop().call_at(at, self._watch, flight)
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _no_worker() -> BatonError:
-    return BatonError("no_worker", "no worker can serve requests now", retry_after=1.0)

@@ -1,0 +1,114 @@
+"""What becomes of a flight whose attempt came to nothing.
+
+    declined, tokens out of order      again, elsewhere for a moment
+    worker lost                        again, with the accepted tokens
+    a second life lost with it         too_many_failures: it may be the cause
+
+The new attempt takes the flight's old place in the queue; words about the old one are ignored from
+here on, and every worker that held something of it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from baton.protocol.errors import BatonError
+from baton.protocol.ids import Identity
+from baton.router.flight import Flight
+from baton.router.observer import Observer
+from baton.router.placement import Placement
+from baton.router.registry import Registry, Worker
+from baton.router.sending import Sending
+
+log = logging.getLogger(__name__)
+
+DECLINE_PAUSE = 0.05
+DECLINE_PAUSE_MAX = 1.0
+"""A worker that declined a request is not asked again for it for so long; doubles each time."""
+MAX_LOST_WORKERS = 2
+"""A request that has cost so many workers their lives is not given to another."""
+
+
+class Retries:
+    """`fail` ends a flight with a typed error. Everything here has pumped when it returns, except
+    `retry`."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        placement: Placement,
+        sending: Sending,
+        observer: Observer,
+        fail: Callable[[Flight, BatonError], None],
+    ) -> None:
+        self._registry = registry
+        self._placement = placement
+        self._sending = sending
+        self._observer = observer
+        self._fail = fail
+
+    def retry(self, flight: Flight, reason: str) -> None:
+        """A new attempt, in the queue. The caller pumps."""
+        self._observer.retry(reason)
+        self._placement.release(flight, reason)
+        flight.next_attempt()
+        if flight not in self._sending.queue:
+            self._sending.enqueue(flight)
+
+    def declined(self, flight: Flight, worker: Worker, reason: str) -> None:
+        """The worker holds nothing of it any more."""
+        self._placement.forget(flight, worker.identity)
+        self._avoid(flight, worker)
+        self.retry(flight, reason)
+        self._sending.pump()
+
+    def out_of_order(self, flight: Flight, worker: Worker) -> None:
+        self._avoid(flight, worker)
+        self.retry(flight, "out_of_order")
+        self._sending.pump()
+
+    def worker_lost(self, worker: Worker, reason: str) -> None:
+        """Its session is over: what it held goes elsewhere. Idempotent."""
+        if worker.state == "lost":
+            return
+        guilty = worker.state != "draining"
+        self._registry.lose(worker, _now())
+        self._observer.worker_gone(worker.identity.node_id)
+        held = sorted(worker.decoding | worker.prefilling.keys(), key=lambda f: f.number)
+        log.warning(
+            "worker %s lost with %d requests: %s", worker.identity.node_id, len(held), reason
+        )
+        worker.decoding.clear()
+        worker.prefilling.clear()
+        worker.promised.clear()
+        for flight in held:
+            if guilty:
+                flight.trouble.lost_workers.add(worker.identity)
+            if len(flight.trouble.lost_workers) >= MAX_LOST_WORKERS:
+                self._fail(flight, BatonError(
+                    "too_many_failures",
+                    f"{MAX_LOST_WORKERS} workers failed while they worked on this request",
+                ))
+            else:
+                self.retry(flight, "worker_lost")
+        self._sending.pump()
+
+    def is_back(self, identity: Identity, flights: Iterable[Flight]) -> None:
+        """The same life has joined again: it was cut off, perhaps by a pause of ours, and did not
+        die."""
+        for flight in flights:
+            flight.trouble.lost_workers.discard(identity)
+
+    def _avoid(self, flight: Flight, worker: Worker) -> None:
+        """This worker is not asked for it again for a moment."""
+        trouble = flight.trouble
+        pause = min(DECLINE_PAUSE_MAX, DECLINE_PAUSE * 2.0 ** min(trouble.declines, 10))
+        trouble.declines += 1
+        trouble.excluded_until[worker.identity] = _now() + pause
+        self._sending.pump_soon(pause)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
