@@ -1,7 +1,8 @@
 """Every record that crosses a process boundary.
 
-Version 1. A record is an array whose first element is its name; new fields go at the end with a
-default, so that version N and N-1 read each other. Durations cross processes, clock times never.
+Version 2. A record is an array whose first element is its name; new fields go at the end with a
+default, so that version N and N-1 read each other; `versions.py` says what each version added.
+Durations cross processes, clock times never.
 
     router  -> worker   Prefill  Reserve  Generate  Lend  Migrate  Cancel  SetRole
     worker  -> router   Load  WorkerMetrics  TokenBatch  Admitted  Parked  Declined
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
-from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.ids import Identity, ProcessRef, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.sampling import SamplingParams
 
@@ -78,12 +79,15 @@ class WorkerHello(Record, frozen=True):
     peer_address: str
     """Where other workers reach this one's hand-off channel (a ZeroMQ address)."""
     device: str
+    process: ProcessRef | None = None
+    """Of all hellos: filled in by the link, which watches the peer's process where it can."""
 
 
 class RouterHello(Record, frozen=True):
     """A router's answer."""
 
     identity: Identity
+    process: ProcessRef | None = None
 
 
 class PeerHello(Record, frozen=True):
@@ -96,7 +100,9 @@ class PeerHello(Record, frozen=True):
     transport: str
     transport_address: bytes
     pid: int
-    """On the same host the survivor watches this process: while it lives, it may still write."""
+    """For version 1, which knows no `process`."""
+    process: ProcessRef | None = None
+    """On the same host the survivor watches it: while it lives, it may still write."""
 
 
 # -- router to worker ------------------------------------------------------------------------

@@ -1,10 +1,24 @@
 """The control session: pure machine in `session.py`, ZeroMQ around it in `listener.py` and
-`dialer.py`."""
+`dialer.py`; whether a peer's process lives, in `process_watch.py`."""
 
 from baton.protocol.link.dialer import Dialer
+from baton.protocol.link.ends import GOODBYE, LossCause, SessionClosed, UnspokenRecord
 from baton.protocol.link.listener import Listener
-from baton.protocol.link.session import Session, SessionClosed
+from baton.protocol.link.process_watch import ProcessWatch, is_gone
+from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
 from baton.protocol.link.stats import LinkStats
 
-__all__ = ["Dialer", "LinkSettings", "LinkStats", "Listener", "Session", "SessionClosed"]
+__all__ = [
+    "GOODBYE",
+    "Dialer",
+    "LinkSettings",
+    "LinkStats",
+    "Listener",
+    "LossCause",
+    "ProcessWatch",
+    "Session",
+    "SessionClosed",
+    "UnspokenRecord",
+    "is_gone",
+]

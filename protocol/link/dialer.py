@@ -18,6 +18,7 @@ import zmq
 
 from baton.protocol.ids import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Identity
 from baton.protocol.link.address import resolve, split_tcp
+from baton.protocol.link.ends import GOODBYE, LossCause
 from baton.protocol.link.frames import (
     ATTEMPT_BITS,
     AnyFrame,
@@ -28,7 +29,8 @@ from baton.protocol.link.frames import (
     decode_frame,
     encode_frame,
 )
-from baton.protocol.link.listener import hello_identity
+from baton.protocol.link.hello import hello_identity, hello_process, with_process
+from baton.protocol.link.process_watch import ProcessWatch
 from baton.protocol.link.pump import Pump, new_socket
 from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
@@ -40,7 +42,8 @@ from baton.protocol.wire import MalformedRecord, from_wire, pack, to_wire, unpac
 log = logging.getLogger(__name__)
 
 RECONNECT_MS = 50
-RECONNECT_MAX_MS = 500
+RECONNECT_MAX_MS = 200
+"""Well within `reconnect_grace`."""
 
 
 class Dialer:
@@ -70,6 +73,7 @@ class Dialer:
         self._task: asyncio.Task[None] | None = None
         self.attempt: Attempt | None = None
         self._turn = 0
+        self._farewell = GOODBYE
 
     def start(self) -> None:
         """Begin dialing, from the running loop. Raises RuntimeError when called twice."""
@@ -77,8 +81,10 @@ class Dialer:
             raise RuntimeError("the dialer was started before")
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    async def close(self) -> None:
-        """Stop for good; the session's `on_lost` is called before this returns. Idempotent."""
+    async def close(self, reason: str = GOODBYE) -> None:
+        """Stop for good; the session's `on_lost` is called before this returns. `reason`: what the
+        peer is told; whoever fails says so instead of good-bye. Idempotent."""
+        self._farewell = reason
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -111,7 +117,7 @@ class Dialer:
         numeric = addresses[self._turn % len(addresses)]
         self._turn += 1
         try:
-            hello = pack(to_wire(self._hello()))
+            hello = pack(to_wire(with_process(self._hello())))
         except Exception:
             log.exception("%s: no hello to send", self.stats.name)
             return "silent"
@@ -119,7 +125,7 @@ class Dialer:
         try:
             return await self.attempt.ended
         finally:
-            self.attempt.close()
+            self.attempt.close(self._farewell)
             self.attempt = None
 
     def accepted(self, session: Session) -> None:
@@ -141,6 +147,7 @@ class Attempt:
         self._settings = settings
         self._session_id = dialer.next_session()
         self._session: Session | None = None
+        self._process: ProcessWatch | None = None
         self._connected = False
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         frame = HelloFrame(PROTOCOL_VERSION, self._session_id, OLDEST_PROTOCOL_VERSION, hello)
@@ -154,10 +161,12 @@ class Attempt:
         self._give_up_at = self.pump.now() + settings.dial_attempt
         self._hello_due = 0.0
 
-    def close(self) -> None:
+    def close(self, reason: str = GOODBYE) -> None:
         if self._session is not None:
-            self._session.close("the peer closed")
+            self._session.close(reason)
             self._poll(self._session, self.pump.now())
+        if self._process is not None:
+            self._process.close()
         self._watch.close()
         self.pump.close()
 
@@ -199,6 +208,9 @@ class Attempt:
                     settings=self._settings,
                     stats=self._dialer.stats,
                 )
+                process = hello_process(record)
+                if process is not None:
+                    self._process = ProcessWatch(process, self._on_death)
                 self._dialer.accepted(self._session)
             case RefuseFrame():
                 self._dialer.refused(frame.reason)
@@ -207,6 +219,13 @@ class Attempt:
                 self._end("silent")
             case _:
                 pass
+
+    def _on_death(self) -> None:
+        """What the peer said last is heard first."""
+        self.pump.drain()
+        if self._session is not None:
+            self._session.lose("the process of the peer has died", LossCause.PROCESS)
+            self.pump.wake()
 
     def _on_connection(self, connected: bool) -> None:
         self._connected = connected

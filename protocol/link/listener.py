@@ -18,6 +18,7 @@ import zmq
 from baton.protocol.errors import BatonError, ConfigError
 from baton.protocol.ids import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Identity
 from baton.protocol.link.address import ipc_is_served, resolve, split_tcp
+from baton.protocol.link.ends import GOODBYE, LossCause
 from baton.protocol.link.frames import (
     ATTEMPT_BITS,
     ByeFrame,
@@ -28,11 +29,14 @@ from baton.protocol.link.frames import (
     decode_frame,
     encode_frame,
 )
+from baton.protocol.link.hello import hello_identity, hello_process, with_process
+from baton.protocol.link.process_watch import ProcessWatch
 from baton.protocol.link.pump import Pump, new_socket
 from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
 from baton.protocol.link.stats import LinkStats
-from baton.protocol.records import PeerHello, Record, RouterHello, WorkerHello
+from baton.protocol.link.watch import ConnectionWatch
+from baton.protocol.records import Record
 from baton.protocol.wire import MalformedRecord, from_wire, pack, to_wire, unpack
 
 log = logging.getLogger(__name__)
@@ -41,11 +45,8 @@ RETIRED_EPOCHS = 4096
 """How many replaced epochs are remembered."""
 
 
-def hello_identity(record: Record) -> Identity:
-    """Who introduces themselves. Raises MalformedRecord for a record that is no hello."""
-    if isinstance(record, WorkerHello | RouterHello | PeerHello):
-        return record.identity
-    raise MalformedRecord(f"{type(record).__name__} is no hello")
+PROBE_DELAYS = (0.02, 0.2)
+"""Seconds after some connection broke at which something is said to everyone."""
 
 
 class _Line:
@@ -56,6 +57,11 @@ class _Line:
         self.peer = peer
         self.route = route
         self.welcome = welcome
+        self.process: ProcessWatch | None = None
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.close()
 
 
 class Listener:
@@ -78,6 +84,8 @@ class Listener:
         self._retired: OrderedDict[Identity, None] = OrderedDict()
         self._touched: set[_Line] = set()
         self.pump: Pump | None = None
+        self._connections: ConnectionWatch | None = None
+        self._probes_at: list[float] = []
         self._next_sweep = 0.0
 
     async def bind(self, address: str) -> str:
@@ -92,14 +100,17 @@ class Listener:
             raise ConfigError(f"cannot listen on {address}: it is in use by another process")
         socket = new_socket(zmq.ROUTER, numeric)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        connections = ConnectionWatch(socket, self._on_connection)
         try:
             socket.bind(numeric)
         except zmq.ZMQError as error:
+            connections.close()
             socket.close()
             why = "it is in use" if error.errno == zmq.EADDRINUSE else error.strerror
             raise ConfigError(f"cannot listen on {address}: {why}") from error
         actual = socket.getsockopt(zmq.LAST_ENDPOINT)
         assert isinstance(actual, bytes)
+        self._connections = connections
         self.pump = Pump(socket, self._on_message, self._on_pass)
         return actual.rstrip(b"\0").decode()
 
@@ -111,11 +122,14 @@ class Listener:
         pump, self.pump = self.pump, None
         now = pump.now()
         for line in list(self._lines.values()):
-            line.session.close("the peer closed")
+            line.session.close(GOODBYE)
+            line.end()
             for frame in line.session.poll(now):
                 pump.send([line.route, encode_frame(frame)])
         self._lines.clear()
         self._by_node.clear()
+        if self._connections is not None:
+            self._connections.close()
         pump.close()
 
     # -- in ----------------------------------------------------------------------------------
@@ -203,8 +217,11 @@ class Listener:
             log.exception("accepting a session from %s failed", peer.node_id)
             session.lose("failed")
             return
-        welcome = WelcomeFrame(version, frame.session, pack(to_wire(answer)))
+        welcome = WelcomeFrame(version, frame.session, pack(to_wire(with_process(answer))))
         line.welcome = encode_frame(welcome)
+        process = hello_process(hello)
+        if process is not None:
+            line.process = ProcessWatch(process, lambda: self._on_death(line))
         self._lines[frame.session] = line
         self._by_node[peer.node_id] = line
         self._send(route, line.welcome)
@@ -240,6 +257,21 @@ class Listener:
         log.warning("%s: refused a session: %s", self.stats.name, reason)
         self._send(route, encode_frame(RefuseFrame(PROTOCOL_VERSION, frame.session, reason)))
 
+    def _on_death(self, line: _Line) -> None:
+        """What it said last is heard first."""
+        if self.pump is not None:
+            self.pump.drain()
+        line.session.lose("its process has died", LossCause.PROCESS)
+        self._touch(line)
+
+    def _on_connection(self, connected: bool) -> None:
+        """ZeroMQ does not say whose connection broke, and only sending finds it out. Its report
+        may come just before the fact."""
+        if not connected and self.pump is not None:
+            now = self.pump.now()
+            self._probes_at = [now + delay for delay in PROBE_DELAYS]
+            self.pump.wake()
+
     # -- out ---------------------------------------------------------------------------------
 
     def _touch(self, line: _Line) -> None:
@@ -251,6 +283,10 @@ class Listener:
         return self.pump is not None and self.pump.send([route, data])
 
     def _on_pass(self, now: float) -> float:
+        if self._probes_at and now >= self._probes_at[0]:
+            self._probes_at = [at for at in self._probes_at if at > now]
+            for line in self._lines.values():
+                line.session.say_something(now)
         if now >= self._next_sweep:
             self._touched.update(self._lines.values())
         touched, self._touched = self._touched, set()
@@ -258,7 +294,7 @@ class Listener:
             self._poll(line, now)
         deadlines = [line.session.next_deadline() for line in self._lines.values()]
         self._next_sweep = min(deadlines, default=float("inf"))
-        return self._next_sweep
+        return min(self._next_sweep, *self._probes_at, float("inf"))
 
     def _poll(self, line: _Line, now: float) -> None:
         frames: list[Frame] = line.session.poll(now)
@@ -267,6 +303,7 @@ class Listener:
                 line.session.connection_broken(now)
                 break
         if not line.session.is_open:
+            line.end()
             self._lines.pop(line.session.session_id, None)
             if self._by_node.get(line.peer.node_id) is line:
                 del self._by_node[line.peer.node_id]

@@ -15,6 +15,7 @@ import zmq
 from baton.protocol.wire import MAX_RECORD_BYTES
 
 MESSAGES_PER_PASS = 256
+DRAIN_PASSES = 64
 LINGER_MS = 200
 """How long a closed socket may still deliver its goodbye."""
 
@@ -74,6 +75,13 @@ class Pump:
             return False
         return True
 
+    def drain(self) -> None:
+        """Take what has arrived, before its sender is given up."""
+        for _ in range(DRAIN_PASSES):
+            if self._closed or not self._receive():
+                return
+        self.wake()
+
     def close(self) -> None:
         """Idempotent. What was sent before may still leave within LINGER_MS."""
         if self._closed:
@@ -95,15 +103,17 @@ class Pump:
             return
         self._rearm(self._on_pass(self._loop.time()))
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Whether there may be more."""
         for _ in range(MESSAGES_PER_PASS):
             if self._closed:
-                return
+                return False
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                return False
             self._on_message(parts)
+        return True
 
     def _rearm(self, deadline: float) -> None:
         if self._closed:

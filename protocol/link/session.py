@@ -18,17 +18,15 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
+from baton.protocol.link.ends import GOODBYE, LossCause, SessionClosed, UnspokenRecord
 from baton.protocol.link.frames import AliveFrame, AnyFrame, ByeFrame, DataFrame, Frame
 from baton.protocol.link.settings import LinkSettings
 from baton.protocol.link.stats import LinkStats
 from baton.protocol.records import Record
+from baton.protocol.versions import version_of, version_of_kind
 from baton.protocol.wire import MalformedRecord, from_wire, pack, to_wire, unpack
 
 log = logging.getLogger(__name__)
-
-
-class SessionClosed(ConnectionError):
-    """The session is over; nothing more can be sent on it."""
 
 
 class Session:
@@ -56,8 +54,12 @@ class Session:
 
         self._unsent: deque[bytes] = deque()
         self._unacked: deque[bytes] = deque()
+        self._queued = 0
+        """Number of the last record that was to be sent."""
         self._acked = 0
         """Number of the last acknowledged record; `_unacked` holds the ones after it."""
+        self._handed_out = 0
+        """Number of the last record given to a connection that was not known to be broken."""
         self._resend_wanted = False
         self._resent_at = float("-inf")
         self._backlog_bytes = 0
@@ -80,7 +82,9 @@ class Session:
         self._resend_delay = self._settings.resend_after
 
         self._lost_reason: str | None = None
+        self._lost_cause: LossCause | None = None
         self._lost_reported = False
+        self._silence = 0.0
         self._bye: str | None = None
         self._closed_here = False
 
@@ -111,28 +115,59 @@ class Session:
         self._on_lost = handler
         self._notify()
 
-    def send(self, record: Record) -> None:
-        """Queue a record; never blocks. Raises SessionClosed when the session is over. A peer
-        that lets the backlog grow past its bound is lost (reported from the loop)."""
+    @property
+    def cause(self) -> LossCause | None:
+        """What ended it; None while it is open."""
+        return self._lost_cause
+
+    @property
+    def silence(self) -> float:
+        """Seconds from the peer's last word to the report of the loss, which bound from above
+        how long its death went unnoticed; 0 before."""
+        return self._silence
+
+    def speaks(self, kind: type[Record]) -> bool:
+        """Whether the peer knows this kind of record."""
+        return version_of_kind(kind) <= self.version
+
+    def has_acknowledged(self, number: int) -> bool:
+        """Whether the peer is known to have received this record (`send` gave its number). False
+        says nothing: receipts take a moment."""
+        return number <= self._acked
+
+    def was_handed_out(self, number: int) -> bool:
+        """False for a record that surely never left."""
+        return number <= self._handed_out
+
+    def send(self, record: Record) -> int:
+        """Queue a record; never blocks. Returns its number. Raises SessionClosed when the session
+        is over, UnspokenRecord for one that the peer would misunderstand. A peer that lets the
+        backlog grow past its bound is lost (reported from the loop)."""
         if self._lost_reason is not None:
             raise SessionClosed(f"session is closed: {self._lost_reason}")
+        if version_of(record) > self.version:
+            raise UnspokenRecord(
+                f"{type(record).__name__} needs protocol version {version_of(record)}, the peer "
+                f"speaks {self.version}"
+            )
         data = pack(to_wire(record))
         self._unsent.append(data)
+        self._queued += 1
         self._backlog_bytes += len(data)
         if (
             self._backlog_bytes > self._settings.backlog_bytes
             or len(self._unsent) + len(self._unacked) > self._settings.backlog_records
         ):
             self.close("backlog full: the peer does not keep up")
-            return
         self._notify()
+        return self._queued
 
     def close(self, reason: str) -> None:
         """End the session and tell the peer. Idempotent. No record is delivered afterwards."""
         if self._lost_reason is None:
             self._bye = reason
             self._closed_here = True
-            self._lose(reason)
+            self._lose(reason, LossCause.HERE)
 
     # -- for the owner -----------------------------------------------------------------------
 
@@ -155,7 +190,8 @@ class Session:
                     self._resend(now)
                     self._notify()
             case ByeFrame():
-                self._lose(frame.reason)
+                graceful = frame.reason == GOODBYE
+                self._lose(frame.reason, LossCause.GOODBYE if graceful else LossCause.FAILED)
             case _:
                 self.stats.malformed(f"{type(frame).__name__} within a session")
         self._deliver()
@@ -167,28 +203,37 @@ class Session:
         self._resend(now)
         self._notify()
 
+    def say_something(self, now: float) -> None:
+        """At the next poll, so that a connection that is gone shows."""
+        self._sent = min(self._sent, now - self._settings.ping_interval)
+        self._notify()
+
     def connection_broken(self, now: float) -> None:
         """There is no connection at present."""
         if self._broken_since is None:
             self._broken_since = now
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, cause: LossCause = LossCause.HERE) -> None:
         """End the session without a word to the peer."""
         if self._lost_reason is None:
-            self._lose(reason)
+            self._lose(reason, cause)
 
     def poll(self, now: float) -> list[Frame]:
         """Deliver what waits, check the clock, and return the frames to send now."""
         self._deliver()
         if self._lost_reason is None and now >= self._lost_at():
-            self._lose(f"nothing heard for {now - self._heard:.1f} s")
+            silent = now >= self._heard + self._settings.lost_after
+            self._lose(
+                f"nothing heard for {now - self._heard:.1f} s",
+                LossCause.SILENCE if silent else LossCause.CONNECTION,
+            )
         if self._lost_reason is not None:
             frames: list[Frame] = []
             if self._bye is not None:
                 self._drain_window(frames)
                 frames.append(ByeFrame(self.version, self.session_id, self._bye))
                 self._bye = None
-            self._report_loss()
+            self._report_loss(now)
             return frames
         if self._resend_due is not None and now >= self._resend_due:
             self._resend(now)
@@ -237,6 +282,8 @@ class Session:
             self._unacked_bytes += size
             fresh.append(data)
         self._pack_frames(first, fresh, frames)
+        if self._broken_since is None:
+            self._handed_out = self._acked + len(self._unacked)
 
     def _pack_frames(self, first: int, records: list[bytes], frames: list[Frame]) -> None:
         part: list[bytes] = []
@@ -349,17 +396,19 @@ class Session:
             at = min(at, self._broken_since + self._settings.reconnect_grace)
         return at
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, cause: LossCause) -> None:
         self._lost_reason = reason
+        self._lost_cause = cause
         self._early.clear()
         self._notify()
 
-    def _report_loss(self) -> None:
+    def _report_loss(self, now: float) -> None:
         self._unsent.clear()
         self._unacked.clear()
         if self._lost_reported or self._on_lost is None or self._delivering:
             return
         self._lost_reported = True
+        self._silence = now - self._heard
         self._inbox.clear()
         assert self._lost_reason is not None
         try:

@@ -13,7 +13,7 @@ class LinkSettings:
     """Something is sent at least this often; a ping only when there is nothing else to say."""
     lost_after: float = 3.0
     """Silence after which a peer counts as lost."""
-    reconnect_grace: float = 1.0
+    reconnect_grace: float = 0.8
     """The same from when the connection is seen to be broken: a peer that lives comes back
     within milliseconds, a killed one should not keep its requests waiting for `lost_after`."""
     ack_delay: float = 0.1

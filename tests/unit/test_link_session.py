@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baton.protocol.ids import Identity
-from baton.protocol.link import LinkSettings, Session, SessionClosed
+from baton.protocol.link import LinkSettings, LossCause, Session, SessionClosed
 from baton.protocol.link.frames import (
     AliveFrame,
     AnyFrame,
@@ -176,10 +176,33 @@ def test_a_broken_connection_shortens_the_wait() -> None:
     end = End.open()
     end.session.connection_broken(0.2)
     assert end.session.next_deadline() == 0.5
-    end.poll(1.1)
+    end.poll(0.9)
     assert end.session.is_open
-    end.poll(1.2)
+    end.poll(1.0)
     assert len(end.lost) == 1
+    assert end.session.cause is LossCause.CONNECTION
+    assert end.session.silence == 1.0
+
+
+def test_what_left_and_what_arrived() -> None:
+    end = End.open(LinkSettings(window_records=2))
+    numbers = [end.session.send(SetRole(role="0")) for _ in range(4)]
+    assert numbers == [1, 2, 3, 4]
+    assert not end.session.was_handed_out(1)
+    end.poll(0.0)  # the window holds two
+    assert end.session.was_handed_out(2)
+    assert not end.session.was_handed_out(3)
+    assert not end.session.has_acknowledged(1)
+    end.session.receive(AliveFrame(1, 1, 1), 0.1)
+    assert end.session.has_acknowledged(1)
+    assert not end.session.has_acknowledged(2)
+    end.session.connection_broken(0.2)
+    end.poll(0.2)  # the third is packed for a connection that is not there
+    assert not end.session.was_handed_out(3)
+    end.session.connection_changed(0.3)
+    end.poll(0.3)
+    assert end.session.was_handed_out(3)
+    assert not end.session.was_handed_out(4)
 
 
 def test_an_idle_session_pings_and_traffic_replaces_pings() -> None:

@@ -12,11 +12,12 @@ import pytest
 import zmq
 
 from baton.protocol.errors import BatonError, ConfigError
-from baton.protocol.ids import Identity, new_epoch
-from baton.protocol.link import Dialer, LinkSettings, Listener, Session
+from baton.protocol.ids import PROTOCOL_VERSION, Identity, new_epoch, own_process
+from baton.protocol.link import Dialer, LinkSettings, Listener, LossCause, Session
 from baton.protocol.link.address import ipc_is_served
 from baton.protocol.link.frames import AliveFrame, ByeFrame, HelloFrame, RefuseFrame, decode_frame
 from baton.protocol.link.frames import encode_frame as encode
+from baton.protocol.link.hello import hello_identity
 from baton.protocol.records import Record, RouterHello, SetRole
 from baton.protocol.wire import pack, to_wire
 
@@ -137,14 +138,31 @@ async def test_records_both_ways_and_goodbye(nodes: Callable[..., Node]) -> None
     listener, dialer = nodes("router"), nodes("worker")
     dialer.dial(await listener.listen())
     await joined(listener, dialer)
-    assert listener.sessions[0].peer_hello == RouterHello(identity=dialer.identity)
-    assert dialer.sessions[0].peer_hello == RouterHello(identity=listener.identity)
+    process = own_process()  # which the link adds to what the owner says
+    assert listener.sessions[0].peer_hello == RouterHello(
+        identity=dialer.identity, process=process
+    )
+    assert dialer.sessions[0].peer_hello == RouterHello(
+        identity=listener.identity, process=process
+    )
     listener.send("a", "b")
     dialer.send("c")
     await until(lambda: dialer.received == ["a", "b"] and listener.received == ["c"])
     await dialer.close()
     assert dialer.lost == [(0, "the peer closed")]
     await until(lambda: listener.lost == [(0, "the peer closed")])
+    assert dialer.sessions[0].cause is LossCause.HERE
+    assert listener.sessions[0].cause is LossCause.GOODBYE
+
+
+async def test_whoever_fails_says_so_instead_of_goodbye(nodes: Callable[..., Node]) -> None:
+    listener, dialer = nodes("router"), nodes("worker")
+    dialer.dial(await listener.listen())
+    await joined(listener, dialer)
+    assert isinstance(dialer.end, Dialer)
+    await dialer.end.close("the engine failed")
+    await until(lambda: listener.lost == [(0, "the engine failed")])
+    assert listener.sessions[0].cause is LossCause.FAILED
 
 
 async def test_ipc_and_a_taken_path(nodes: Callable[..., Node], tmp_path: Path) -> None:
@@ -218,7 +236,7 @@ async def test_a_restarted_listener_is_a_new_session(
     await second.listen(address)
     await until(lambda: len(dialer.sessions) == 2)
     assert dialer.lost == [(0, "the peer does not know this session")]
-    assert dialer.sessions[1].peer_hello == RouterHello(identity=second.identity)
+    assert hello_identity(dialer.sessions[1].peer_hello) == second.identity
     dialer.send("x")
     await until(lambda: second.received == ["x"])
 
@@ -275,6 +293,21 @@ async def test_a_killed_peer_is_lost_within_the_grace(nodes: Callable[..., Node]
     assert len(listener.lost) == 1
 
 
+async def test_a_broken_connection_is_noticed_at_once(nodes: Callable[..., Node]) -> None:
+    """Not only when there is something to say: nothing is said for half a minute here."""
+    listener, dialer = nodes("router"), nodes("worker")
+    quiet = LinkSettings(ping_interval=30.0, lost_after=60.0, reconnect_grace=0.1)
+    end = listener.end = Listener(listener.identity, listener.accept, settings=quiet)
+    dialer.dial(await end.bind("tcp://127.0.0.1:0"))
+    await joined(listener, dialer)
+    assert isinstance(dialer.end, Dialer)
+    assert dialer.end.attempt is not None
+    dialer.end.attempt.pump.close()
+    await until(lambda: bool(listener.lost))
+    assert listener.sessions[0].cause is LossCause.CONNECTION
+    assert 0 < listener.sessions[0].silence < 10
+
+
 async def test_refusals_are_by_name(nodes: Callable[..., Node]) -> None:
     listener, dialer = nodes("router"), nodes("worker")
     listener.refuse_with = BatonError("invalid_value", "model fingerprint aa is not bb")
@@ -305,7 +338,7 @@ async def test_versions(
         assert f"protocol versions {oldest} to {version} are not spoken" in answer.reason
         assert listener.sessions == []
     else:
-        assert answer.version == 1
+        assert answer.version == min(version, PROTOCOL_VERSION)
 
 
 async def test_garbage_is_counted_and_harmless(nodes: Callable[..., Node]) -> None:
