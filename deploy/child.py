@@ -1,5 +1,8 @@
 """Where a process begins that `baton up` started: `python -P -m baton.deploy.child KIND NAME`.
 
+KIND is router, worker, or loader: what workers on CPU are forked from (`loader`), which then go on
+in `run_forked_worker`.
+
 Standard input carries the settings, one line of JSON, and then nothing: it stays open as long as
 the launcher lives (see `lifeline`). `--status-fd N` names the pipe for progress (see `status`).
 Nothing but the standard library and msgspec is imported here, because this is on the way of every
@@ -13,14 +16,19 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from baton.deploy import lifeline
 from baton.deploy.logs import set_up_logging
 from baton.deploy.settings import RouterSettings, WorkerSettings, from_json
 from baton.deploy.status import StatusWriter, process_age
 from baton.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from baton.deploy.worker.build import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +37,57 @@ _MAX_SETTINGS_BYTES = 1 << 20
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baton.deploy.child")
-    parser.add_argument("kind", choices=("router", "worker"))
+    parser.add_argument("kind", choices=("router", "worker", "loader"))
     parser.add_argument("name", help="for lists of processes")
     parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--fork-fd", type=int, help="a loader's socket for requests to fork")
     options = parser.parse_args(argv)
 
     # A router that must tidy up gets a signal that it can act on.
-    lifeline.die_with_parent(signal.SIGKILL if options.kind == "worker" else signal.SIGTERM)
+    lifeline.die_with_parent(signal.SIGTERM if options.kind == "router" else signal.SIGKILL)
     os.set_inheritable(options.status_fd, False)
     status = StatusWriter(options.status_fd)
     status.spent("starting Python", process_age())
-    run = _run_worker_child if options.kind == "worker" else _run_router_child
     try:
-        return run(_read_line(sys.stdin.fileno()), status)
+        line = _read_line(sys.stdin.fileno())
+        match options.kind:
+            case "router":
+                return _run_router_child(line, status)
+            case "worker":
+                return _run_worker_child(line, status)
+            case _:
+                return _run_loader_child(line, status, options.status_fd, options.fork_fd)
     except ConfigError as error:
         return _give_up(error, status)
 
 
-def _run_worker_child(line: bytes, status: StatusWriter) -> int:
+def _run_worker_child(
+    line: bytes, status: StatusWriter, loaded: LoadedModel | None = None
+) -> int:
     settings = from_json(line, WorkerSettings)
     set_up_logging(settings.worker_id, json_logs=settings.json_logs)
     lifeline.watch(sys.stdin.fileno())
-    return guarded_worker(settings, status)
+    return guarded_worker(settings, status, loaded)
+
+
+def run_forked_worker(status_fd: int, loaded: LoadedModel) -> int:
+    """A worker's whole life in a fork of the loader, from its settings on standard input."""
+    status = StatusWriter(status_fd)
+    try:
+        return _run_worker_child(_read_line(sys.stdin.fileno()), status, loaded)
+    except ConfigError as error:
+        return _give_up(error, status)
+
+
+def _run_loader_child(line: bytes, status: StatusWriter, status_fd: int, fork_fd: int) -> int:
+    settings = from_json(line, WorkerSettings)
+    set_up_logging("loader", json_logs=settings.json_logs)
+    try:
+        from baton.deploy.loader import run_loader
+
+        return run_loader(settings, status, status_fd, socket.socket(fileno=fork_fd))
+    except Exception as error:
+        return _give_up(error, status)
 
 
 def _run_router_child(line: bytes, status: StatusWriter) -> int:
@@ -63,12 +100,14 @@ def _run_router_child(line: bytes, status: StatusWriter) -> int:
     return guarded_router(settings, status)
 
 
-def guarded_worker(settings: WorkerSettings, status: StatusWriter) -> int:
+def guarded_worker(
+    settings: WorkerSettings, status: StatusWriter, loaded: LoadedModel | None = None
+) -> int:
     """Run a worker to its end; whatever stops it becomes one line and exit status 1."""
     try:
         from baton.deploy.worker.process import run_worker
 
-        return run_worker(settings, status)
+        return run_worker(settings, status, loaded)
     except Exception as error:
         return _give_up(error, status)
 

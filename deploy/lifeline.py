@@ -18,6 +18,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(signum: int = signal.SIGKILL) -> None:
@@ -29,6 +30,14 @@ def die_with_parent(signum: int = signal.SIGKILL) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0) != 0:
         error = ctypes.get_errno()
         log.warning("no parent-death signal: %s", os.strerror(error))
+
+
+def adopt_orphans() -> bool:
+    """Children's children become ours when their parent ends. False where there is no such
+    thing (it is Linux's)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def watch(fd: int, on_loss: Callable[[], None] | None = None) -> threading.Thread:

@@ -20,6 +20,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+LOADING = "loading weights"
+"""The stage of a process that has imported all it needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:

@@ -4,6 +4,8 @@
        |                   |
        +--exit, first time-+--- exit without `restart` ---> GONE
 
+A child that is forked from a loader (`processes`) starts when the loader is ready.
+
 An exit while a child starts for the first time fails the whole start. Children are leaders of
 their own process groups: a Ctrl-C at the terminal reaches only the launcher, and a kill reaches
 what they may have started themselves. The supervisor owns processes and pipes, and after `stop`
@@ -18,13 +20,13 @@ import logging
 import os
 import signal
 import time
-from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from baton.deploy.processes import Forker, Process, execute, kill_group
 from baton.deploy.status import StatusReport, parse_report
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ _MAX_LINE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start one child. `argv` is complete but for `--status-fd N`."""
+    """How to start one child. `argv` is complete but for `--status-fd N`, and `--fork-fd N` of a
+    loader; a child that is forked needs none."""
 
     name: str
     argv: tuple[str, ...]
@@ -50,6 +53,12 @@ class ChildSpec:
     pass_fds: tuple[int, ...] = ()
     essential: bool = False
     """Without it, and without a restart, the others are no use."""
+    is_loader: bool = False
+    fork_of: str | None = None
+    """The name of the loader that it is forked from."""
+    after_stage: tuple[str, str] | None = None
+    """(child, stage): when this is first started, it waits until that child has come so far. Two
+    that import much at once on few cores take longer than one after the other."""
 
 
 class ChildState(Enum):
@@ -89,7 +98,11 @@ class Child:
         self.ready: StatusReport | None = None
         """The last report of readiness."""
         self.process: Process | None = None
+        self.forker: Forker | None = None
+        """Of a loader."""
         self.fatal: str | None = None
+        self.stages: set[str] = set()
+        """All that it reported, over all lives."""
         self.last_cause = ""
         """Why its last life ended."""
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -103,8 +116,7 @@ class Child:
     def signal(self, signum: int) -> None:
         """To the child's whole group; a child that is gone already is fine."""
         if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signum)
+            kill_group(self.process, signum)
 
     def cause(self, returncode: int) -> str:
         """Why it ended, in one line."""
@@ -227,29 +239,17 @@ class Supervisor:
         """One life; returns its exit status (negative: the signal)."""
         child.state, child.fatal = ChildState.STARTING, None
         child.last_lines.clear()
-        status_read, status_write = os.pipe()
+        pipes = _Pipes(child.spec.settings)
         try:
-            child.process = process = await asyncio.create_subprocess_exec(
-                *child.spec.argv,
-                "--status-fd",
-                str(status_write),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=STDOUT,
-                env=child.spec.env,
-                pass_fds=(status_write, *child.spec.pass_fds),
-                process_group=0,
-            )
+            child.process = process = await self._spawn(child, pipes)
         except BaseException:
-            os.close(status_read)
+            pipes.close()
             raise
         finally:
-            os.close(status_write)
+            pipes.close_theirs()
         try:
-            assert process.stdin is not None
-            process.stdin.write(child.spec.settings + b"\n")
             reading = asyncio.gather(
-                self._read_status(child, status_read), self._read_output(child, process)
+                self._read_status(child, pipes.status), self._read_output(child, pipes.output)
             )
             returncode = await process.wait()
             # A descendant may hold the pipes open; what it writes is not waited for.
@@ -257,12 +257,39 @@ class Supervisor:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
-            process.stdin.close()
             return returncode
         finally:
             child.signal(signal.SIGKILL)  # also what it left behind in its group
             await process.wait()
             child.process = None
+            pipes.close_lifeline()
+            if child.forker is not None:
+                child.forker.close()
+                child.forker = None
+
+    async def _spawn(self, child: Child, pipes: _Pipes) -> Process:
+        spec = child.spec
+        if spec.fork_of is not None:
+            loader = self.children[spec.fork_of]
+            while loader.state is not ChildState.SERVING:
+                self._changed.clear()
+                await self._changed.wait()
+            assert loader.forker is not None
+            return await loader.forker.fork(*pipes.theirs)
+        if spec.after_stage is not None:
+            other, stage = spec.after_stage
+            while stage not in self.children[other].stages:
+                self._changed.clear()
+                await self._changed.wait()
+        stdin, stdout, status = pipes.theirs
+        argv = [*spec.argv, "--status-fd", str(status)]
+        pass_fds = [status, *spec.pass_fds]
+        if spec.is_loader:
+            child.forker = Forker()
+            request_fd = child.forker.theirs.fileno()
+            argv += ["--fork-fd", str(request_fd)]
+            pass_fds.append(request_fd)
+        return await execute(argv, spec.env, stdin, stdout, pass_fds)
 
     async def _read_status(self, child: Child, fd: int) -> None:
         reader, transport = await _pipe_reader(fd)
@@ -273,6 +300,9 @@ class Supervisor:
                 except ValueError as error:
                     log.warning("%s: unreadable status: %s", child.spec.name, error)
                     continue
+                if report.stage is not None and report.stage not in child.stages:
+                    child.stages.add(report.stage)
+                    self._changed.set()
                 if report.fatal is not None:
                     child.fatal = report.fatal
                 elif report.ready:
@@ -284,22 +314,49 @@ class Supervisor:
         finally:
             transport.close()
 
-    async def _read_output(self, child: Child, process: Process) -> None:
-        assert process.stdout is not None
+    async def _read_output(self, child: Child, fd: int) -> None:
+        reader, transport = await _pipe_reader(fd)
         rest = b""
-        while piece := await process.stdout.read(_MAX_LINE):
-            *lines, rest = (rest + piece).split(b"\n")
-            if len(rest) > _MAX_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._take_line(child, line)
-        if rest:
-            self._take_line(child, rest)
+        try:
+            while piece := await reader.read(_MAX_LINE):
+                *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > _MAX_LINE:
+                    lines, rest = [*lines, rest], b""
+                for line in lines:
+                    self._take_line(child, line)
+            if rest:
+                self._take_line(child, rest)
+        finally:
+            transport.close()
 
     def _take_line(self, child: Child, line: bytes) -> None:
         text = line.decode(errors="replace")
         child.last_lines.append(text)
         self._observer.on_line(child.spec.name, text)
+
+
+class _Pipes:
+    """The three pipes of one life: its standard input, which carries the settings and stays open
+    as its lifeline; its output; its status."""
+
+    def __init__(self, settings: bytes) -> None:
+        stdin, self.lifeline = os.pipe()
+        self.output, stdout = os.pipe()
+        self.status, status = os.pipe()
+        self.theirs = (stdin, stdout, status)
+        os.write(self.lifeline, settings + b"\n")  # far below what a pipe holds
+
+    def close_theirs(self) -> None:
+        for fd in self.theirs:
+            os.close(fd)
+
+    def close_lifeline(self) -> None:
+        os.close(self.lifeline)
+
+    def close(self) -> None:
+        """Ours, when nobody reads them."""
+        for fd in (self.lifeline, self.output, self.status):
+            os.close(fd)
 
 
 async def _pipe_reader(fd: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:

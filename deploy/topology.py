@@ -76,6 +76,13 @@ def assign_gpus(gpus: Sequence[str], workers: int) -> list[str]:
     return [gpus[index % len(gpus)] for index in range(workers)]
 
 
+def can_share_weights(placements: Sequence[Placement]) -> bool:
+    """One copy of the weights for all: on CPUs that reach all memory equally fast, and where
+    processes can be forked and waited for as `processes` does it (Linux)."""
+    nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    return len(nodes) == 1 and all(placement.device == "cpu" for placement in placements)
+
+
 def place_workers(workers: int, device: str = "auto") -> list[Placement]:
     """A placement for each worker on this machine. `device`: "auto" takes GPUs where there are
     some and the installed torch can use them. Raises ConfigError."""

@@ -1,7 +1,7 @@
 """`baton up`: one router and its workers on this machine.
 
     fetch the model if it is not here -> bind the HTTP port -> private directory for control sockets
-    -> start all processes at once, and check the model while they import -> all ready: serve
+    -> start all processes at once, who check the model for themselves -> all ready: serve
     -> a signal, or nothing left that can serve -> end them, remove the directory
 
 Whatever happens, nothing is left: not on an error at any of these points (one `finally`), and not
@@ -23,6 +23,7 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from baton.deploy.lifeline import adopt_orphans
 from baton.deploy.listening import bind_listener, url_of
 from baton.deploy.logs import set_up_logging
 from baton.deploy.progress import Display, Ready, choose_display
@@ -32,14 +33,14 @@ from baton.deploy.settings import (
     WorkerSettings,
     to_json,
 )
-from baton.deploy.status import process_age
+from baton.deploy.status import LOADING, process_age
 from baton.deploy.supervisor import ChildSpec, StartFailed, Supervisor
-from baton.deploy.topology import Placement, place_workers
-from baton.protocol.errors import ConfigError
+from baton.deploy.topology import Placement, can_share_weights, place_workers
 
 log = logging.getLogger(__name__)
 
 ROUTER = "router"
+LOADER = "loader"
 _MAX_SOCKET_PATH = 100
 """Bytes that a Unix socket's path may have, less a little."""
 
@@ -49,28 +50,22 @@ def run_up(settings: UpSettings) -> int:
     set_up_logging("launcher", json_logs=settings.json_logs)
     model = settings.model.model
     if model is not None and not Path(model).expanduser().exists():
-        settings = find_model(settings)  # once for all children; a typing error ends here too
+        settings = fetch_model(settings)  # once for all children; a typing error ends here too
     placements = place_workers(len(settings.roles), settings.device)
+    adopt_orphans()
     with bind_listener(settings.host, settings.port) as listener:
         return asyncio.run(_Launch(settings, placements, listener).run())
 
 
-def find_model(settings: UpSettings) -> UpSettings:
-    """The settings with the model found: its path, which every child finds again at once, and the
-    name to serve it by. Raises ConfigError unless it is whole and its context suffices."""
-    from baton.engine.model.source import load_config, resolve_model
+def fetch_model(settings: UpSettings) -> UpSettings:
+    """The settings with the model's path, which every child finds again at once, and the name to
+    serve it by. Raises ConfigError unless it can be had, and is whole."""
+    from baton.engine.model.source import resolve_model
 
-    model = settings.model
-    source = resolve_model(model.model)
-    limit = load_config(source).max_position
-    if model.max_model_len is not None and model.max_model_len > limit:
-        raise ConfigError(
-            f"--max-model-len {model.max_model_len} is beyond the {limit} tokens that "
-            f"{source.name} was trained for"
-        )
+    source = resolve_model(settings.model.model)
     return replace(
         settings,
-        model=replace(model, model=str(source.path)),
+        model=replace(settings.model, model=str(source.path)),
         served_model_name=settings.served_model_name or source.name,
     )
 
@@ -86,11 +81,12 @@ def plan_children(
     listener: socket.socket,
     runtime_dir: Path,
 ) -> list[ChildSpec]:
-    """The router's spec, then one per worker."""
+    """The router's spec, the loader's where workers can share weights, then one per worker."""
     control = f"ipc://{runtime_dir}/control"
     public: tuple[str, ...] = ()
     if settings.control_port is not None:
         public = (f"tcp://{settings.control_host}:{settings.control_port}",)
+    loader = LOADER if can_share_weights(placements) else None
     router = RouterSettings(
         host=settings.host,
         port=listener.getsockname()[1],
@@ -112,8 +108,28 @@ def plan_children(
             to_json(router),
             pass_fds=(listener.fileno(),),
             essential=True,
+            after_stage=None if loader is None else (LOADER, LOADING),
         )
     ]
+    if loader is not None:
+        loading = WorkerSettings(
+            worker_id=LOADER,
+            role="mixed",
+            join=(control,),
+            device="cpu",
+            threads=1,
+            model=settings.model,
+            json_logs=settings.json_logs,
+        )
+        specs.append(
+            ChildSpec(
+                LOADER,
+                child_argv("loader", LOADER),
+                to_json(loading),
+                env=_worker_environment(1),
+                is_loader=True,
+            )
+        )
     counts: dict[str, int] = {}
     for role, placement in zip(settings.roles, placements, strict=True):
         number = counts.setdefault(role, 0)
@@ -137,20 +153,21 @@ def plan_children(
                 worker.worker_id,
                 child_argv("worker", worker.worker_id),
                 to_json(worker),
-                env=_worker_environment(placement),
+                env=_worker_environment(placement.threads, placement.visible_gpu),
+                fork_of=loader,
             )
         )
     return specs
 
 
-def _worker_environment(placement: Placement) -> dict[str, str]:
+def _worker_environment(threads: int, visible_gpu: str | None = None) -> dict[str, str]:
     """Thread counts that libraries read when they are loaded, and the GPU."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(placement.threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     # libgomp's threads spin for milliseconds at the end of each parallel loop. On cores that the
     # router and the I/O threads share, a step then took ten times as long.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
-    if placement.visible_gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = placement.visible_gpu
+    if visible_gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_gpu
     return environment
 
 
@@ -193,7 +210,7 @@ class _Launch:
                 self._display.close()
 
     async def _serve(self, supervisor: Supervisor) -> int:
-        if not await self._unless_signalled(self._start(supervisor)):
+        if not await self._unless_signalled(supervisor.start()):
             self._display.stopping("stopped before it was ready")
             return 128 + (self._signal or signal.SIGTERM)
         self._display.serving(self._ready(supervisor))
@@ -202,17 +219,6 @@ class _Launch:
             return 1
         self._display.stopping("ending")
         return 0
-
-    async def _start(self, supervisor: Supervisor) -> None:
-        """Children find the model themselves, so the check costs no time before they start; it
-        is made because its error is the clearest. Raises ConfigError, else StartFailed."""
-        starting = asyncio.create_task(supervisor.start())
-        try:
-            await asyncio.sleep(0)  # the children's processes first
-            self._settings = await asyncio.to_thread(find_model, self._settings)
-            await starting
-        finally:
-            starting.cancel()
 
     async def _unless_signalled(self, work: Coroutine[object, object, object]) -> bool:
         """True when `work` came to its end, with its errors raised; False after a signal."""
@@ -232,9 +238,11 @@ class _Launch:
 
     def _ready(self, supervisor: Supervisor) -> Ready:
         reports = {name: child.ready for name, child in supervisor.children.items()}
+        router = reports[ROUTER]
+        served = str(router.details["model"]) if router is not None else ""
         return Ready(
             url=url_of(self._listener),
-            model=self._settings.served_model_name or "",
+            model=served,
             api_key=self._settings.api_key,
             seconds=process_age(),
             timings={name: report.timings for name, report in reports.items() if report},

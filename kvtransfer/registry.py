@@ -28,7 +28,7 @@ _FACTORIES: dict[str, Callable[[], Transport]] = {"ucx": _ucx, "inproc": _inproc
 TRANSPORTS = tuple(_FACTORIES)
 
 
-def load_in_background(name: str) -> None:
+def load_in_background(name: str) -> threading.Thread:
     """Import a transport's libraries on a thread, while the caller does other work. Whatever
     fails there fails again, and is told, in `create_transport`."""
 
@@ -36,7 +36,9 @@ def load_in_background(name: str) -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(f"baton.kvtransfer.{name}")
 
-    threading.Thread(target=load, name=f"load {name}", daemon=True).start()
+    thread = threading.Thread(target=load, name=f"load {name}", daemon=True)
+    thread.start()
+    return thread
 
 
 def create_transport(name: str) -> Transport:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from baton.deploy.settings import WorkerSettings
-from baton.deploy.status import StatusWriter
+from baton.deploy.status import LOADING, StatusWriter
 from baton.deploy.worker.sizing import pool_blocks, resolve_dtype
 from baton.engine.block_pool import BlockPool
 from baton.engine.commands import StepCompleted
 from baton.engine.core import Engine
 from baton.engine.kv_memory import KVMemory
 from baton.engine.limits import SchedulerLimits
+from baton.engine.model.config import ModelConfig
 from baton.engine.model.fingerprint import fingerprint
-from baton.engine.model.source import load_config, resolve_model, stored_tensors
+from baton.engine.model.source import ModelSource, load_config, resolve_model, stored_tensors
+from baton.engine.models.llama import LlamaModel
 from baton.engine.models.registry import build_model
 from baton.engine.runner import ModelRunner
 from baton.engine.scheduler import Scheduler
@@ -48,27 +50,50 @@ class EngineParts:
         return Engine(self.scheduler, self.runner, publish, on_fatal=on_fatal)
 
 
-def build_engine(settings: WorkerSettings, status: StatusWriter) -> EngineParts:
-    """Raises ConfigError, one line, for a model or a size that cannot be."""
+@dataclass(frozen=True)
+class LoadedModel:
+    """Weights in place. On CPU, workers that are forks of one process share them."""
+
+    source: ModelSource
+    config: ModelConfig
+    dtype: str
+    device: torch.device
+    model: LlamaModel
+    warm: bool = False
+    """Each kind of step has run already."""
+
+
+def load_model(settings: WorkerSettings, status: StatusWriter) -> LoadedModel:
+    """Raises ConfigError, one line, for a model that cannot be."""
     device = _device(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-
     status.stage("reading the model's description")
     wanted = settings.model
     source = resolve_model(wanted.model)
     config = load_config(source)
     dtype = resolve_dtype(wanted.dtype, config.torch_dtype, device)
-    max_model_len = wanted.max_model_len or config.max_position
-    if max_model_len > config.max_position:
+    if (wanted.max_model_len or 0) > config.max_position:
         raise ConfigError(
-            f"--max-model-len {max_model_len} is beyond the {config.max_position} tokens that "
-            f"{source.name} was trained for"
+            f"--max-model-len {wanted.max_model_len} is beyond the {config.max_position} tokens "
+            f"that {source.name} was trained for"
         )
 
-    status.stage("loading weights", 0.0)
+    status.stage(LOADING, 0.0)
     model = build_model(config, dtype=getattr(torch, dtype), device=device)
     model.load_weights(_counted(iter_weights(source), len(stored_tensors(source)), status))
+    return LoadedModel(source, config, dtype, device, model)
+
+
+def build_engine(
+    settings: WorkerSettings, loaded: LoadedModel, status: StatusWriter
+) -> EngineParts:
+    """Raises ConfigError, one line, for a size that cannot be."""
+    wanted, config, device = settings.model, loaded.config, loaded.device
+    model, dtype = loaded.model, loaded.dtype
+    max_model_len = wanted.max_model_len or config.max_position
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
 
     status.stage("allocating KV blocks")
     layout = model.kv_layout(wanted.block_size)
@@ -77,8 +102,8 @@ def build_engine(settings: WorkerSettings, status: StatusWriter) -> EngineParts:
     )
     memory = KVMemory(layout, num_blocks, device)
     card = ModelCard(
-        fingerprint=fingerprint(source, config, dtype),
-        name=source.name,
+        fingerprint=fingerprint(loaded.source, config, dtype),
+        name=loaded.source.name,
         max_model_len=max_model_len,
         vocab_size=config.vocab_size,
         dtype=dtype,
@@ -97,8 +122,18 @@ def build_engine(settings: WorkerSettings, status: StatusWriter) -> EngineParts:
     runner = ModelRunner(model, memory)
 
     status.stage("warming up")
-    runner.warm_up()
+    if loaded.warm:
+        runner.warm_up(prefill_tokens=1, batch=1)  # threads, and pages that a fork copies
+    else:
+        runner.warm_up()
     return EngineParts(card, layout, num_blocks, memory, scheduler, runner)
+
+
+def warm_up(loaded: LoadedModel, block_size: int) -> LoadedModel:
+    """The same after each kind of step, on a pool of a few blocks."""
+    memory = KVMemory(loaded.model.kv_layout(block_size), 8, loaded.device)
+    ModelRunner(loaded.model, memory).warm_up()
+    return replace(loaded, warm=True)
 
 
 def _device(settings: WorkerSettings) -> torch.device:
@@ -119,5 +154,5 @@ def _counted(
     for done, item in enumerate(weights):
         if done * 20 // total > told:
             told = done * 20 // total
-            status.stage("loading weights", done / total)
+            status.stage(LOADING, done / total)
         yield item

@@ -34,7 +34,7 @@ from baton.protocol.link import Dialer
 from baton.protocol.records import PeerHello, WorkerHello
 
 if TYPE_CHECKING:
-    from baton.deploy.worker.build import EngineParts
+    from baton.deploy.worker.build import EngineParts, LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,20 @@ _STOP_SECONDS = 2.0
 """For the step under way; a longer one ends with the process."""
 
 
-def run_worker(settings: WorkerSettings, status: StatusWriter) -> int:
-    """Returns the exit code. Raises ConfigError, one line, when it cannot start as asked."""
+def run_worker(
+    settings: WorkerSettings, status: StatusWriter, loaded: LoadedModel | None = None
+) -> int:
+    """Returns the exit code. `loaded`: the model, in a fork of a loader. Raises ConfigError, one
+    line, when it cannot start as asked."""
     # Torch takes longest to import, so nothing above needs it and its time is told apart.
-    status.stage("importing torch")
-    from baton.deploy.worker.build import build_engine
+    if loaded is None:
+        status.stage("importing torch")
+    from baton.deploy.worker.build import build_engine, load_model
 
-    load_in_background(settings.transport)  # afterwards: two imports at once wait for each other
+    if loaded is None:
+        load_in_background(settings.transport)  # after torch: two imports wait for each other
     with pinned(settings.cpus):
-        parts = build_engine(settings, status)
+        parts = build_engine(settings, loaded or load_model(settings, status), status)
     status.stage("joining")
     return uvloop.run(_serve(settings, parts, status))
 

@@ -94,6 +94,37 @@ def test_a_dead_worker_comes_back(role: str, tiny_model: Path) -> None:
         assert reply["usage"]["completion_tokens"] == 3
 
 
+def test_workers_outlive_their_loader(tiny_model: Path) -> None:
+    """What they were forked from dies: they go on, and it is back for the next fork."""
+    with Cluster(model=tiny_model) as cluster:
+        before = {worker["id"]: worker["pid"] for worker in cluster.workers()}
+        (loader,) = (
+            p for p in cluster.processes()
+            if p.pid not in before.values() and "loader" in p.cmdline()
+        )
+        loader.kill()
+        wait_for(lambda: "DIED" in "".join(cluster.output), "the launcher's word of it")
+        reply = cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
+        assert reply["usage"]["completion_tokens"] == 3
+        assert {worker["id"]: worker["pid"] for worker in cluster.workers()} == before
+
+        os.kill(before["decode-0"], signal.SIGKILL)
+        wait_for(
+            lambda: any(
+                w["id"] == "decode-0" and w["pid"] != before["decode-0"] and w["state"] == "ready"
+                for w in cluster.workers()
+            ),
+            "a new decode worker", 30,
+        )
+
+
+def test_a_length_beyond_the_model_is_one_cause(tiny_model: Path) -> None:
+    code, output = lines_of(["up", str(tiny_model), "--port", "0", "--max-model-len", "9999999"])
+    assert code == 1
+    assert "baton: loader: --max-model-len 9999999" in output
+    assert "Traceback" not in output
+
+
 def test_no_worker_is_a_503_within_a_second(tiny_model: Path) -> None:
     cluster = Cluster("--no-restart", model=tiny_model).start()
     try:

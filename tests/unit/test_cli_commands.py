@@ -44,7 +44,6 @@ def test_help_of_a_command(command: str) -> None:
         (["up", "--prefill", "0"], 1, "--prefill 0 leaves nobody to prefill"),
         (["up", "/nonexistent"], 1, "/nonexistent"),
         (["up", "--host", "0.0.0.0"], 1, "--insecure"),
-        (["up", "--max-model-len", "9999999"], 1, "--max-model-len 9999999"),
         (["up", "--kv-memory", "lots"], 2, "such as 2GiB"),
         (["up", "--colour", "red"], 2, "--colour"),
         (["up", "--port", "x"], 2, "--port"),

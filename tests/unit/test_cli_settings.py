@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from baton.deploy import up as launching
 from baton.deploy.listening import bind_listener, url_of
 from baton.deploy.settings import (
     ModelSettings,
@@ -107,7 +108,9 @@ def test_join_addresses() -> None:
     assert join_address("ipc:///run/x") == "ipc:///run/x"
 
 
-def test_the_plan_of_a_cluster() -> None:
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_plan_of_a_cluster(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "can_share_weights", lambda placements: shared)
     settings = UpSettings(prefill=2, decode=1, port=0, control_port=0, api_key="k")
     placements = [Placement("cpu", 1, (number,), memory_share=1 / 3) for number in range(3)]
     with bind_listener(settings.host, 0) as listener:
@@ -116,12 +119,15 @@ def test_the_plan_of_a_cluster() -> None:
         router = from_json(specs[0].settings, RouterSettings)
         assert specs[0].pass_fds == (router.listen_fd,) == (listener.fileno(),)
         assert url_of(listener) == f"http://127.0.0.1:{port}"
-    assert [spec.name for spec in specs] == ["router", "prefill-0", "prefill-1", "decode-0"]
-    assert [spec.essential for spec in specs] == [True, False, False, False]
+    names = ["router", "loader", "prefill-0", "prefill-1", "decode-0"]
+    assert [spec.name for spec in specs] == (names if shared else [names[0], *names[2:]])
+    assert [spec.name for spec in specs if spec.essential] == ["router"]
+    workers = specs[-3:]
+    assert {spec.fork_of for spec in workers} == {"loader" if shared else None}
     assert router.port == port
     assert router.control == ("ipc:///run/b/control", "tcp://127.0.0.1:0")
     assert router.expected_workers == 3
-    second = from_json(specs[2].settings, WorkerSettings)
+    second = from_json(workers[1].settings, WorkerSettings)
     assert (second.role, second.cpus, second.join) == ("prefill", (1,), (router.control[0],))
     assert not any("k" in word for spec in specs for word in spec.argv[4:] if word == "k")
 
