@@ -12,7 +12,6 @@ from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
-from baton.decode.peer_watch import PeerWatch
 from baton.engine.commands import (
     AdmitReserved,
     Command,
@@ -36,8 +35,9 @@ from baton.kvtransfer.handoff.actions import (
 from baton.kvtransfer.handoff.receiver import Receiver, ReceiverState
 from baton.kvtransfer.peers import IncomingPeers
 from baton.kvtransfer.transport import Buffer, Operation, Transport
-from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.ids import Identity, ProcessRef, RequestKey
 from baton.protocol.kvlayout import KVLayout
+from baton.protocol.link import is_gone
 from baton.protocol.records import (
     Aborted,
     Admitted,
@@ -84,7 +84,8 @@ class DecodeStage:
         self._clock = clock
         self._operations = count(1)
         self._receivers: dict[RequestKey, Receiver] = {}
-        self._watch = PeerWatch()
+        self._processes: dict[Identity, ProcessRef] = {}
+        """Of the senders on this host: while one lives, it may write into what it was granted."""
         peers.events = self
 
     @property
@@ -147,8 +148,8 @@ class DecodeStage:
 
     def on_session(self, peer: Identity) -> None:
         hello = self._peers.hello_of(peer)
-        if hello is not None:
-            self._watch.met(peer, hello.host, hello.pid)
+        if hello is not None and hello.process is not None:
+            self._processes[peer] = hello.process
         for receiver in self._from(peer):
             self._do(receiver, receiver.on_session(self._clock()))
 
@@ -180,7 +181,8 @@ class DecodeStage:
             r.sender for r in self._receivers.values() if r.state is ReceiverState.DRAINING
         }
         for peer in draining:
-            if not self._peers.is_connected(peer) and self._watch.is_gone(peer):
+            process = self._processes.get(peer)
+            if not self._peers.is_connected(peer) and process is not None and is_gone(process):
                 for receiver in self._from(peer):
                     self._do(receiver, receiver.on_peer_gone())
 

@@ -7,23 +7,21 @@ of its death from the kernel.
 
 from __future__ import annotations
 
-import os
 import zlib
-from pathlib import Path
 
 import msgspec
+
+from baton.protocol.ids import ProcessRef, own_process
 
 _MAGIC = b"BTNU"
 
 
 class UcxAddress(msgspec.Struct, frozen=True, array_like=True):
-    """`version` is libucx's. `pid` means something within `pid_namespace` only."""
+    """`version` is libucx's."""
 
     version: str
     worker: bytes
-    pid: int
-    started: int
-    pid_namespace: str
+    process: ProcessRef
 
     def pack(self) -> bytes:
         body = msgspec.msgpack.encode(self)
@@ -41,21 +39,5 @@ def unpack(data: bytes) -> UcxAddress:
         raise ConnectionError(f"not the address of a UCX transport: {error}") from error
 
 
-def process_start(pid: int) -> int:
-    """When this process started, in clock ticks since boot: tells it from a later one with the
-    same number. Raises ProcessLookupError."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError as error:
-        raise ProcessLookupError(f"no process {pid}") from error
-    # The command name, in parentheses, may itself hold spaces and parentheses.
-    return int(stat.rpartition(")")[2].split()[19])
-
-
 def own_address(version: str, worker: bytes) -> UcxAddress:
-    pid = os.getpid()
-    return UcxAddress(version, worker, pid, process_start(pid), pid_namespace())
-
-
-def pid_namespace() -> str:
-    return str(Path("/proc/self/ns/pid").readlink())
+    return UcxAddress(version, worker, own_process())

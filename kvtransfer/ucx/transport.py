@@ -31,8 +31,8 @@ from baton.kvtransfer.traffic import Totals, Traffic
 from baton.kvtransfer.transport import Buffer, Operation
 from baton.kvtransfer.ucx import binding
 from baton.kvtransfer.ucx.address import UcxAddress, own_address, unpack
-from baton.kvtransfer.ucx.peer_life import PeerLife
 from baton.kvtransfer.ucx.progress import Progress
+from baton.protocol.link import ProcessWatch
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +71,15 @@ class UcxEndpoint(transport.Endpoint):
 
     def __init__(self, owner: UcxTransport, peer: UcxAddress, same_host: bool) -> None:
         self._owner = owner
-        self._life: PeerLife | None = None
+        self._life: ProcessWatch | None = None
         self._lost: ConnectionResetError | None = None
         self._closing = False
         self.released = False
         if same_host:
-            self._life = PeerLife(owner.loop, peer, self._on_death)
+            self._life = ProcessWatch(peer.process, self._on_death, owner.loop)
+            if self._life.gone:
+                self._end_watch()
+                raise ConnectionError(f"process {peer.process.pid} is gone")
         try:
             self._connect(peer, same_host)
         except ConnectionError:
@@ -93,7 +96,7 @@ class UcxEndpoint(transport.Endpoint):
             log.warning(
                 "SLOW PATH: a peer on this host (process %d) is reached over TCP, some ten times "
                 "slower than shared memory. Share /dev/shm and the IPC namespace with it.",
-                peer.pid,
+                peer.process.pid,
             )
             self._owner.release(self._ucx)
             self._error_handling = True

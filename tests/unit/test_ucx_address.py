@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-from baton.kvtransfer.ucx.address import own_address, process_start, unpack
+from baton.kvtransfer.ucx.address import own_address, unpack
+from baton.protocol.ids import process_start
 
 
 def test_packed_and_unpacked() -> None:
     address = own_address("1.21.0", b"\x00\x01worker")
     assert unpack(address.pack()) == address
-    assert address.pid == os.getpid()
+    assert address.process.pid == os.getpid()
 
 
 def test_every_damage_is_found() -> None:
