@@ -8,14 +8,15 @@ dropped and everything under way on it fails; the next hand-off dials anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from baton.kvtransfer.transport import Endpoint, Transport
+from baton.kvtransfer.mover import BlockMover, OnDone
+from baton.kvtransfer.transport import Endpoint, Operation, Transport
 from baton.protocol.errors import ConfigError
-from baton.protocol.ids import Identity
+from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.link import Dialer, Listener, Session
-from baton.protocol.records import PeerHello, Record, WorkerRef
+from baton.protocol.records import DIRECT, PeerHello, Record, Scheme, WorkerRef
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class Channel:
     """The way to one receiver, for records and for blocks. Records told before the session is
     up wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, mover: BlockMover | None = None) -> None:
+        self._mover = mover
         self.session: Session | None = None
         self.endpoint: Endpoint | None = None
         self.dialer: Dialer | None = None
@@ -45,6 +47,24 @@ class Channel:
             self.session.send(record)
         else:
             self._waiting.append(record)
+
+    def send_blocks(
+        self,
+        key: RequestKey,
+        blocks: Sequence[int],
+        tag: int,
+        scheme: Scheme,
+        on_done: OnDone,
+    ) -> None:
+        """Send these blocks as one message of a hand-off. `on_done`, never from within this call:
+        they are not read any more; with an error, the message may not have gone out."""
+        assert self._mover is not None and self.endpoint is not None, "no session, so no grant"
+        self._mover.send(self.endpoint, blocks, tag, scheme, on_done)
+
+    def send_empty(self, tag: int) -> None:
+        """Answer a tag with zero bytes. Nothing happens when there was never a way to the peer."""
+        if self.endpoint is not None:
+            self.endpoint.post_send(b"", tag, _ignore)
 
     def opened(self, session: Session, endpoint: Endpoint) -> None:
         self.session, self.endpoint = session, endpoint
@@ -63,7 +83,9 @@ class OutgoingPeers:
         hello: Callable[[], PeerHello],
         transport: Transport,
         retire: Callable[[Dialer], None],
+        mover: BlockMover | None = None,
     ) -> None:
+        self._mover = mover
         self._identity = identity
         self._hello = hello
         self._transport = transport
@@ -75,7 +97,7 @@ class OutgoingPeers:
         """The channel to this life of the peer, dialled if there is none yet."""
         channel = self._channels.get(peer.identity)
         if channel is None:
-            channel = self._channels[peer.identity] = Channel()
+            channel = self._channels[peer.identity] = Channel(self._mover)
             channel.dialer = Dialer(
                 self._identity,
                 peer.peer_address,
@@ -174,6 +196,10 @@ class IncomingPeers:
         hello = session.peer_hello if session is not None else None
         return hello if isinstance(hello, PeerHello) else None
 
+    def scheme_from(self, peer: Identity) -> Scheme:
+        """How this sender's blocks are to become messages in the next grant to it."""
+        return DIRECT
+
     def is_connected(self, peer: Identity) -> bool:
         return peer in self._sessions
 
@@ -211,3 +237,7 @@ class IncomingPeers:
 
     async def close(self) -> None:
         await self._listener.close()
+
+
+def _ignore(operation: Operation) -> None:
+    """Zero-byte answers own nothing, so their end concerns nobody."""
