@@ -58,7 +58,8 @@ class Channel:
     ) -> None:
         """Send these blocks as one message of a hand-off. `on_done`, never from within this call:
         they are not read any more; with an error, the message may not have gone out."""
-        assert self._mover is not None and self.endpoint is not None, "no session, so no grant"
+        assert self._mover is not None, "channels that send blocks need a mover"
+        assert self.endpoint is not None, "no session, so no grant"
         self._mover.send(self.endpoint, blocks, tag, scheme, on_done)
 
     def send_empty(self, tag: int) -> None:
