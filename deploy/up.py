@@ -14,12 +14,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from baton.deploy.lifeline import adopt_orphans
 from baton.deploy.listening import bind_listener, url_of
 from baton.deploy.logs import set_up_logging
 from baton.deploy.progress import Display, Ready, choose_display
+from baton.deploy.runtime_dir import runtime_directory
 from baton.deploy.settings import (
     RouterSettings,
     UpSettings,
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 
 ROUTER = "router"
 LOADER = "loader"
-_MAX_SOCKET_PATH = 100
-"""Bytes that a Unix socket's path may have, less a little."""
 
 
 def run_up(settings: UpSettings) -> int:
@@ -254,17 +251,3 @@ class _Launch:
             self._supervisor.kill()
         self._signal = signum
         self._signalled.set()
-
-
-@contextlib.contextmanager
-def runtime_directory() -> Iterator[Path]:
-    """A directory that only this user can enter, removed at the end."""
-    path = Path(tempfile.mkdtemp(prefix="baton-"))
-    if len(bytes(path)) > _MAX_SOCKET_PATH - len("/control"):
-        path.rmdir()
-        path = Path(tempfile.mkdtemp(prefix="baton-", dir="/tmp"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-

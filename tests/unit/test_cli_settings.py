@@ -11,6 +11,7 @@ import pytest
 
 from baton.deploy import up as launching
 from baton.deploy.listening import bind_listener, url_of
+from baton.deploy.runtime_dir import runtime_directory
 from baton.deploy.settings import (
     ModelSettings,
     RouterSettings,
@@ -22,7 +23,7 @@ from baton.deploy.settings import (
     worker_counts,
 )
 from baton.deploy.topology import Placement
-from baton.deploy.up import plan_children, runtime_directory
+from baton.deploy.up import plan_children
 from baton.protocol.errors import ConfigError
 
 
@@ -154,3 +155,18 @@ def test_the_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with runtime_directory() as path:
         assert len(str(path)) < 90, "a socket's path is short"
     assert list(deep.iterdir()) == []
+
+
+def test_what_killed_launchers_left_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, strange = tmp_path / "baton-left", tmp_path / "baton-notes"
+    for folder in (left, strange):
+        folder.mkdir()
+    (left / "lock").touch()
+    with runtime_directory() as first, runtime_directory() as second:
+        assert not left.exists()
+        assert strange.exists(), "not ours: it has no lock"
+        assert first.exists(), "its launcher lives"
+        assert second.exists()
