@@ -13,7 +13,7 @@ from itertools import count
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import RequestKey
-from baton.protocol.link import Session
+from baton.protocol.link import LossCause, Session
 from baton.protocol.records import (
     Admitted,
     Declined,
@@ -133,7 +133,10 @@ class Dispatcher:
         self.registry.check(hello)
         previous = self.registry.named(hello.identity.node_id)
         if previous is not None:
-            previous.session.close("the worker joined again")
+            if previous.identity == hello.identity:
+                previous.session.close("the worker joined again")
+            else:
+                previous.session.lose("the worker was started again", LossCause.PROCESS)
             self.worker_lost(previous, "it joined again")
         worker = self.registry.add(hello, session, _now())
         self._retries.is_back(worker.identity, self._flights.values())
@@ -198,6 +201,9 @@ class Dispatcher:
             self._retries.out_of_order(flight, worker)
         elif flight.prefilled and not prefilled:
             self._placement.first_token(flight)
+            flight.trouble.recompute = False
+            if self._sending.queue:
+                self._sending.pump_soon(0.0)  # whoever prefilled it has room for another prompt
             self._deadlines.watch(flight)  # from here the time between tokens counts
 
     def _on_admitted(self, worker: Worker, record: Admitted) -> None:

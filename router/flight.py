@@ -54,7 +54,14 @@ class Stamps:
 class Trouble:
     """What went wrong so far."""
 
-    lost_workers: set[Identity] = field(default_factory=set)
+    lost_workers: dict[Identity, int] = field(default_factory=dict)
+    """Workers that died with it, and how far each death can be its fault (`Worker.blame`)."""
+    lost_at: float | None = None
+    """When the loss of a worker that held it was noticed, until it is sent again."""
+    waited_for: str = "nothing"
+    """What kept it from being sent again at once."""
+    recompute: bool = False
+    """What was computed of it was lost with a worker."""
     declines: int = 0
     excluded_until: dict[Identity, float] = field(default_factory=dict)
     was_running: bool = False

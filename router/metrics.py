@@ -34,6 +34,10 @@ PHASE_BUCKETS = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120,
 )
 
+FAILURE_BUCKETS = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60,
+)
+
 
 class TimedChoice(Protocol):
     """What the timer keeps and reads of one choice."""
@@ -74,6 +78,17 @@ class RouterMetrics:
         self._queue_seconds = self._histogram(
             "queue_seconds", "Time spent waiting", PHASE_BUCKETS, "stage"
         )
+        self._detection = self._histogram(
+            "worker_detection_seconds",
+            "From the last word of a worker that died to its loss being noticed, by cause",
+            FAILURE_BUCKETS, "cause",
+        )
+        self._redispatch = self._histogram(
+            "redispatch_seconds",
+            "From noticing a worker's loss to a request of it being sent again, by what it waited "
+            "for: nothing, busy, throttled, excluded, no_worker",
+            FAILURE_BUCKETS, "waited_for",
+        )
         self._workers = _WorkerCollector()
         self.registry.register(self._workers)
 
@@ -100,6 +115,14 @@ class RouterMetrics:
     def queued(self, stage: str, seconds: float) -> None:
         """A request left a queue after so long."""
         self._queue_seconds.labels(stage).observe(seconds)
+
+    def worker_died(self, cause: str, silence: float) -> None:
+        """A worker was lost without a good-bye, so many seconds after its last word."""
+        self._detection.labels(cause).observe(silence)
+
+    def redispatched(self, waited_for: str, seconds: float) -> None:
+        """A request that a lost worker had was sent again, so long after the loss was noticed."""
+        self._redispatch.labels(waited_for).observe(seconds)
 
     # -- workers --------------------------------------------------------------------------
 

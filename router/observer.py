@@ -27,9 +27,21 @@ class Observer(Protocol):
 
     def worker_gone(self, worker_id: str) -> None: ...
 
+    def worker_died(self, cause: str, silence: float) -> None:
+        """A worker was lost and did not say good-bye: by what this was noticed, and so many
+        seconds after its last word."""
+
+    def redispatched(self, waited_for: str, seconds: float) -> None:
+        """A request that a lost worker had is with others again, so long after the loss was
+        noticed. `waited_for`: "nothing", or why it could not be sent at once."""
+
 
 class NoObserver:
     """Listens to nothing."""
+
+    def worker_died(self, cause: str, silence: float) -> None: ...
+
+    def redispatched(self, waited_for: str, seconds: float) -> None: ...
 
     def decision(self, route: str, reason: str) -> None: ...
 

@@ -73,6 +73,7 @@ class Placement:
             tokens=flight.num_tokens,
             blocks=0 if layout is None else layout.blocks_for(flight.num_tokens + 1),
             remaining=flight.request.sampling.max_tokens - len(flight.accepted),
+            recompute=flight.trouble.recompute,
         )
 
     def _send(self, flight: Flight, decision: Decision, facts: RequestFacts) -> None:

@@ -18,6 +18,9 @@ from baton.protocol.ids import Identity
 
 ROLES = ("prefill", "decode", "mixed")
 
+RECOMPUTE_TOKENS = 512
+"""Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
@@ -27,6 +30,8 @@ class RequestFacts:
     """KV blocks that these take, and the next token."""
     remaining: int
     """Output tokens still wanted at most."""
+    recompute: bool = False
+    """Its KV went with a worker that was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Candidate:
     """Prompt tokens not computed yet, by its last heartbeat."""
     available_blocks: int
     """Free or only cached, less what was promised since the last heartbeat."""
+    recompute_tokens: int = 0
+    """Of `prefill_tokens`, those of requests whose KV went with a lost worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,8 @@ class Wait(Enum):
 
     BUSY = "busy"
     """Workers that could serve it are full."""
+    THROTTLED = "throttled"
+    """As much is recomputed already as the streams of these workers can bear."""
     EXCLUDED = "excluded"
     """The ones that are left declined a moment ago."""
     NO_WORKER = "no_worker"
@@ -113,6 +122,9 @@ def _local(facts: RequestFacts, workers: list[Candidate], reason: str) -> Decisi
     ready = _with_room(facts, workers)
     if not ready:
         return Wait.BUSY
+    ready = [c for c in ready if not facts.recompute or _may_recompute(facts, c)]
+    if not ready:
+        return Wait.THROTTLED
     return Decision("local", max(ready, key=_headroom).identity, None, reason)
 
 
@@ -125,6 +137,14 @@ def _with_room(facts: RequestFacts, workers: list[Candidate]) -> list[Candidate]
         if c.decoding < c.max_running
         and (facts.blocks <= c.available_blocks or c.decoding + c.prefilling == 0)
     ]
+
+
+def _may_recompute(facts: RequestFacts, worker: Candidate) -> bool:
+    """After a failure everything that was lost comes at once. Where streams run, only so much of
+    it may be under way at a time that these keep their inter-token latency; one always may."""
+    if worker.decoding <= worker.prefilling or worker.recompute_tokens == 0:
+        return True
+    return worker.recompute_tokens + facts.tokens <= RECOMPUTE_TOKENS
 
 
 def _prefill_cost(worker: Candidate) -> tuple[int, str]:

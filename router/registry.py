@@ -16,12 +16,25 @@ from dataclasses import dataclass, field
 import msgspec
 
 from baton.protocol.errors import BatonError
-from baton.protocol.ids import Identity
+from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout, why_unmappable
 from baton.protocol.link import Session
-from baton.protocol.records import Load, ModelCard, Record, WorkerHello, WorkerRef
+from baton.protocol.records import (
+    Generate,
+    Load,
+    ModelCard,
+    Prefill,
+    Record,
+    Reserve,
+    WorkerHello,
+    WorkerRef,
+)
 from baton.router.flight import Flight
 from baton.router.policy import ROLES, Candidate
+
+CERTAIN_BLAME = 2
+POSSIBLE_BLAME = 1
+"""For a worker's death, see `Worker.blame`."""
 
 SHOW_LOST = 300.0
 """Seconds that a lost worker stays in the list."""
@@ -43,6 +56,10 @@ class Worker:
     prefilling: dict[Flight, int] = field(default_factory=dict)
     """Flights whose first token it owes, with their prompt tokens."""
     prefill_tokens: int = 0
+    recomputing: dict[Flight, int] = field(default_factory=dict)
+    """Of `prefilling`, the flights whose KV went with a lost worker."""
+    sent: dict[RequestKey, int] = field(default_factory=dict)
+    """Number of the last record that gave it this attempt."""
     promised: dict[Flight, int] = field(default_factory=dict)
     """Flights sent since the last heartbeat. What they will take of this worker is counted in its
     own blocks, which may be of another size than the cluster's."""
@@ -66,18 +83,34 @@ class Worker:
 
     def send(self, record: Record) -> None:
         """To a session that just ended this is nothing: its loss is about to be reported."""
-        if self.session.is_open:
-            self.session.send(record)
+        if not self.session.is_open:
+            return
+        number = self.session.send(record)
+        if isinstance(record, Prefill | Reserve | Generate):
+            self.sent[record.request.key] = number
+
+    def blame(self, flight: Flight) -> int:
+        """How far its death can be the fault of this flight: not at all when the request never
+        left for it, a little when it may not have arrived. (Not nothing then: a request that
+        kills at once leaves no receipt either, and would go on to kill all the others.)"""
+        number = self.sent.get(flight.key)
+        if number is None or self.session.has_acknowledged(number):
+            return CERTAIN_BLAME
+        return POSSIBLE_BLAME if self.session.was_handed_out(number) else 0
 
     def hold_prefill(self, flight: Flight, tokens: int) -> None:
         self.prefilling[flight] = tokens
         self.prefill_tokens += tokens
+        if flight.trouble.recompute and tokens:
+            self.recomputing[flight] = tokens
 
     def end_prefill(self, flight: Flight) -> None:
         self.prefill_tokens -= self.prefilling.pop(flight, 0)
+        self.recomputing.pop(flight, None)
 
     def forget(self, flight: Flight) -> None:
         self.decoding.discard(flight)
+        self.sent.pop(flight.key, None)
         self.promised.pop(flight, None)
         self.end_prefill(flight)
 
@@ -107,6 +140,7 @@ class Worker:
             prefill_tokens=self.prefill_tokens,
             waiting_tokens=0 if self.load is None else self.load.waiting_tokens,
             available_blocks=tokens // cluster.block_size,
+            recompute_tokens=sum(self.recomputing.values()),
         )
 
 

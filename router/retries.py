@@ -1,7 +1,8 @@
 """What becomes of a flight whose attempt came to nothing.
 
     declined, tokens out of order      again, elsewhere for a moment
-    worker lost                        again, with the accepted tokens
+    worker lost                        again, with the accepted tokens; where streams run, only
+                                       so much of this at a time (`policy.RECOMPUTE_TOKENS`)
     a second life lost with it         too_many_failures: it may be the cause
 
 The new attempt takes the flight's old place in the queue; words about the old one are ignored from
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterable
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
+from baton.protocol.link import LossCause
 from baton.router.flight import Flight
 from baton.router.observer import Observer
 from baton.router.placement import Placement
-from baton.router.registry import Registry, Worker
+from baton.router.registry import CERTAIN_BLAME, Registry, Worker
 from baton.router.sending import Sending
 
 log = logging.getLogger(__name__)
@@ -27,8 +29,10 @@ log = logging.getLogger(__name__)
 DECLINE_PAUSE = 0.05
 DECLINE_PAUSE_MAX = 1.0
 """A worker that declined a request is not asked again for it for so long; doubles each time."""
-MAX_LOST_WORKERS = 2
-"""A request that has cost so many workers their lives is not given to another."""
+MAX_BLAME = 2 * CERTAIN_BLAME
+"""A request that has cost two workers their lives is not given to another."""
+DEATHS = (LossCause.PROCESS, LossCause.CONNECTION, LossCause.SILENCE, LossCause.FAILED)
+"""Losses that a request may have caused; a worker that is stopped, or only dials again, is none."""
 
 
 class Retries:
@@ -73,8 +77,13 @@ class Retries:
         """Its session is over: what it held goes elsewhere. Idempotent."""
         if worker.state == "lost":
             return
-        guilty = worker.state != "draining"
-        self._registry.lose(worker, _now())
+        now = _now()
+        cause = worker.session.cause
+        died = cause in DEATHS and worker.state != "draining"
+        self._registry.lose(worker, now)
+        if cause in DEATHS:
+            assert cause is not None
+            self._observer.worker_died(cause.value, now - worker.session.heard)
         self._observer.worker_gone(worker.identity.node_id)
         held = sorted(worker.decoding | worker.prefilling.keys(), key=lambda f: f.number)
         log.warning(
@@ -83,23 +92,28 @@ class Retries:
         worker.decoding.clear()
         worker.prefilling.clear()
         worker.promised.clear()
+        worker.recomputing.clear()
         for flight in held:
-            if guilty:
-                flight.trouble.lost_workers.add(worker.identity)
-            if len(flight.trouble.lost_workers) >= MAX_LOST_WORKERS:
+            trouble = flight.trouble
+            if died:
+                trouble.lost_workers[worker.identity] = worker.blame(flight)
+            if sum(trouble.lost_workers.values()) >= MAX_BLAME:
                 self._fail(flight, BatonError(
                     "too_many_failures",
-                    f"{MAX_LOST_WORKERS} workers failed while they worked on this request",
+                    f"{len(trouble.lost_workers)} workers failed while they worked on this request",
                 ))
             else:
+                trouble.recompute = True
+                trouble.lost_at, trouble.waited_for = now, "nothing"
                 self.retry(flight, "worker_lost")
+        worker.sent.clear()
         self._sending.pump()
 
     def is_back(self, identity: Identity, flights: Iterable[Flight]) -> None:
         """The same life has joined again: it was cut off, perhaps by a pause of ours, and did not
         die."""
         for flight in flights:
-            flight.trouble.lost_workers.discard(identity)
+            flight.trouble.lost_workers.pop(identity, None)
 
     def _avoid(self, flight: Flight, worker: Worker) -> None:
         """This worker is not asked for it again for a moment."""

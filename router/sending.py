@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from baton.router.flight import Flight
+from baton.router.flight import Flight, Trouble
 from baton.router.observer import Observer
 from baton.router.placement import Placement
 from baton.router.policy import Wait
@@ -43,6 +43,8 @@ class Sending:
             flight.stamps.dispatched = now
             self._observer.queued("router", now - flight.stamps.arrived)
         self._observer.decision(decision.route, decision.reason)
+        if flight.trouble.lost_at is not None:
+            self._rescued(flight.trouble)
         return None
 
     def enqueue(self, flight: Flight) -> None:
@@ -71,13 +73,17 @@ class Sending:
             wait = self.send(flight, now)
             if wait is None:
                 self.dequeue(flight)
-            elif wait is Wait.NO_WORKER:
+                continue
+            flight.trouble.waited_for = wait.value
+            if wait is Wait.NO_WORKER:
                 if flight.starved_since is None:
                     flight.starved_since = now
                     self._on_starved(flight)
             else:
                 flight.starved_since = None
-                if wait is Wait.BUSY and not flight.excluded(now):
+                if wait in (Wait.BUSY, Wait.THROTTLED) and not flight.excluded(now):
+                    for later in self.queue:
+                        later.trouble.waited_for = wait.value
                     return  # nobody overtakes it
 
     def pump_soon(self, delay: float) -> None:
@@ -101,6 +107,15 @@ class Sending:
         """No timer is left. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _rescued(self, trouble: Trouble) -> None:
+        """Counted once the records have left, which the session does at the loop's next turn."""
+        assert trouble.lost_at is not None
+        lost_at, trouble.lost_at = trouble.lost_at, None
+        waited_for = trouble.waited_for
+        asyncio.get_running_loop().call_soon(
+            lambda: self._observer.redispatched(waited_for, _now() - lost_at)
+        )
 
     def _pump_now(self) -> None:
         self._timer = None

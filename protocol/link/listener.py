@@ -245,7 +245,7 @@ class Listener:
         if line.peer == peer:
             line.session.lose("the peer dialed again")
         else:
-            line.session.lose("the peer was started again")
+            line.session.lose("the peer was started again", LossCause.PROCESS)
             self._retired[line.peer] = None
             while len(self._retired) > RETIRED_EPOCHS:
                 self._retired.popitem(last=False)

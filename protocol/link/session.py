@@ -84,7 +84,6 @@ class Session:
         self._lost_reason: str | None = None
         self._lost_cause: LossCause | None = None
         self._lost_reported = False
-        self._silence = 0.0
         self._bye: str | None = None
         self._closed_here = False
 
@@ -121,10 +120,9 @@ class Session:
         return self._lost_cause
 
     @property
-    def silence(self) -> float:
-        """Seconds from the peer's last word to the report of the loss, which bound from above
-        how long its death went unnoticed; 0 before."""
-        return self._silence
+    def heard(self) -> float:
+        """When the peer's last word came, on the clock of whoever calls `receive`."""
+        return self._heard
 
     def speaks(self, kind: type[Record]) -> bool:
         """Whether the peer knows this kind of record."""
@@ -233,7 +231,7 @@ class Session:
                 self._drain_window(frames)
                 frames.append(ByeFrame(self.version, self.session_id, self._bye))
                 self._bye = None
-            self._report_loss(now)
+            self._report_loss()
             return frames
         if self._resend_due is not None and now >= self._resend_due:
             self._resend(now)
@@ -402,13 +400,12 @@ class Session:
         self._early.clear()
         self._notify()
 
-    def _report_loss(self, now: float) -> None:
+    def _report_loss(self) -> None:
         self._unsent.clear()
         self._unacked.clear()
         if self._lost_reported or self._on_lost is None or self._delivering:
             return
         self._lost_reported = True
-        self._silence = now - self._heard
         self._inbox.clear()
         assert self._lost_reason is not None
         try:

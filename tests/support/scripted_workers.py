@@ -159,6 +159,8 @@ class Counts:
     retries: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    deaths: list[tuple[str, float]] = field(default_factory=list)
+    redispatches: list[tuple[str, float]] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
 
     def decision(self, route: str, reason: str) -> None:
@@ -181,6 +183,12 @@ class Counts:
 
     def worker_gone(self, worker_id: str) -> None:
         self.gone.append(worker_id)
+
+    def worker_died(self, cause: str, silence: float) -> None:
+        self.deaths.append((cause, silence))
+
+    def redispatched(self, waited_for: str, seconds: float) -> None:
+        self.redispatches.append((waited_for, seconds))
 
 
 class Cluster:

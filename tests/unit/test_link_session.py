@@ -181,7 +181,7 @@ def test_a_broken_connection_shortens_the_wait() -> None:
     end.poll(1.0)
     assert len(end.lost) == 1
     assert end.session.cause is LossCause.CONNECTION
-    assert end.session.silence == 1.0
+    assert end.session.heard == 0.0
 
 
 def test_what_left_and_what_arrived() -> None:

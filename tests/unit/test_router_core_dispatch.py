@@ -23,6 +23,7 @@ from baton.protocol.records import (
 from baton.protocol.tokens import unpack_tokens
 from baton.router.control import RouterControl
 from baton.router.flight import Flight
+from baton.router.registry import CERTAIN_BLAME
 
 
 @pytest.fixture
@@ -156,6 +157,9 @@ async def test_two_lost_workers_are_enough(cluster: Cluster) -> None:
     for _ in range(2):
         await until(lambda: flight.holders != {} and len(flight.accepted) == 2)
         (holder,) = flight.holders
+        worker = cluster.dispatcher.registry.get(holder)
+        assert worker is not None
+        await until(lambda worker=worker: worker.blame(flight) == CERTAIN_BLAME)
         await cluster.workers[holder].kill()
         await until(lambda holder=holder: holder not in flight.holders)
     assert await error_of(flight) == "too_many_failures"
