@@ -58,7 +58,8 @@ class Unquarantine:
 @dataclass(frozen=True, slots=True)
 class Adopt:
     """The first `num_blocks` blocks of a reservation hold KV now, and no request is to run on it:
-    enter them into the prefix cache and end the reservation, without a word."""
+    enter those that are full into the prefix cache and end the reservation, without a word.
+    Unknown keys are fine."""
 
     key: RequestKey
     num_blocks: int
@@ -68,9 +69,17 @@ class Adopt:
 class PinCached:
     """Hold the full blocks that the prefix cache has of this request's prompt + accepted tokens,
     until Release. Answered by one Progress with `prefill_done` and no tokens, whose `blocks` are
-    these; or by Refused("not_cached")."""
+    these; or by Refused ("not_cached", "busy", "duplicate").
+
+    A lender may have the request itself too, as its decode worker, so give the request that is
+    named here the key that `loan_key` makes of its own: Progress, Refused and Release go by it."""
 
     request: Request
+
+
+def loan_key(key: RequestKey) -> RequestKey:
+    """What the engine of a lender knows the loan of a request by. Never leaves the process."""
+    return RequestKey(f"{key.request_id}/loan", key.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +161,10 @@ class SequenceFailed:
     message: str
 
 
+Event = Reserved | Refused | Progress | SequenceFailed
+"""About one sequence."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepStats:
     seconds: float
@@ -176,6 +189,6 @@ class StepCompleted:
     """Published after every pass of the loop that did something, also one without a forward
     pass (`stats` is None then)."""
 
-    events: tuple[Reserved | Refused | Progress | SequenceFailed, ...]
+    events: tuple[Event, ...]
     load: EngineLoad
     stats: StepStats | None = field(default=None)

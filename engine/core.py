@@ -23,13 +23,17 @@ from baton.engine.block_pool import IntegrityError
 from baton.engine.commands import (
     Command,
     EngineLoad,
+    Event,
+    Park,
+    PinCached,
+    Refused,
     ReserveBlocks,
     SequenceFailed,
     Start,
     StepCompleted,
     StepStats,
 )
-from baton.engine.scheduler import Event, Scheduler
+from baton.engine.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +162,14 @@ class Engine:
             raise
         except Exception as error:
             log.exception("cannot carry out %s", type(command).__name__)
-            if isinstance(command, Start | ReserveBlocks):
-                failed = SequenceFailed(command.request.key, "internal_error", str(error))
-                self._tell([failed], None)
+            match command:
+                case Start() | ReserveBlocks():
+                    failed = SequenceFailed(command.request.key, "internal_error", str(error))
+                    self._tell([failed], None)
+                case PinCached():
+                    self._tell([Refused(command.request.key, "internal_error")], None)
+                case Park():
+                    self._tell([Refused(command.key, "internal_error")], None)
 
     def _step_failed(self, batch: list[BatchItem], error: Exception) -> list[Event]:
         self._failures += 1

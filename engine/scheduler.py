@@ -15,32 +15,28 @@ overtaken for lack of blocks, and while it waits no reservation is granted.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from itertools import count
 
 from baton.engine.batch import BatchItem, StepResult
 from baton.engine.block_pool import BlockPool, IntegrityError, Use
 from baton.engine.commands import (
-    AdmitReserved,
     ChangeRole,
     Command,
     EngineLoad,
+    Event,
     Progress,
-    Refused,
     Release,
-    ReserveBlocks,
-    Reserved,
     SequenceFailed,
     Start,
     Unquarantine,
 )
+from baton.engine.handoffs import Handoffs
 from baton.engine.limits import ROLES, SchedulerLimits
 from baton.engine.prefix_cache import PrefixCache
+from baton.engine.room import Room
 from baton.engine.sequence import Sequence
 from baton.engine.sequence_table import RESERVED, RUNNING, SequenceTable
 from baton.engine.stopping import finish_reason
-from baton.protocol.records import Request, TokenLogprobs
-
-Event = Reserved | Refused | Progress | SequenceFailed
+from baton.protocol.records import TokenLogprobs
 
 
 class Scheduler:
@@ -64,8 +60,8 @@ class Scheduler:
         self.steps = 0
         self._set_role(role)
         self._table = SequenceTable(pool, self._cache)
-        self._blocked: Sequence | None = None
-        self._arrivals = count()
+        self._room = Room(pool, limits, block_size, self._table)
+        self._handoffs = Handoffs(self._table, self._cache, self._room, limits.max_model_len)
         self._events: list[Event] = []
 
     # -- commands ----------------------------------------------------------------------------
@@ -76,16 +72,16 @@ class Scheduler:
         match command:
             case Start():
                 self._start(command, now)
-            case ReserveBlocks():
-                self._reserve(command.request, now)
-            case AdmitReserved():
-                self._admit_reserved(command)
             case Release():
                 self._release(command)
             case Unquarantine():
                 self.pool.unquarantine(command.blocks)
             case ChangeRole():
                 self._set_role(command.role)
+            case _:
+                answer = self._handoffs.apply(command, now)
+                if answer is not None:
+                    self._events.append(answer)
 
     def take_events(self) -> list[Event]:
         """Events since the last call, apart from those that `complete` returned."""
@@ -101,11 +97,11 @@ class Scheduler:
         key = command.request.key
         if self._table.get(key) is not None:
             return  # asked twice; it is under way
-        seq = self._new_sequence(command.request, command.hold, now)
+        seq = self._table.create(command.request, now, hold=command.hold)
         if not seq.tokens:
             self._events.append(SequenceFailed(key, "invalid_value", "the prompt is empty"))
             return
-        problem = self._misfit(seq)
+        problem = self._room.misfit(seq)
         if problem is not None:
             self._events.append(SequenceFailed(key, "context_length_exceeded", problem))
             return
@@ -121,45 +117,6 @@ class Scheduler:
                      prefill_done=seq.hold)
         )
 
-    def _reserve(self, request: Request, now: float) -> None:
-        known = self._table.get(request.key)
-        if known is not None:
-            self._events.append(
-                self._reserved(known)
-                if known.state is RESERVED
-                else Refused(request.key, "duplicate")
-            )
-            return
-        seq = self._new_sequence(request, False, now)
-        if self._misfit(seq) is not None:
-            self._events.append(Refused(seq.key, "too_large"))
-            return
-        matched = self._cache.match(seq, len(seq.tokens))
-        fresh = self._blocks_for(len(seq.tokens)) - len(matched)
-        if self._blocked is not None or not self._has_room(matched, fresh):
-            self._events.append(Refused(seq.key, "busy"))
-            return
-        self._table.add_reserved(seq, matched, fresh)
-        self._events.append(self._reserved(seq))
-
-    def _admit_reserved(self, command: AdmitReserved) -> None:
-        seq = self._table.get(command.key)
-        if seq is None or seq.state is not RESERVED:
-            self._events.append(Refused(command.key, "unknown"))
-            return
-        self._table.admit_reserved(seq)
-        if not command.tokens:
-            message = "a hand-off brought no token to go on from"
-            self._events.append(SequenceFailed(seq.key, "internal_error", message))
-            self._forget(seq)
-            return
-        seq.tokens.extend(command.tokens)
-        seq.reported = True  # the first token and its phases were the sender's to tell
-        reason = finish_reason(seq, self.limits.max_model_len)
-        if reason is not None:
-            self._events.append(Progress(seq.key, seq.num_output, (), finish_reason=reason))
-            self._forget(seq)
-
     def _release(self, command: Release) -> None:
         seq = self._table.get(command.key)
         if seq is None:
@@ -168,14 +125,14 @@ class Scheduler:
             shared = set(command.quarantine).intersection(seq.block_ids[: seq.num_named])
             if shared:
                 raise IntegrityError(f"a hand-off writes into shared blocks {sorted(shared)}")
-        self._forget(seq, frozenset(command.quarantine))
+        self._table.forget(seq, frozenset(command.quarantine))
 
     # -- filling a step ----------------------------------------------------------------------
 
     def schedule(self, now: float) -> list[BatchItem]:
         """The next step; the blocks that its tokens need are allocated. Empty when nothing can
         run before another command comes. `now` in seconds."""
-        self._blocked = None
+        self._table.blocked = None
         preemptions = self.preemptions
         batch: list[BatchItem] = []
         self._add_decodes(batch)
@@ -186,7 +143,7 @@ class Scheduler:
         if self.preemptions == preemptions or not batch:
             self._admit_waiting(batch, budget, now)
         elif self._table.waiting:
-            self._blocked = self._table.waiting[0]
+            self._table.blocked = self._table.waiting[0]
         return batch
 
     def _add_decodes(self, batch: list[BatchItem]) -> None:
@@ -220,9 +177,9 @@ class Scheduler:
                 if self._cache.is_coming(seq, len(matched)):
                     index += 1
                     continue
-            fresh = self._blocks_for(len(seq.tokens)) - len(matched)
-            if not self._has_room(matched, fresh):
-                self._blocked = seq
+            fresh = self._room.blocks_for(len(seq.tokens)) - len(matched)
+            if not self._room.has(matched, fresh):
+                self._table.blocked = seq
                 return
             self._table.admit_waiting(seq, matched, fresh)
             if seq.scheduled_at is None:
@@ -247,13 +204,13 @@ class Scheduler:
     def _grow(self, seq: Sequence) -> bool:
         """Blocks for all tokens of a running sequence, preempting what ranks worse. False when
         that was itself, or when it is too large for the pool and fails."""
-        missing = self._blocks_for(len(seq.tokens)) - len(seq.block_ids)
+        missing = self._room.blocks_for(len(seq.tokens)) - len(seq.block_ids)
         if missing <= 0:
             return True
-        problem = self._misfit(seq)
+        problem = self._room.misfit(seq)
         if problem is not None:
             self._events.append(SequenceFailed(seq.key, "context_length_exceeded", problem))
-            self._forget(seq)
+            self._table.forget(seq)
             return False
         while (blocks := self.pool.allocate(missing, Use.ACTIVE)) is None:
             victim = next(other for other in reversed(self._table.running) if not other.hold)
@@ -306,7 +263,7 @@ class Scheduler:
         events: list[Event] = []
         for item in batch:
             if item.seq.state is RUNNING:
-                self._forget(item.seq)
+                self._table.forget(item.seq)
                 events.append(SequenceFailed(item.seq.key, code, message))
         return events
 
@@ -335,7 +292,7 @@ class Scheduler:
         if seq.hold:
             self._table.hold(seq)
         elif reason is not None:
-            self._forget(seq)
+            self._table.forget(seq)
         return Progress(
             key=seq.key,
             position=seq.num_output - len(tokens),
@@ -360,49 +317,6 @@ class Scheduler:
             blocks=tuple(seq.block_ids),
             ready_blocks=seq.num_computed // self.block_size,
         )
-
-    def _reserved(self, seq: Sequence) -> Reserved:
-        return Reserved(seq.key, tuple(seq.block_ids), seq.num_named)
-
-    # -- sequences and their blocks ----------------------------------------------------------
-
-    def _new_sequence(self, request: Request, hold: bool, now: float) -> Sequence:
-        seq = Sequence.from_request(request, hold=hold)
-        seq.root = self._cache.root(request.cache_salt)
-        seq.rank = (request.lane != "interactive", -request.priority, next(self._arrivals))
-        seq.submitted_at = now
-        if request.sampling.prompt_logprobs is not None and not request.accepted:
-            seq.prompt_logprobs = []
-        return seq
-
-    def _forget(self, seq: Sequence, quarantine: frozenset[int] = frozenset()) -> None:
-        self._table.forget(seq, quarantine)
-        if self._blocked is seq:
-            self._blocked = None
-
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.block_size)
-
-    def _has_room(self, matched: list[int], fresh: int) -> bool:
-        """A slot, and blocks with one to spare for each sequence that goes on growing, so that
-        what comes in is not thrown out by the next step."""
-        if len(self._table.running) + self._table.num_reserved >= self.limits.max_running:
-            return False
-        growing = sum(not seq.hold for seq in self._table.running)
-        return self.pool.fits(matched, fresh, growing)
-
-    def _misfit(self, seq: Sequence) -> str | None:
-        """Why this worker could not run it even with nothing else to do; None if it could."""
-        tokens, limit = len(seq.tokens), self.limits.max_model_len
-        if tokens > limit:
-            return f"the sequence has {tokens} tokens, the context holds {limit}"
-        blocks = self._blocks_for(tokens)
-        if blocks > self.pool.num_blocks:
-            return (
-                f"{tokens} tokens need {blocks} KV blocks of {self.block_size} tokens, "
-                f"this worker has {self.pool.num_blocks}"
-            )
-        return None
 
     # -- looking -----------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ Life cycle (moved only by the scheduler, on the engine thread):
        ^                   ^ |  |
        +----preempted------|-+  +--first token of a `hold` sequence--> HELD --released--> gone
                            |
-    RESERVED --admitted----+   (released unadmitted: gone)
+    RESERVED --admitted----+   (adopted, or released unadmitted: gone)
 
-Decode state is (request, tokens) alone, so a preempted or migrated sequence is simply computed
-again.
+A running sequence that is parked becomes HELD too, and one that only pins what is cached of its
+tokens is so from the start. Decode state is (request, tokens) alone, so a preempted or migrated
+sequence is simply computed again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Sequence:
     """Chain over the full blocks of `tokens`, extended as they fill."""
 
     # The rest is the scheduler's own.
+    pinned: bool = False
+    """Nothing is computed: it is there to keep the cached blocks of its tokens."""
     root: bytes = b""
     """What the chain of hashes starts from."""
     num_named: int = 0

@@ -5,7 +5,7 @@ Each transition of `SequenceState` is one method here, and moves the sequence's 
     waiting    no blocks; sorted by rank
     running    blocks ACTIVE; sorted by rank
     reserved   blocks HELD: the KV of a hand-off is on its way in
-    held       blocks HELD: a finished prefill whose KV is on its way out
+    held       blocks HELD: KV of a finished prefill, a parked decode or the cache on its way out
     gone       no blocks
 """
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
+from itertools import count
 
 from baton.engine.block_pool import BlockPool, IntegrityError, Use
 from baton.engine.prefix_cache import PrefixCache
 from baton.engine.sequence import Sequence, SequenceState
 from baton.protocol.ids import RequestKey
+from baton.protocol.records import Request
 
 WAITING, RUNNING = SequenceState.WAITING, SequenceState.RUNNING
 HELD, RESERVED = SequenceState.HELD, SequenceState.RESERVED
@@ -34,14 +36,28 @@ class SequenceTable:
         self.running: list[Sequence] = []
         self.num_reserved = 0
         self.waiting_tokens = 0
+        self.blocked: Sequence | None = None
+        """The first of `waiting` when it lacks blocks; the scheduler says so at every step."""
         self._pool = pool
         self._cache = cache
         self._sequences: dict[RequestKey, Sequence] = {}
+        self._arrivals = count()
 
     def get(self, key: RequestKey) -> Sequence | None:
         return self._sequences.get(key)
 
     # -- in ----------------------------------------------------------------------------------
+
+    def create(self, request: Request, now: float, *, hold: bool = False) -> Sequence:
+        """A new sequence, which is in the table with one of the `add_` methods. `now`: in
+        seconds, when it was asked for."""
+        seq = Sequence.from_request(request, hold=hold)
+        seq.root = self._cache.root(request.cache_salt)
+        seq.rank = (request.lane != "interactive", -request.priority, next(self._arrivals))
+        seq.submitted_at = now
+        if request.sampling.prompt_logprobs is not None and not request.accepted:
+            seq.prompt_logprobs = []
+        return seq
 
     def add_waiting(self, seq: Sequence) -> None:
         self._sequences[seq.key] = seq
@@ -57,6 +73,13 @@ class SequenceTable:
         """Held from the start, with no blocks: there was nothing left to compute."""
         self._sequences[seq.key] = seq
         seq.state = HELD
+
+    def add_pinned(self, seq: Sequence, matched: list[int]) -> None:
+        """Held from the start on `matched` blocks, which hold its first tokens."""
+        self._give_blocks(seq, matched, 0, Use.HELD)
+        self._sequences[seq.key] = seq
+        seq.state = HELD
+        seq.pinned = True
 
     # -- between -----------------------------------------------------------------------------
 
@@ -94,6 +117,14 @@ class SequenceTable:
 
     # -- out ---------------------------------------------------------------------------------
 
+    def adopt(self, seq: Sequence, num_blocks: int) -> None:
+        """A reservation is over. The KV of its first `num_blocks` blocks is there: those that are
+        full stay cached for others."""
+        arrived = self._cache.tokens_in(seq.block_ids[:num_blocks])
+        seq.num_computed = max(seq.num_computed, min(arrived, len(seq.tokens)))
+        self._cache.register(seq)
+        self.forget(seq)
+
     def forget(self, seq: Sequence, quarantine: frozenset[int] = frozenset()) -> None:
         """The one way out, from every state. Of its blocks, those in `quarantine` stay out of
         use until the pool hears that they are safe."""
@@ -108,6 +139,8 @@ class SequenceTable:
                 self.num_reserved -= 1
             self._take_blocks(seq, _USE[seq.state], quarantine)
         seq.state = GONE
+        if self.blocked is seq:
+            self.blocked = None
 
     # -- inside ------------------------------------------------------------------------------
 

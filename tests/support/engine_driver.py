@@ -11,6 +11,9 @@ from baton.engine.block_pool import BlockPool
 from baton.engine.commands import (
     AdmitReserved,
     Command,
+    Event,
+    Park,
+    PinCached,
     Progress,
     Refused,
     Release,
@@ -20,7 +23,7 @@ from baton.engine.commands import (
     Start,
 )
 from baton.engine.limits import SchedulerLimits
-from baton.engine.scheduler import Event, Scheduler
+from baton.engine.scheduler import Scheduler
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import BlockCounts, Request
 from baton.protocol.tokens import unpack_tokens
@@ -80,15 +83,44 @@ class Driver:
         assert isinstance(event, Reserved | Refused)
         return event
 
-    def deliver(self, key: RequestKey) -> None:
-        """The KV of a reservation arrives."""
+    def deliver(self, key: RequestKey, blocks: int | None = None) -> int:
+        """The KV of a reservation arrives, at most so many blocks of it. How many there are
+        then."""
         reserved, tokens = self.reserved[key], self.tokens(key)
-        start = reserved.cached_blocks * BLOCK
-        self.runner.fill(reserved.blocks, tokens, min(start, len(tokens)), len(tokens))
+        there = len(reserved.blocks)
+        if blocks is not None:
+            there = min(there, reserved.cached_blocks + blocks)
+        start = min(reserved.cached_blocks * BLOCK, len(tokens))
+        end = min(there * BLOCK, len(tokens))
+        self.runner.fill(reserved.blocks, tokens, start, end)
+        return there
 
     def admit(self, key: RequestKey, tokens: tuple[int, ...]) -> None:
         self.outputs[key].extend(tokens)
         self.apply(AdmitReserved(key, tokens))
+
+    def park(self, key: RequestKey) -> Progress | None:
+        """Stop a decode. The answer, whose one token was told before; None when refused."""
+        self.scheduler.apply(Park(key), self.now)
+        [event] = self.scheduler.take_events()
+        self.scheduler.check_integrity()
+        assert event.key == key
+        if isinstance(event, Refused):
+            assert event.reason == "not_running"
+            return None
+        assert isinstance(event, Progress)
+        assert event.prefill_done
+        assert event.hold
+        output = self.accepted(key) + self.outputs[key]
+        assert (event.position, list(event.tokens)) == (len(output) - 1, output[-1:])
+        return event
+
+    def pin(self, request: Request) -> Progress | None:
+        """Hold what is cached of a request's tokens; None when refused."""
+        self.requests[request.key] = request
+        [event] = self.apply(PinCached(request))
+        assert event.key == request.key
+        return event if isinstance(event, Progress) else None
 
     def release(self, key: RequestKey) -> None:
         self.apply(Release(key))

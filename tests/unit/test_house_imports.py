@@ -38,6 +38,8 @@ PURE = (
     "engine/limits.py",
     "engine/block_pool.py",
     "engine/prefix_cache.py",
+    "engine/room.py",
+    "engine/handoffs.py",
     "engine/scheduler.py",
     "router/policy.py",
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from random import Random
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from engine_driver import Driver
 from fake_runner import undisturbed
@@ -19,9 +20,10 @@ from hypothesis.stateful import (
 )
 from make_request import make_request
 
-from baton.engine.commands import ChangeRole, Release, Reserved, Unquarantine
+from baton.engine.commands import Adopt, ChangeRole, Release, Reserved, Unquarantine
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
+from baton.protocol.tokens import pack_tokens, unpack_tokens
 
 TRUNKS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1, 2, 3, 4, 5, 6, 40, 41], [30, 31], []]
 
@@ -57,6 +59,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.holds: list[RequestKey] = []
         self.cancelled: set[RequestKey] = set()
         self.quarantined: list[tuple[int, ...]] = []
+        self.outgoing: dict[RequestKey, tuple[int, ...]] = {}
+        """Blocks of parked decodes and of pins."""
 
     def request(
         self, trunk: int, extra: int, max_tokens: int, priority: int, accepted: int
@@ -106,6 +110,52 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.driver.apply(Release(key, quarantine=fresh))
         self.quarantined.append(fresh)
 
+    @precondition(lambda self: self.reserved)
+    @rule(index=st.integers(0, 99), brought=st.integers(0, 4))
+    def adopt(self, index: int, brought: int) -> None:
+        """A loan brings some blocks more than were cached; nothing runs on the reservation."""
+        key = self.reserved.pop(index % len(self.reserved))
+        num_blocks = self.driver.deliver(key, brought)
+        self.driver.apply(Adopt(key, num_blocks))
+
+    @rule(**REQUEST)
+    def pin(self, **request: int) -> None:
+        record = self.request(**request)
+        told = self.driver.pin(record)
+        if told is not None:
+            self.outgoing[record.key] = told.blocks
+
+    @precondition(lambda self: self.started)
+    @rule(index=st.integers(0, 99))
+    def park(self, index: int) -> None:
+        key = self.started[index % len(self.started)]
+        told = self.driver.park(key)
+        if told is not None:
+            assert key not in self.driver.finished
+            self.outgoing[key] = told.blocks
+
+    @precondition(lambda self: self.outgoing)
+    @rule(index=st.integers(0, 99), here=st.booleans())
+    def sent(self, index: int, here: bool) -> None:
+        """What was pinned or parked has arrived elsewhere; with `here`, a parked one comes back,
+        computed again from its tokens."""
+        self.check_outgoing()
+        key = list(self.outgoing)[index % len(self.outgoing)]
+        del self.outgoing[key]
+        self.driver.release(key)
+        if key in self.started:
+            self.started.remove(key)
+            if here:
+                self.started.append(self.driver.start(self.again(key)))
+
+    def again(self, key: RequestKey) -> Request:
+        """The next attempt at a parked request."""
+        old, output = self.driver.requests[key], self.driver.outputs[key]
+        tokens = unpack_tokens(old.accepted) + output
+        return msgspec.structs.replace(
+            old, key=RequestKey(key.request_id, key.attempt + 1), accepted=pack_tokens(tokens)
+        )
+
     @precondition(lambda self: self.quarantined)
     @rule()
     def late_bytes(self) -> None:
@@ -130,6 +180,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for _ in range(steps):
             self.driver.step()
             self.check_blocks_of_holds()
+            self.check_outgoing()
 
     # -- what holds --------------------------------------------------------------------------
 
@@ -143,6 +194,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             tokens = self.driver.tokens(key)
             ready = min(told[-1].ready_blocks * self.driver.runner.block_size, len(tokens))
             self.driver.runner.check(told[-1].blocks, tokens, ready)
+
+    def check_outgoing(self) -> None:
+        """What is pinned or parked keeps its content until released."""
+        for key, blocks in self.outgoing.items():
+            if key in self.cancelled:
+                continue
+            tokens = self.driver.tokens(key) + self.driver.outputs[key]
+            size = self.driver.runner.block_size
+            last = key in self.started  # its KV is not computed
+            self.driver.runner.check(blocks, tokens, min(len(blocks) * size, len(tokens) - last))
 
     def is_done(self, key: RequestKey) -> bool:
         told = self.driver.progress[key]
@@ -163,6 +224,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             driver.release(key)
         for blocks in self.quarantined:
             driver.apply(Unquarantine(blocks))
+        for key in self.outgoing:
+            driver.release(key)
+        self.started = [key for key in self.started if key not in self.outgoing]
         released: set[RequestKey] = set()
         for _ in range(1000):
             batch = driver.step()
@@ -198,6 +262,13 @@ SchedulerMachine.TestCase.settings = settings(
 TestScheduler = SchedulerMachine.TestCase
 
 
+MOVES = {
+    "start": 4, "hold": 3, "reserve": 3, "admit": 2, "adopt": 1, "pin": 1, "park": 3, "sent": 2,
+    "cancel": 2, "step": 12,
+}
+"""Steps are rare enough that the queue never runs dry for long."""
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_long_crowded_histories(seed: int) -> None:
     """The same machine where it is crowded for long: preemption, sharing and leases at once."""
@@ -205,9 +276,7 @@ def test_long_crowded_histories(seed: int) -> None:
     machine = SchedulerMachine()
     machine.setup(random.randint(6, 12), random.choice([1, 3, 4, 8]), random.randint(2, 5), "mixed")
     for _ in range(120):
-        # Steps are rare enough that the queue never runs dry for long.
-        move = random.choices(("start", "hold", "reserve", "admit", "cancel", "step"), k=1,
-                              weights=(4, 3, 2, 2, 2, 12))[0]
+        [move] = random.choices(list(MOVES), weights=list(MOVES.values()))
         shape = {
             "trunk": random.randrange(4),
             "extra": random.randrange(6),
@@ -221,6 +290,14 @@ def test_long_crowded_histories(seed: int) -> None:
             machine.reserve(**shape)
         elif move == "admit" and machine.reserved:
             machine.admit(random.randrange(99), random.choice([1, 1, 3]))
+        elif move == "adopt" and machine.reserved:
+            machine.adopt(random.randrange(99), random.randrange(4))
+        elif move == "pin":
+            machine.pin(**shape)
+        elif move == "park" and machine.started:
+            machine.park(random.randrange(99))
+        elif move == "sent" and machine.outgoing:
+            machine.sent(random.randrange(99), random.choice([True, False]))
         elif move == "cancel" and machine.started:
             machine.cancel(random.randrange(len(machine.started)))
         elif move == "step":

@@ -1,0 +1,42 @@
+"""Whether a sequence fits: ever, and now. Pure."""
+
+from __future__ import annotations
+
+from baton.engine.block_pool import BlockPool
+from baton.engine.limits import SchedulerLimits
+from baton.engine.sequence import Sequence
+from baton.engine.sequence_table import SequenceTable
+
+
+class Room:
+    def __init__(
+        self, pool: BlockPool, limits: SchedulerLimits, block_size: int, table: SequenceTable
+    ) -> None:
+        self._pool = pool
+        self._limits = limits
+        self._block_size = block_size
+        self._table = table
+
+    def blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self._block_size)
+
+    def has(self, matched: list[int], fresh: int) -> bool:
+        """A slot, and blocks with one to spare for each sequence that goes on growing, so that
+        what comes in is not thrown out by the next step."""
+        if len(self._table.running) + self._table.num_reserved >= self._limits.max_running:
+            return False
+        growing = sum(not seq.hold for seq in self._table.running)
+        return self._pool.fits(matched, fresh, growing)
+
+    def misfit(self, seq: Sequence) -> str | None:
+        """Why this worker could not run it even with nothing else to do; None if it could."""
+        tokens, limit = len(seq.tokens), self._limits.max_model_len
+        if tokens > limit:
+            return f"the sequence has {tokens} tokens, the context holds {limit}"
+        blocks = self.blocks_for(tokens)
+        if blocks > self._pool.num_blocks:
+            return (
+                f"{tokens} tokens need {blocks} KV blocks of {self._block_size} tokens, "
+                f"this worker has {self._pool.num_blocks}"
+            )
+        return None
