@@ -5,8 +5,8 @@ in `run_forked_worker`.
 
 Standard input carries the settings, one line of JSON, and then nothing: it stays open as long as
 the launcher lives (see `lifeline`). `--status-fd N` names the pipe for progress (see `status`).
-Nothing but the standard library and msgspec is imported here, because this is on the way of every
-start.
+Nothing but the standard library, msgspec and setproctitle is imported here, because this is on the
+way of every start.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import socket
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
+
+from setproctitle import setproctitle
 
 from baton.deploy import lifeline
 from baton.deploy.logs import set_up_logging
@@ -65,6 +67,7 @@ def _run_worker_child(
     line: bytes, status: StatusWriter, loaded: LoadedModel | None = None
 ) -> int:
     settings = from_json(line, WorkerSettings)
+    setproctitle(f"baton worker {settings.worker_id}")
     set_up_logging(settings.worker_id, json_logs=settings.json_logs)
     lifeline.watch(sys.stdin.fileno())
     return guarded_worker(settings, status, loaded)
@@ -81,6 +84,7 @@ def run_forked_worker(status_fd: int, loaded: LoadedModel) -> int:
 
 def _run_loader_child(line: bytes, status: StatusWriter, status_fd: int, fork_fd: int) -> int:
     settings = from_json(line, WorkerSettings)
+    setproctitle("baton loader")
     set_up_logging("loader", json_logs=settings.json_logs)
     try:
         from baton.deploy.loader import run_loader
@@ -92,6 +96,7 @@ def _run_loader_child(line: bytes, status: StatusWriter, status_fd: int, fork_fd
 
 def _run_router_child(line: bytes, status: StatusWriter) -> int:
     settings = from_json(line, RouterSettings)
+    setproctitle(f"baton router {settings.router_id}")
     set_up_logging(settings.router_id, json_logs=settings.json_logs)
     on_loss = None
     if settings.runtime_dir is not None:

@@ -11,7 +11,6 @@ one, and a worker that died is back in a fraction of a second. What makes this s
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import socket
@@ -26,7 +25,6 @@ from baton.deploy.status import StatusWriter
 from baton.engine.model.source import resolve_model, stored_tensors
 
 _REQUEST_BYTES = 64
-_PR_SET_NAME = 15
 
 
 def run_loader(
@@ -100,12 +98,6 @@ def _fork(requests: socket.socket, status_fd: int, stdin: int, stdout: int) -> i
     requests.close()
     lifeline.die_with_parent()
     return 0
-
-
-def set_process_name(name: str) -> None:
-    """What lists of processes show for a fork, whose command line is the loader's."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def _exit_with(code: int) -> NoReturn:

@@ -100,7 +100,7 @@ def test_workers_outlive_their_loader(tiny_model: Path) -> None:
         before = {worker["id"]: worker["pid"] for worker in cluster.workers()}
         (loader,) = (
             p for p in cluster.processes()
-            if p.pid not in before.values() and "loader" in p.cmdline()
+            if p.pid not in before.values() and p.cmdline()[0] == "baton loader"
         )
         loader.kill()
         wait_for(lambda: "DIED" in "".join(cluster.output), "the launcher's word of it")
