@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from baton.protocol.ids import Identity, RequestKey
-from baton.protocol.link import Dialer, Session
+from baton.protocol.link import GOODBYE, NameDialer, Session
 from baton.protocol.records import (
     Record,
     RouterHello,
@@ -31,7 +31,8 @@ class LinkEvents(Protocol):
 
 
 class RouterLinks:
-    """Dials every router for as long as the worker lives. An `Outlet` for the stages.
+    """Dials every router for as long as the worker lives, also all that share a name. An `Outlet`
+    for the stages.
 
     `hello` gives our WorkerHello; `refused` hears a router's refusal, which ends the worker: no
     amount of dialling makes another model ours.
@@ -49,7 +50,7 @@ class RouterLinks:
         self._sessions: dict[Identity, Session] = {}
         self._owners: dict[RequestKey, Identity] = {}
         self._dialers = [
-            Dialer(identity, address, hello, self._opened, refused) for address in addresses
+            NameDialer(identity, address, hello, self._opened, refused) for address in addresses
         ]
 
     def start(self) -> None:
@@ -91,9 +92,11 @@ class RouterLinks:
         for router, batch in batches.items():
             self._send(router, TokenBatch(deltas=tuple(batch)))
 
-    async def close(self) -> None:
+    async def close(self, reason: str = GOODBYE) -> None:
+        """`reason`: whoever fails says so, or its requests would be given to others that they make
+        fail as well."""
         for dialer in self._dialers:
-            await dialer.close()
+            await dialer.close(reason)
 
     def _send(self, router: Identity, record: Record) -> None:
         session = self._sessions.get(router)
@@ -108,6 +111,9 @@ class RouterLinks:
             return
         router = hello.identity
         log.info("joined router %s", router.node_id)
+        previous = self._sessions.get(router)
+        if previous is not None:  # by another of its addresses; the router has given it up
+            self._lost(router, previous, "dialed again")
         self._sessions[router] = session
         session.on_lost = lambda reason: self._lost(router, session, reason)
         session.on_record = lambda record: self._events.on_record(router, record)

@@ -30,7 +30,7 @@ from baton.kvtransfer.registry import create_transport, load_in_background
 from baton.kvtransfer.tags import TagIssuer
 from baton.prefill import PrefillStage
 from baton.protocol.ids import Identity, host_id, new_epoch
-from baton.protocol.link import Dialer
+from baton.protocol.link import GOODBYE, Dialer
 from baton.protocol.records import PeerHello, WorkerHello
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
     heart.cancel()
     if code:
         status.fatal(reason)
-    await links.close()
+    await links.close(reason if code else GOODBYE)
     await outgoing.close()
     await incoming.close()
     engine.stop(_STOP_SECONDS)

@@ -4,6 +4,7 @@
 from baton.protocol.link.dialer import Dialer
 from baton.protocol.link.ends import GOODBYE, LossCause, SessionClosed, UnspokenRecord
 from baton.protocol.link.listener import Listener
+from baton.protocol.link.name_dialer import NameDialer
 from baton.protocol.link.process_watch import ProcessWatch, is_gone
 from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
@@ -16,6 +17,7 @@ __all__ = [
     "LinkStats",
     "Listener",
     "LossCause",
+    "NameDialer",
     "ProcessWatch",
     "Session",
     "SessionClosed",

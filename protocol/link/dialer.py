@@ -89,6 +89,11 @@ class Dialer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a session now."""
+        return self.attempt is not None and self.attempt.is_open
+
     def next_session(self) -> int:
         """Ids count up, so that the other end can tell an attempt that was given up from the one
         that took its place, in whichever order it comes to read them."""
@@ -169,6 +174,10 @@ class Attempt:
             self._process.close()
         self._watch.close()
         self.pump.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._session is not None and self._session.is_open
 
     def _end(self, outcome: str) -> None:
         if not self.ended.done():

@@ -34,3 +34,5 @@ class LinkSettings:
     """An attempt without an answer ends after this; the next one resolves the name again."""
     dial_backoff: float = 0.05
     dial_backoff_max: float = 2.0
+    resolve_interval: float = 5.0
+    """A name may come to stand for other addresses, or more of them."""
