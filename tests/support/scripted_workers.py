@@ -157,6 +157,7 @@ class Counts:
 
     decisions: list[tuple[str, str]] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
+    migrations: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     deaths: list[tuple[str, float]] = field(default_factory=list)
@@ -168,6 +169,9 @@ class Counts:
 
     def retry(self, reason: str) -> None:
         self.retries.append(reason)
+
+    def migration(self, outcome: str) -> None:
+        self.migrations.append(outcome)
 
     def flight_finished(self, outcome: str, phases: dict[str, float] | None = None) -> None:  # type: ignore[override]
         self.finished.append(outcome)
@@ -208,11 +212,13 @@ class Cluster:
         assert self.dispatcher.registry.get(worker.identity) is not None
         return worker
 
-    def submit(self, max_tokens: int = 6, **deadlines: float) -> Flight:
+    def submit(
+        self, max_tokens: int = 6, *, prompt_tokens: int = 20, **deadlines: float
+    ) -> Flight:
         return self.dispatcher.submit(Request(
             key=RequestKey(f"r{next(self._names)}", 0),
             choice=0,
-            prompt=pack_tokens(range(20)),
+            prompt=pack_tokens(range(prompt_tokens)),
             sampling=SamplingParams(seed=1, max_tokens=max_tokens),
             deadlines=Deadlines(**deadlines),
         ))
