@@ -32,6 +32,7 @@ BENCHES = {
     "transfer": ("baton.bench.transfer", "moving KV blocks between two processes over UCX"),
     "handoff": ("baton.bench.handoff", "from the first token to the second, seen by a client"),
     "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
+    "faults": ("baton.bench.faults.command", "kills, stops, cut links, full pools, bad bytes"),
 }
 
 app = typer.Typer(
@@ -68,6 +69,7 @@ def up(
     block_size: options.BlockSize = ModelSettings.block_size,
     kv_blocks: options.KvBlocks = None,
     kv_memory: options.KvMemory = None,
+    kv_checksum: options.KvChecksum = False,
     host: options.Host = UpSettings.host,
     port: options.Port = UpSettings.port,
     api_key: options.ApiKey = None,
@@ -118,7 +120,9 @@ def up(
 
     prefills, decodes, mixeds = worker_counts(prefill, decode, mixed)
     settings = UpSettings(
-        model=model_settings(model, dtype, max_model_len, block_size, kv_blocks, kv_memory),
+        model=model_settings(
+            model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum
+        ),
         prefill=prefills,
         decode=decodes,
         mixed=mixeds,
@@ -236,6 +240,7 @@ def worker(
     block_size: options.BlockSize = ModelSettings.block_size,
     kv_blocks: options.KvBlocks = None,
     kv_memory: options.KvMemory = None,
+    kv_checksum: options.KvChecksum = False,
     worker_id: Annotated[
         str | None,
         typer.Option(
@@ -273,7 +278,9 @@ def worker(
         threads=threads,
         cpus=cpus,
         host=host or _address_towards(addresses[0]),
-        model=model_settings(model, dtype, max_model_len, block_size, kv_blocks, kv_memory),
+        model=model_settings(
+            model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum
+        ),
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,
         watchdog=watchdog,

@@ -86,6 +86,14 @@ KvMemory = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+KvChecksum = Annotated[
+    bool,
+    typer.Option(
+        "--kv-checksum",
+        help="Send a checksum with each KV block and compare it before the block is used.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Host = Annotated[
     str,
     typer.Option(
@@ -157,6 +165,7 @@ def model_settings(
     block_size: int,
     kv_blocks: int | None,
     kv_memory: int | None,
+    kv_checksum: bool = False,
 ) -> ModelSettings:
     """The model's options, checked. Raises ConfigError."""
     return ModelSettings(
@@ -166,6 +175,7 @@ def model_settings(
         block_size=block_size,
         kv_blocks=kv_blocks,
         kv_memory=kv_memory,
+        kv_checksum=kv_checksum,
     )
 
 

@@ -80,6 +80,8 @@ class ModelSettings:
     kv_blocks: int | None = None
     kv_memory: int | None = None
     """Bytes. At most one of the two; with neither, the worker takes a share of what is free."""
+    kv_checksum: bool = False
+    """Send a checksum of each KV block along, and compare it before the block is used."""
 
     def __post_init__(self) -> None:
         check_choice("--dtype", self.dtype, DTYPES)
@@ -112,6 +114,9 @@ class WorkerSettings:
     """Seconds."""
     watchdog: float = 60.0
     """Seconds without a step while work is pending, after which the worker ends itself."""
+    quarantine_share: float = 0.1
+    """The part of the KV blocks that unfinished operations may hold back, in (0, 1]; beyond it
+    the worker drains and starts anew."""
     memory_share: float = 1.0
     """The part of the device's memory that is this worker's to plan with, in (0, 1]."""
     transport: str = "ucx"
@@ -131,6 +136,11 @@ class WorkerSettings:
         check_limits(self)
         check_range("--heartbeat", self.heartbeat_interval, 0.01, 60)
         check_range("--watchdog", self.watchdog, 1)
+        check_range("quarantine_share", self.quarantine_share, 0.001, 1)
+        if self.model.kv_checksum and self.device != "cpu":
+            raise ConfigError(
+                f"--kv-checksum reads KV in host memory, and --device is {self.device}: leave one"
+            )
         check_range("--memory-share", self.memory_share, 0.01, 1)
         check_choice("--transport", self.transport, TRANSPORTS)
 

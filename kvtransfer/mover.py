@@ -18,6 +18,10 @@ class Landing(Protocol):
         """The blocks are given up: nothing is copied into them any more. False when the transport
         may still write into them, until the receive is done."""
 
+    def abandon(self) -> None:
+        """The sender's process is gone, so nothing will come: whatever is kept for this receive
+        may be used again. It may never report that it is done."""
+
 
 class BlockMover:
     """`block_buffer(i)` is the memory of block i."""
@@ -50,3 +54,6 @@ class BlockMover:
 class _Direct:
     def detach(self) -> bool:
         return False
+
+    def abandon(self) -> None:
+        """Nothing but the blocks was kept."""

@@ -112,6 +112,11 @@ class OutgoingPeers:
     def get(self, peer: Identity) -> Channel | None:
         return self._channels.get(peer)
 
+    def drop(self, peer: Identity, reason: str) -> None:
+        """Give the channel up, if there is one; the next `reach` dials anew."""
+        if peer in self._channels:
+            self._lost(peer, reason)
+
     def drop_unreached(self, wanted: set[Identity]) -> None:
         """Stop dialling peers that never answered, unless something still waits for them."""
         for peer, channel in list(self._channels.items()):

@@ -1,8 +1,14 @@
-"""The prefill stage: prompts in, first tokens and KV blocks out. Runs on the I/O thread.
+"""The sending stage: prompts in, first tokens and KV blocks out. Runs on the I/O thread.
 
 The engine computes; this stage turns its progress into sends, so that finished blocks travel
 while the next chunk is computed, and a completed last send is sealed at once, whatever the
-engine is doing. One `Sender` machine per request decides; the stage only carries out.
+engine is doing. One `Sender` machine per hand-off decides; the stage only carries out.
+
+| kind | begins with | the engine is asked to | its blocks go to |
+|---|---|---|---|
+| prefill | Prefill | Start(hold) | the decode worker of the request |
+| loan | Lend | PinCached | the worker that computes the rest of the prompt |
+| migration | Migrate | Park | the next decode worker of the request |
 
 Who holds the blocks: the engine, until the first token; then the lease, which `Release` ends.
 """
@@ -12,60 +18,107 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
-from baton.engine.commands import Command, Progress, Release, Start
+import msgspec
+
+from baton.engine.commands import (
+    Command,
+    Park,
+    PinCached,
+    Progress,
+    Refused,
+    Release,
+    Start,
+    Unquarantine,
+    loan_key,
+)
 from baton.engine.outlet import Outlet
+from baton.kvtransfer.checksum import ChecksumQueue
 from baton.kvtransfer.handoff.actions import (
     Action,
+    Checksum,
     Ended,
+    EndQuarantine,
     PostSend,
     ReleaseBlocks,
     Tell,
 )
 from baton.kvtransfer.handoff.sender import Sender, SenderState, answer_unknown
 from baton.kvtransfer.peers import OutgoingPeers
-from baton.kvtransfer.transport import Buffer, Endpoint, Operation
 from baton.protocol.ids import Identity, RequestKey
-from baton.protocol.records import Ack, Declined, Grant, Prefill, Record, Revoke
+from baton.protocol.records import (
+    Ack,
+    Declined,
+    Grant,
+    Lend,
+    Migrate,
+    Parked,
+    Prefill,
+    Record,
+    Revoke,
+    WorkerRef,
+)
 
 log = logging.getLogger(__name__)
 
+LEND_SECONDS = 5.0
+"""A loan saves time or is given up, so its blocks are not kept for long."""
+
 
 class SendObserver(Protocol):
-    def send_ended(self, outcome: str, blocks: int, seconds: float | None) -> None: ...
+    def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:
+        """`stamps`: see Sender, and "ended"."""
+
+
+class Kind(Enum):
+    PREFILL = "prefill"
+    LOAN = "loan"
+    MIGRATION = "migration"
 
 
 @dataclass(slots=True)
 class _Handoff:
     machine: Sender
     peer: Identity
+    kind: Kind = Kind.PREFILL
+    receiver: WorkerRef | None = None
+    """Where to dial again, once the request has come."""
+    dialled_at: float = 0.0
+    taken_over: bool = False
+    """The request has come back here, as its next decode worker: its end is not ours to tell."""
 
 
 class PrefillStage:
-    """`lease`: seconds that blocks are kept for a receiver that makes no progress."""
+    """`lease`: seconds that blocks are kept for a receiver that makes no progress. `checksums`:
+    seal with checksums, computed there."""
 
     def __init__(
         self,
         *,
         identity: Identity,
         submit: Callable[[Command], None],
-        block_buffer: Callable[[int], Buffer],
         peers: OutgoingPeers,
         outlet: Outlet,
         observer: SendObserver,
         clock: Callable[[], float],
         lease: float = 30.0,
+        redial: float = 1.0,
+        checksums: ChecksumQueue | None = None,
     ) -> None:
         self._identity = identity
         self._submit = submit
-        self._block_buffer = block_buffer
         self._peers = peers
         self._outlet = outlet
         self._observer = observer
         self._clock = clock
         self._lease = lease
-        self._handoffs: dict[RequestKey, _Handoff] = {}
+        self._redial = redial
+        self._checksums = checksums
+        self._handoffs: dict[tuple[RequestKey, Identity], _Handoff] = {}
+        self._started: dict[RequestKey, _Handoff] = {}
+        """Those that own, or will own, the blocks of this key in the engine."""
         peers.events = self
 
     @property
@@ -74,37 +127,76 @@ class PrefillStage:
         return sum(h.machine.state is not SenderState.DONE for h in self._handoffs.values())
 
     @property
+    def live(self) -> int:
+        """Those of them that may still succeed."""
+        live = (SenderState.OPEN, SenderState.SEALED)
+        return sum(h.machine.state in live for h in self._handoffs.values())
+
+    @property
     def needs_sweep(self) -> bool:
         return bool(self._handoffs)
 
+    def in_flight(self) -> dict[str, int]:
+        """Messages under way, by receiver."""
+        counts: dict[str, int] = {}
+        for handoff in self._handoffs.values():
+            node = handoff.peer.node_id
+            counts[node] = counts.get(node, 0) + handoff.machine.in_flight
+        return counts
+
     # -- from the router ---------------------------------------------------------------------
 
-    def on_prefill(self, record: Prefill) -> None:
-        key = record.request.key
-        handoff = self._handoff(key, record.decode.identity, record.request.deadlines.handoff)
-        if handoff.machine.started:
-            return
-        self._peers.reach(record.decode)
-        self._submit(Start(record.request, hold=True))
-        self._do(handoff, handoff.machine.on_start(self._clock()))
+    def on_prefill(self, record: Prefill) -> Start | None:
+        """What the engine is to be told, once the prompt's cached part is here; None when the
+        record has come before."""
+        request = record.request
+        if not self._begin(
+            request.key, record.decode, Kind.PREFILL, request.deadlines.handoff
+        ):
+            return None
+        return Start(request, hold=True)
 
-    def on_cancel(self, key: RequestKey) -> bool:
-        """True when the attempt was one of ours."""
-        handoff = self._handoffs.get(key)
-        if handoff is None:
-            return False
-        self._do(handoff, handoff.machine.on_cancel())
-        return True
+    def on_lend(self, record: Lend) -> None:
+        request = record.request
+        key = loan_key(request.key)
+        lease = min(request.deadlines.handoff, LEND_SECONDS)
+        if self._begin(key, record.borrower, Kind.LOAN, lease):
+            self._submit(PinCached(msgspec.structs.replace(request, key=key)))
+
+    def on_migrate(self, record: Migrate) -> None:
+        if self._begin(record.key, record.decode, Kind.MIGRATION, self._lease):
+            self._submit(Park(record.key))
+
+    def on_cancel(self, key: RequestKey) -> None:
+        for each in (key, loan_key(key)):
+            handoff = self._started.get(each)
+            if handoff is not None:
+                self._do(handoff, handoff.machine.on_cancel())
+
+    def on_taken_over(self, key: RequestKey) -> None:
+        """The request comes back here before the end of its hand-off was heard of."""
+        handoff = self._started.get(key)
+        if handoff is not None:
+            handoff.taken_over = True
 
     # -- from the engine ---------------------------------------------------------------------
 
+    def is_for_router(self, progress: Progress) -> bool:
+        """False for the answers to PinCached and Park, which tell nothing new, and for what
+        nobody waits for any more."""
+        handoff = self._started.get(progress.key)
+        return handoff is not None and handoff.kind is Kind.PREFILL
+
     def on_progress(self, progress: Progress) -> None:
-        handoff = self._handoffs.get(progress.key)
+        handoff = self._started.get(progress.key)
         if handoff is None:
             return
+        machine = handoff.machine
+        if handoff.kind is Kind.MIGRATION and machine.state is SenderState.OPEN:
+            self._outlet.tell(progress.key, Parked(key=progress.key, parked=True))
         self._do(
             handoff,
-            handoff.machine.on_progress(
+            machine.on_progress(
                 progress.blocks,
                 progress.ready_blocks,
                 done=progress.prefill_done,
@@ -114,100 +206,166 @@ class PrefillStage:
             ),
         )
 
+    def on_refused(self, event: Refused) -> bool:
+        """True when it answers a PinCached or Park of ours."""
+        handoff = self._started.get(event.key)
+        if handoff is None or handoff.kind is Kind.PREFILL:
+            return False
+        if handoff.kind is Kind.MIGRATION:
+            self._outlet.tell(event.key, Parked(key=event.key, parked=False))
+            handoff.taken_over = True  # it goes on here
+        self._do(handoff, handoff.machine.on_nothing(event.reason))
+        return True
+
     # -- from the receiver (ChannelEvents) ---------------------------------------------------
 
     def on_session(self, peer: Identity) -> None:
-        """Nothing to do: the receiver speaks first, with a Grant."""
+        for handoff in self._to(peer):
+            self._do(handoff, handoff.machine.on_session())
 
     def on_record(self, peer: Identity, record: Record) -> None:
         match record:
             case Grant():
                 handoff = self._handoff(record.key, peer, self._lease)
                 self._do(handoff, handoff.machine.on_grant(record, self._clock()))
-            case Revoke() if record.key in self._handoffs:
-                handoff = self._handoffs[record.key]
-                self._do(handoff, handoff.machine.on_revoke(record))
-            case Ack() if record.key in self._handoffs:
-                handoff = self._handoffs[record.key]
-                self._do(handoff, handoff.machine.on_ack(record.operation))
             case Revoke():
-                for action in answer_unknown(record):
-                    self._post_empty(peer, action.tag)
+                known = self._handoffs.get((record.key, peer))
+                if known is not None:
+                    self._do(known, known.machine.on_revoke(record))
+                else:
+                    for action in answer_unknown(record):
+                        self._send_empty(peer, action.tag)
             case Ack():
-                log.debug("late %s from %s", record, peer.node_id)
+                known = self._handoffs.get((record.key, peer))
+                if known is not None:
+                    self._do(known, known.machine.on_ack(record.operation))
             case _:
                 log.error("%s may not send %s", peer.node_id, type(record).__name__)
 
     def on_peer_lost(self, peer: Identity) -> None:
-        for handoff in [h for h in self._handoffs.values() if h.peer == peer]:
+        for handoff in self._to(peer):
             self._do(handoff, handoff.machine.on_peer_lost())
 
     # -- time --------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Expire leases, and forget what ended. Called a few times a second."""
+        """Expire leases, dial again where tags may wait for an answer, and forget what ended.
+        Called a few times a second."""
         now = self._clock()
-        for key, handoff in list(self._handoffs.items()):
-            self._do(handoff, handoff.machine.on_time(now))
-            if handoff.machine.state is SenderState.DONE and now >= handoff.machine.deadline:
-                self._handoffs.pop(key, None)
+        for handoff in list(self._handoffs.values()):
+            machine = handoff.machine
+            self._do(handoff, machine.on_time(now))
+            if now >= machine.deadline:
+                if machine.state is SenderState.DONE:
+                    self._forget(handoff)
+            elif machine.wants_session and now >= handoff.dialled_at + self._redial:
+                self._dial(handoff)
         self._peers.drop_unreached({handoff.peer for handoff in self._handoffs.values()})
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _to(self, peer: Identity) -> list[_Handoff]:
+        return [handoff for handoff in self._handoffs.values() if handoff.peer == peer]
+
+    def _begin(self, key: RequestKey, receiver: WorkerRef, kind: Kind, lease: float) -> bool:
+        """False when it has begun before."""
+        if key in self._started:
+            return False
+        handoff = self._handoff(key, receiver.identity, lease)
+        if handoff.machine.state is SenderState.DONE:
+            # It lingers. A Revoke that still comes is answered by its successor too.
+            self._forget(handoff)
+            handoff = self._handoff(key, receiver.identity, lease)
+        handoff.kind, handoff.receiver = kind, receiver
+        self._started[key] = handoff
+        self._dial(handoff)
+        self._do(handoff, handoff.machine.on_start(self._clock()))
+        return True
+
     def _handoff(self, key: RequestKey, peer: Identity, lease: float) -> _Handoff:
-        handoff = self._handoffs.get(key)
+        handoff = self._handoffs.get((key, peer))
         if handoff is None:
-            machine = Sender(key, self._identity.epoch, now=self._clock(), lease=lease)
-            handoff = self._handoffs[key] = _Handoff(machine, peer)
+            machine = Sender(
+                key,
+                self._identity.epoch,
+                now=self._clock(),
+                lease=lease,
+                checksums=self._checksums is not None,
+            )
+            handoff = self._handoffs[key, peer] = _Handoff(machine, peer)
+            channel = self._peers.get(peer)
+            if channel is not None and channel.session is not None:
+                machine.on_session()
         return handoff
 
+    def _dial(self, handoff: _Handoff) -> None:
+        handoff.dialled_at = self._clock()
+        if handoff.receiver is not None:
+            self._peers.reach(handoff.receiver)
+
     def _do(self, handoff: _Handoff, actions: list[Action]) -> None:
-        key = handoff.machine.key
+        machine = handoff.machine
         for action in actions:
             match action:
                 case PostSend():
                     self._post(handoff, action)
+                case Checksum():
+                    self._sum(handoff, action)
                 case Tell():
                     channel = self._peers.get(handoff.peer)
                     if channel is not None:
                         channel.tell(action.record)
                 case ReleaseBlocks():
-                    self._submit(Release(key))
+                    self._submit(Release(machine.key, action.quarantine))
+                case EndQuarantine():
+                    self._submit(Unquarantine(action.blocks))
                 case Ended():
                     self._ended(handoff, action)
-        if handoff.machine.state is SenderState.DONE and not handoff.machine.needs_answer:
-            self._handoffs.pop(key, None)
+        if machine.state is SenderState.DONE and not machine.lingers:
+            self._forget(handoff)
+
+    def _forget(self, handoff: _Handoff) -> None:
+        place = (handoff.machine.key, handoff.peer)
+        if self._handoffs.get(place) is handoff:
+            del self._handoffs[place]
 
     def _post(self, handoff: _Handoff, action: PostSend) -> None:
-        if action.block is None:
-            self._post_empty(handoff.peer, action.tag)
+        if not action.blocks:
+            self._send_empty(handoff.peer, action.tag)
             return
-        endpoint = self._endpoint(handoff.peer)
-        assert endpoint is not None, "a grant came without a session"
-        endpoint.post_send(
-            self._block_buffer(action.block),
-            action.tag,
-            lambda operation: self._do(handoff, handoff.machine.on_send_done(operation.error)),
-        )
+        channel = self._peers.get(handoff.peer)
+        assert channel is not None, "a grant came without a session"
 
-    def _post_empty(self, peer: Identity, tag: int) -> None:
-        endpoint = self._endpoint(peer)
-        if endpoint is not None:
-            endpoint.post_send(b"", tag, _ignore)
+        def done(error: Exception | None) -> None:
+            machine = handoff.machine
+            self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
 
-    def _endpoint(self, peer: Identity) -> Endpoint | None:
+        channel.send_blocks(handoff.machine.key, action.blocks, action.tag, action.scheme, done)
+
+    def _send_empty(self, peer: Identity, tag: int) -> None:
         channel = self._peers.get(peer)
-        return None if channel is None else channel.endpoint
+        if channel is not None:
+            channel.send_empty(tag)
+
+    def _sum(self, handoff: _Handoff, action: Checksum) -> None:
+        assert self._checksums is not None
+
+        def done(sums: bytes) -> None:
+            machine = handoff.machine
+            self._do(handoff, machine.on_checksums(action.tag, sums, self._clock()))
+
+        self._checksums.compute(action.blocks, done)
 
     def _ended(self, handoff: _Handoff, ended: Ended) -> None:
         machine = handoff.machine
-        seconds = None if machine.granted_at is None else self._clock() - machine.granted_at
-        self._observer.send_ended(ended.outcome, machine.sent_blocks, seconds)
-        if ended.reroute:
-            self._outlet.tell(machine.key, Declined(key=machine.key, reason=ended.outcome))
-        self._outlet.forget(machine.key)
-
-
-def _ignore(operation: Operation) -> None:
-    """Zero-byte answers own nothing, so their end concerns nobody."""
+        if self._started.get(machine.key) is handoff:
+            del self._started[machine.key]
+        stamps = {**machine.stamps, "ended": self._clock()}
+        self._observer.send_ended(handoff.kind.value, ended.outcome, machine.sent_blocks, stamps)
+        if handoff.kind is not Kind.LOAN and not handoff.taken_over:
+            if ended.reroute:
+                self._outlet.tell(machine.key, Declined(key=machine.key, reason=ended.outcome))
+            self._outlet.forget(machine.key)
+        if ended.outcome == "send_failed":
+            # The way to the peer is broken; on the next one the receiver names what it lacks.
+            self._peers.drop(handoff.peer, "a send failed")

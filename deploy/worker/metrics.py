@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import Metric
 
 from baton.engine.commands import StepStats
@@ -13,6 +13,18 @@ from baton.protocol.records import WorkerMetrics
 _STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _TRANSFER_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+_SENDER_PHASES = {
+    "grant": ("started", "granted"),
+    "send": ("posted", "sent"),
+    "exposed": ("ready", "sealed"),
+    "ack": ("sealed", "ended"),
+}
+"""Phase to the stamps between which it lies. "exposed" is what the prefill did not hide: from its
+end until the last message was over."""
+
+_NO_FAILURES = ("finished", "cancelled", "revoked", "sender_finished", "sender_cancelled",
+                "all_cached", "not_cached", "sender_not_cached", "not_running")
 
 
 class Metrics:
@@ -23,6 +35,8 @@ class Metrics:
         self._transport = transport
         self._changed = False
         self._moved: dict[str, float] = {}
+        self._under_way: dict[tuple[str, str], float] = {}
+        self._quarantined = 0
         self.step_seconds = Histogram(
             "baton_step_seconds",
             "Duration of one engine step",
@@ -45,7 +59,7 @@ class Metrics:
         )
         self.transfer_seconds = Histogram(
             "baton_kv_transfer_seconds",
-            "From the grant to the receiver's acknowledgement",
+            "From a hand-off's first message to the end of its last",
             ["transport"],
             buckets=_TRANSFER_BUCKETS,
             registry=self._registry,
@@ -58,9 +72,20 @@ class Metrics:
         )
         self.phase_seconds = Histogram(
             "baton_handoff_phase_seconds",
-            "Receiver's view of a hand-off, by phase",
+            "Phases of hand-offs that completed, each told by the side that sees it",
             ["phase"],
             buckets=_TRANSFER_BUCKETS,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge(
+            "baton_handoff_messages_in_flight",
+            "Messages of KV blocks that are under way or wait to be sent or to arrive",
+            ["peer", "direction"],
+            registry=self._registry,
+        )
+        self.quarantined_bytes = Gauge(
+            "baton_kv_quarantined_bytes",
+            "KV memory that an unfinished operation may still touch",
             registry=self._registry,
         )
 
@@ -75,21 +100,56 @@ class Metrics:
             self.batch_size.labels("prefill").observe(stats.prefill_tokens)
         self._changed = True
 
-    def send_ended(self, outcome: str, blocks: int, seconds: float | None) -> None:
+    def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:
+        """A hand-off to another worker is over. `stamps`: when things happened, in seconds."""
         if outcome == "acked":
-            if seconds is not None:
+            for phase, (begin, end) in _SENDER_PHASES.items():
+                if begin in stamps and end in stamps:
+                    seconds = max(0.0, stamps[end] - stamps[begin])
+                    self.phase_seconds.labels(phase).observe(seconds)
+            if "posted" in stamps and "sent" in stamps:
+                seconds = stamps["sent"] - stamps["posted"]
                 self.transfer_seconds.labels(self._transport).observe(seconds)
-        elif outcome not in ("finished", "cancelled", "revoked"):
-            self.transfer_failures.labels(outcome).inc()
+        elif outcome not in _NO_FAILURES:
+            self.transfer_failures.labels(_reason(kind, outcome)).inc()
         self._changed = True
 
-    def receive_ended(self, outcome: str, blocks: int, phases: dict[str, float]) -> None:
-        if outcome == "admitted":
+    def receive_ended(
+        self, kind: str, outcome: str, blocks: int, phases: dict[str, float]
+    ) -> None:
+        """A hand-off from another worker is over. `phases` in seconds."""
+        if outcome in ("admitted", "adopted"):
             for phase, seconds in phases.items():
-                self.phase_seconds.labels(phase).observe(seconds)
-        elif outcome not in ("sender_finished", "sender_cancelled", "cancelled"):
-            self.transfer_failures.labels(outcome).inc()
+                name = phase.removeprefix("handoff_")
+                self.phase_seconds.labels(name).observe(seconds)
+        elif outcome not in _NO_FAILURES:
+            self.transfer_failures.labels(_reason(kind, outcome)).inc()
         self._changed = True
+
+    def handoffs(
+        self,
+        *,
+        sending: Mapping[str, int],
+        receiving: Mapping[str, int],
+        quarantined_bytes: int,
+    ) -> None:
+        """What is under way now, by peer."""
+        now = {
+            (peer, direction): float(number)
+            for direction, counts in (("send", sending), ("receive", receiving))
+            for peer, number in counts.items()
+        }
+        for place in self._under_way.keys() - now.keys():
+            now[place] = 0.0
+        for place, number in now.items():
+            if self._under_way.get(place) != number:
+                self.in_flight.labels(*place).set(number)
+                self._changed = True
+        self._under_way = now
+        if quarantined_bytes != self._quarantined:
+            self._quarantined = quarantined_bytes
+            self.quarantined_bytes.set(quarantined_bytes)
+            self._changed = True
 
     def bytes_sent(self, totals: Mapping[str, float]) -> None:
         """Cumulative bytes by carrier, as the transport counts them."""
@@ -117,3 +177,7 @@ class Metrics:
             ),
             types={family.name: (family.type, family.documentation) for family in families},
         )
+
+
+def _reason(kind: str, outcome: str) -> str:
+    return f"loan_{outcome}" if kind == "loan" else outcome

@@ -25,6 +25,8 @@ from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.pinning import pinned
 from baton.deploy.worker.worker import Worker
+from baton.kvtransfer.checksum import ChecksumQueue
+from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.registry import create_transport, load_in_background
 from baton.kvtransfer.tags import TagIssuer
@@ -92,6 +94,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         heartbeat_interval=settings.heartbeat_interval,
         watchdog=settings.watchdog,
         on_stuck=lambda reason: end(1, reason),
+        quarantine_share=settings.quarantine_share,
     )
 
     def peer_hello() -> PeerHello:
@@ -112,7 +115,8 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         closing.add(task)
         task.add_done_callback(closing.discard)
 
-    outgoing = OutgoingPeers(identity, peer_hello, transport, retire)
+    mover = BlockMover(transport, parts.memory.block_buffer)
+    outgoing = OutgoingPeers(identity, peer_hello, transport, retire, mover)
     incoming = IncomingPeers(identity, peer_hello)
     peer_address = await incoming.bind(f"tcp://{settings.host}:0")
 
@@ -138,25 +142,26 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         lambda reason: end(1, f"refused by the router: {reason}"),
     )
     worker.links = links
+    checksums = ChecksumQueue(parts.memory.block_buffer, loop.call_soon)
     worker.prefill = PrefillStage(
         identity=identity,
         submit=engine.submit,
-        block_buffer=parts.memory.block_buffer,
         peers=outgoing,
         outlet=links,
         observer=metrics,
         clock=time.monotonic,
+        checksums=checksums if settings.model.kv_checksum else None,
     )
     worker.decode = DecodeStage(
         layout=parts.layout,
         submit=engine.submit,
-        block_buffer=parts.memory.block_buffer,
+        mover=mover,
         peers=incoming,
-        transport=transport,
         issue_tags=TagIssuer().issue,
         outlet=links,
         observer=metrics,
         clock=time.monotonic,
+        checksums=checksums,
     )
 
     with pinned(settings.cpus):  # for the engine's threads; this one goes where there is room

@@ -23,6 +23,7 @@ from baton.engine.commands import (
     Release,
     Reserved,
     SequenceFailed,
+    Start,
     StepCompleted,
 )
 from baton.kvtransfer.transport import Transport
@@ -30,14 +31,18 @@ from baton.prefill import PrefillStage
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import (
     Cancel,
+    Declined,
     Generate,
+    Lend,
     Load,
+    Migrate,
     Prefill,
     Record,
     RequestFailed,
     Reserve,
     SetRole,
     TokenDelta,
+    WorkerRef,
 )
 
 log = logging.getLogger(__name__)
@@ -48,7 +53,8 @@ _SWEEP_SECONDS = 0.25
 class Worker:
     """`load` gives (engine load, seconds since the last step while work is pending). When these
     exceed `watchdog`, `on_stuck` is told: the process should end, and its supervisor start
-    another."""
+    another. The same when more than `quarantine_share` of the blocks is quarantined and what runs
+    has ended: only the end of the process gives such blocks back."""
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class Worker:
         heartbeat_interval: float,
         watchdog: float,
         on_stuck: Callable[[str], None],
+        quarantine_share: float = 0.1,
     ) -> None:
         self.role = role
         self._submit = submit
@@ -70,6 +77,9 @@ class Worker:
         self._heartbeat_interval = heartbeat_interval
         self._watchdog = watchdog
         self._on_stuck = on_stuck
+        self._quarantine_share = quarantine_share
+        self.draining = False
+        """Takes no new requests."""
         # Set by the composition before `run`, since each needs the other.
         self.links: RouterLinks
         self.prefill: PrefillStage
@@ -79,15 +89,18 @@ class Worker:
 
     def on_record(self, router: Identity, record: Record) -> None:
         match record:
-            case Prefill():
-                self.links.own(record.request.key, router)
-                self.prefill.on_prefill(record)
-            case Reserve():
-                self.links.own(record.request.key, router)
-                self.decode.on_reserve(record)
-            case Generate():
-                self.links.own(record.request.key, router)
-                self.decode.on_generate(record)
+            case Prefill() | Reserve() | Generate():
+                key = record.request.key
+                self.links.own(key, router)
+                if self.draining:
+                    self.links.tell(key, Declined(key=key, reason="draining"))
+                    self.links.forget(key)
+                else:
+                    self._take(record)
+            case Lend():
+                self.prefill.on_lend(record)
+            case Migrate():
+                self.prefill.on_migrate(record)
             case Cancel():
                 self._cancel(record.key)
             case SetRole():
@@ -96,6 +109,25 @@ class Worker:
                 self._send_load()
             case _:
                 log.error("router %s may not send %s", router.node_id, type(record).__name__)
+
+    def _take(self, record: Prefill | Reserve | Generate) -> None:
+        match record:
+            case Prefill():
+                start = self.prefill.on_prefill(record)
+                if start is not None:
+                    self._start(start, record.lender)
+            case Reserve():
+                self.prefill.on_taken_over(record.request.key)
+                self.decode.on_reserve(record)
+            case Generate():
+                self._start(Start(record.request, hold=False), record.lender)
+
+    def _start(self, start: Start, lender: WorkerRef | None) -> None:
+        """What the lender has is fetched first; whether that works or not, the request runs."""
+        if lender is None:
+            self._submit(start)
+        else:
+            self.decode.borrow(start.request, lender, lambda: self._submit(start))
 
     def on_router_joined(self) -> None:
         """It decides by our load, so it should not have to wait for a heartbeat."""
@@ -107,10 +139,9 @@ class Worker:
 
     def _cancel(self, key: RequestKey) -> None:
         """Valid in every state: handing off, running, or long gone."""
-        in_prefill = self.prefill.on_cancel(key)
-        in_decode = self.decode.on_cancel(key)
-        if not (in_prefill or in_decode):
-            self._submit(Release(key))
+        self.prefill.on_cancel(key)
+        self.decode.on_cancel(key)
+        self._submit(Release(key))  # after theirs, which may quarantine
         self.links.forget(key)
 
     # -- from the engine ---------------------------------------------------------------------
@@ -120,7 +151,9 @@ class Worker:
         self.links.publish([
             _delta(event)
             for event in step.events
-            if isinstance(event, Progress) and (event.tokens or event.finish_reason)
+            if isinstance(event, Progress)
+            and (event.tokens or event.finish_reason)
+            and (not event.hold or self.prefill.is_for_router(event))
         ])
         for event in step.events:
             match event:
@@ -132,7 +165,8 @@ class Worker:
                 case Reserved():
                     self.decode.on_reserved(event)
                 case Refused():
-                    self.decode.on_refused(event)
+                    if not self.prefill.on_refused(event):
+                        self.decode.on_refused(event)
                 case SequenceFailed():
                     self._failed(event)
         if step.stats is not None:
@@ -171,9 +205,10 @@ class Worker:
         engine, step_age = self._load()
         if step_age > self._watchdog:
             self._on_stuck(f"work pending and no step for {step_age:.0f} s")
+        self._watch_quarantine(engine)
         self.links.tell_all(Load(
             role=self.role,
-            state="ready",
+            state="draining" if self.draining else "ready",
             waiting=engine.waiting,
             running=engine.running,
             handoffs=self.prefill.active + self.decode.active,
@@ -184,8 +219,28 @@ class Worker:
             preemptions=engine.preemptions,
         ))
 
+    def _watch_quarantine(self, engine: EngineLoad) -> None:
+        """Drain over the cap; back under it, go on."""
+        blocks = engine.blocks
+        total = blocks.free + blocks.cached + blocks.active + blocks.held + blocks.quarantined
+        draining = blocks.quarantined > total * self._quarantine_share
+        if draining != self.draining:
+            self.draining = draining
+            log.warning(
+                "%d of %d blocks are quarantined: %s", blocks.quarantined, total,
+                "no new requests" if draining else "taking requests again",
+            )
+        live = self.prefill.live + self.decode.live
+        if draining and not (engine.waiting or engine.running or live):
+            self._on_stuck(f"{blocks.quarantined} of {total} blocks are quarantined")
+
     def _send_metrics(self) -> None:
         self._metrics.bytes_sent(self._transport.bytes_sent())
+        self._metrics.handoffs(
+            sending=self.prefill.in_flight(),
+            receiving=self.decode.in_flight(),
+            quarantined_bytes=self._load()[0].blocks.quarantined * self.decode.block_bytes,
+        )
         samples = self._metrics.take()
         if samples is not None:
             self.links.tell_all(samples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baton.protocol.records import Aborted, Ack, Grant, Revoke, Sealed
+from baton.protocol.records import DIRECT, Aborted, Ack, Grant, Revoke, Scheme, Sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,23 +16,49 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class PostSend:
-    """Send one block to one tag; `block` None sends zero bytes. Report with on_send_done."""
+    """Send these blocks as one message and report with on_send_done; no blocks: answer the tag
+    with zero bytes, whose end concerns nobody."""
 
-    block: int | None
+    blocks: tuple[int, ...]
+    tag: int
+    scheme: Scheme = DIRECT
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """Compute the checksums of the blocks of one message. Report with on_checksums."""
+
+    blocks: tuple[int, ...]
     tag: int
 
 
 @dataclass(frozen=True, slots=True)
 class PostReceive:
-    """Post a receive into one block. Report with on_receive_done."""
+    """Await one message into these blocks. Report with on_receive_done."""
 
-    block: int
+    blocks: tuple[int, ...]
+    tag: int
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """The blocks of a staged receive are given up: whatever comes must not reach them. The
+    receive itself goes on, and reports as before."""
+
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Nothing can come to this tag any more, for the sender's process is gone."""
+
     tag: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseBlocks:
-    """The machine's claim on the blocks is over; those in `quarantine` may still be written."""
+    """The machine's claim on the blocks is over; operations may still touch `quarantine`."""
 
     quarantine: tuple[int, ...] = ()
 
@@ -43,10 +69,26 @@ class EndQuarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class Verify:
+    """Compare these blocks with the checksums, 8 bytes each. Report with on_verified."""
+
+    blocks: tuple[int, ...]
+    checksums: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Admit:
     """All KV is in place: run the request. `tokens` are what the sender sampled."""
 
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptBlocks:
+    """The first `num_blocks` blocks hold KV: enter them into the prefix cache. Ends the claim on
+    all blocks of the reservation."""
+
+    num_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +99,17 @@ class Ended:
     reroute: bool
 
 
-Action = Tell | PostSend | PostReceive | ReleaseBlocks | EndQuarantine | Admit | Ended
+Action = (
+    Tell
+    | PostSend
+    | Checksum
+    | PostReceive
+    | Detach
+    | Abandon
+    | ReleaseBlocks
+    | EndQuarantine
+    | Verify
+    | Admit
+    | AdoptBlocks
+    | Ended
+)

@@ -1,18 +1,31 @@
-"""The sending side of one hand-off, on the prefill worker. Pure.
+"""The sending side of one hand-off. Pure.
 
-Owns: the lease on the request's blocks, from the start of the prefill until Ack, failure or
-expiry; and the duty to answer every tag of the grant exactly once, with a block or, when the
-hand-off fails, with zero bytes. Blocks are released only when no send reads them any more.
+Owns: the lease on the request's blocks, from the start until Ack, failure or expiry; and the duty
+to answer every tag of the grant exactly once, with blocks or, when the hand-off fails, with zero
+bytes. A block that a send still reads when the lease ends is quarantined until that send is over.
 
-A machine may be created by the Grant or by the Prefill, whichever arrives first. One that ended
-before its Grant came is kept until `expired` so that a late Grant is still answered.
+    OPEN     the engine computes, what is ready and granted is sent   deadline: progress + lease
+    SEALED   all sends are over, Sealed is told                       deadline: seal + lease
+    CLOSING  failed; sends of quarantined blocks are not over         no deadline: only their end
+    DONE     owns nothing; see `lingers`
+
+A machine may be created by the Grant or by the request, whichever arrives first.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from baton.kvtransfer.handoff.actions import Action, Ended, PostSend, ReleaseBlocks, Tell
+from baton.kvtransfer.handoff.actions import (
+    Action,
+    Checksum,
+    Ended,
+    EndQuarantine,
+    PostSend,
+    ReleaseBlocks,
+    Tell,
+)
+from baton.kvtransfer.handoff.messages import Messages
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Aborted, Grant, Revoke, Sealed
 
@@ -25,36 +38,67 @@ class SenderState(Enum):
 
 
 class Sender:
-    """`deadline` is a time on the clock that the caller's `now` comes from."""
+    """`lease`: seconds without progress; `deadline` is on the clock that `now` comes from.
+    `checksums`: seal with one for each block."""
 
-    def __init__(self, key: RequestKey, epoch: int, *, now: float, lease: float) -> None:
+    def __init__(
+        self, key: RequestKey, epoch: int, *, now: float, lease: float, checksums: bool = False
+    ) -> None:
         self.key = key
         self.state = SenderState.OPEN
         self.started = False
-        """The Prefill has arrived, so there are, or will be, blocks."""
-        self.grant: Grant | None = None
+        """The request has arrived, so there are, or will be, blocks."""
         self.deadline = now + lease
         self.sent_blocks = 0
-        self.granted_at: float | None = None
+        self.stamps: dict[str, float] = {}
+        """When this happened first: "started", "granted", "posted", "ready" (all blocks are),
+        "sealed"; or last: "sent"."""
         self._epoch = epoch
         self._lease = lease
+        self._with_checksums = checksums
+        self._operation: int | None = None
+        self._messages: Messages | None = None
+        self._answered = False
+        """No Grant is to come any more that would have to be answered."""
+        self._met = self._lost = False
         self._blocks: tuple[int, ...] = ()
         self._ready = 0
         self._next = 0
-        self._in_flight = 0
+        self._in_flight: dict[int, tuple[int, ...]] = {}
+        self._asked_again: set[int] = set()
+        self._summing: set[int] = set()
+        self._sums: dict[int, bytes] = {}
         self._tokens: tuple[int, ...] | None = None
 
     @property
-    def needs_answer(self) -> bool:
-        """Ended, but a Grant may still come."""
-        return self.state is SenderState.DONE and self.grant is None
+    def in_flight(self) -> int:
+        """Messages whose sends are not over."""
+        return len(self._in_flight)
+
+    @property
+    def lingers(self) -> bool:
+        """DONE, but to be kept until the deadline: a Grant may still come, or one may have been
+        lost with its session."""
+        return self.state is SenderState.DONE and (not self._answered or self._lost)
+
+    @property
+    def wants_session(self) -> bool:
+        """The session broke under the grant: dial again, so that the receiver can name the tags
+        that it still waits for."""
+        return self._lost
 
     # -- events ------------------------------------------------------------------------------
 
     def on_start(self, now: float) -> list[Action]:
-        """The Prefill arrived."""
+        """The request arrived."""
         self.started = True
+        self._stamp("started", now)
         self.deadline = now + self._lease
+        return []
+
+    def on_session(self) -> list[Action]:
+        """There is a session with the receiver, perhaps again. The receiver speaks first."""
+        self._met, self._lost = True, False
         return []
 
     def on_progress(
@@ -78,49 +122,71 @@ class Sender:
             return self._close("finished", reroute=False, tell=True)
         if done:
             self._tokens = tokens
-        return self._advance()
+            self._stamp("ready", now)
+        return self._advance(now)
+
+    def on_nothing(self, reason: str) -> list[Action]:
+        """The engine has no blocks to hand over, and holds none."""
+        return self._close(reason, reroute=False, tell=True, release=False)
 
     def on_grant(self, grant: Grant, now: float) -> list[Action]:
-        if self.grant is not None:
+        if self._answered:
             return []
-        self.grant = grant
-        self.granted_at = now
-        self._next = grant.cached_blocks
+        self._answered = True
+        self._operation = grant.operation
+        self._messages = Messages.of(grant)
+        self._stamp("granted", now)
         if self.state is not SenderState.OPEN:
             # It ended while the grant was on its way.
-            return [*self._answer_rest(), Tell(Aborted(
-                key=self.key, operation=grant.operation, reason="ended"))]
-        return self._advance()
+            aborted = Aborted(key=self.key, operation=grant.operation, reason="ended")
+            return [*self._answer_rest(), Tell(aborted)]
+        return self._advance(now)
 
-    def on_send_done(self, error: Exception | None) -> list[Action]:
-        """A send of a block (not of zero bytes) completed."""
-        self._in_flight -= 1
+    def on_send_done(self, tag: int, error: Exception | None, now: float) -> list[Action]:
+        """A send of blocks is over: they are not read any more."""
+        blocks = self._in_flight.pop(tag, ())
         if self.state is SenderState.CLOSING:
-            return self._finish_closing()
+            actions: list[Action] = [EndQuarantine(blocks)]
+            if error is not None and tag in self._asked_again:
+                actions.append(PostSend((), tag))
+            if not self._in_flight:
+                self.state = SenderState.DONE
+            return actions
         if error is not None:
             return self._close("send_failed", reroute=True, tell=True)
-        return self._advance()
+        self.deadline = now + self._lease
+        self.stamps["sent"] = now
+        return self._advance(now)
+
+    def on_checksums(self, tag: int, checksums: bytes, now: float) -> list[Action]:
+        if tag not in self._summing:
+            return []
+        self._summing.discard(tag)
+        self._sums[tag] = checksums
+        return self._advance(now)
 
     def on_ack(self, operation: int) -> list[Action]:
-        if self.state is not SenderState.SEALED or not self._is_current(operation):
+        if self.state is not SenderState.SEALED or operation != self._operation:
             return []
         self.state = SenderState.DONE
         return [ReleaseBlocks(), Ended("acked", reroute=False)]
 
     def on_revoke(self, revoke: Revoke) -> list[Action]:
-        if self.grant is None:
-            # The grant was lost with its session. Its tags are answered all the same.
-            self.grant = Grant(
-                key=self.key,
-                operation=revoke.operation,
-                cached_blocks=0,
-                num_blocks=revoke.num_tags,
-                first_tag=revoke.first_tag,
-            )
-            closing = self._close("revoked", reroute=False, tell=False)
-            return self._answer_rest() + closing
-        if not self._is_current(revoke.operation):
+        """Sent `again`, it is about a grant that may have been lost with its session, perhaps of
+        an earlier hand-off with this key: its tags are answered in any case, apart from those
+        whose sends are not over, which may still answer them."""
+        if revoke.again:
+            named = range(revoke.first_tag, revoke.first_tag + revoke.num_tags)
+            self._asked_again.update(self._in_flight.keys() & set(named))
+            answers: list[Action] = [
+                PostSend((), tag) for tag in named if tag not in self._in_flight
+            ]
+            if self.state is SenderState.DONE:
+                self._answered = True
+            return answers
+        if self._operation not in (None, revoke.operation):
             return []
+        self._answered = True
         return self._close("revoked", reroute=False, tell=False)
 
     def on_cancel(self) -> list[Action]:
@@ -128,68 +194,94 @@ class Sender:
         return self._close("cancelled", reroute=False, tell=True)
 
     def on_peer_lost(self) -> list[Action]:
+        """The session is gone, or could not be had."""
+        self._lost = self._met
         return self._close("peer_lost", reroute=True, tell=False)
 
     def on_time(self, now: float) -> list[Action]:
         """Call at or after `deadline`."""
-        if now < self.deadline or self.state in (SenderState.CLOSING, SenderState.DONE):
+        if now < self.deadline:
             return []
         return self._close("expired", reroute=self.started, tell=True)
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _is_current(self, operation: int) -> bool:
-        return self.grant is not None and self.grant.operation == operation
+    def _stamp(self, what: str, now: float) -> None:
+        self.stamps.setdefault(what, now)
 
-    def _advance(self) -> list[Action]:
+    def _advance(self, now: float) -> list[Action]:
         """Send what is ready and granted; seal after the last."""
-        if self.state is not SenderState.OPEN or self.grant is None:
+        messages = self._messages
+        if self.state is not SenderState.OPEN or messages is None:
             return []
         actions: list[Action] = []
-        while self._next < min(self._ready, self.grant.num_blocks):
-            actions.append(PostSend(self._blocks[self._next], self._tag(self._next)))
+        while self._next < messages.count:
+            first, stop = messages.span(self._next)
+            if stop > self._ready and self._tokens is None:
+                break
+            # All there is may be less than was granted.
+            actions += self._post(messages.tag(self._next), self._blocks[first:stop])
             self._next += 1
-            self._in_flight += 1
-            self.sent_blocks += 1
-        complete = self._next >= self.grant.num_blocks and self._in_flight == 0
-        if self._tokens is not None and complete:
+        if actions:
+            self._stamp("posted", now)
+        over = self._next >= messages.count and not self._in_flight and not self._summing
+        if self._tokens is not None and over:
             self.state = SenderState.SEALED
-            actions.append(Tell(Sealed(
-                key=self.key,
-                operation=self.grant.operation,
-                epoch=self._epoch,
-                tokens=self._tokens,
-            )))
+            self.deadline = now + self._lease
+            self._stamp("sealed", now)
+            actions.append(Tell(self._seal(messages)))
         return actions
 
-    def _tag(self, index: int) -> int:
-        assert self.grant is not None
-        return self.grant.first_tag + index - self.grant.cached_blocks
+    def _post(self, tag: int, blocks: tuple[int, ...]) -> list[Action]:
+        assert self._messages is not None
+        if not blocks:
+            return [PostSend((), tag)]
+        self._in_flight[tag] = blocks
+        self.sent_blocks += len(blocks)
+        actions: list[Action] = [PostSend(blocks, tag, self._messages.scheme)]
+        if self._with_checksums:
+            self._summing.add(tag)
+            actions.append(Checksum(blocks, tag))
+        return actions
+
+    def _seal(self, messages: Messages) -> Sealed:
+        assert self._operation is not None
+        assert self._tokens is not None
+        fewer = len(self._blocks) < messages.num_blocks
+        return Sealed(
+            key=self.key,
+            operation=self._operation,
+            epoch=self._epoch,
+            tokens=self._tokens,
+            num_blocks=len(self._blocks) if fewer else None,
+            checksums=b"".join(self._sums[tag] for tag in sorted(self._sums)),
+        )
 
     def _answer_rest(self) -> list[Action]:
         """Zero bytes to every tag that was not answered yet."""
-        if self.grant is None:
+        if self._messages is None:
             return []
-        rest = range(self._next, self.grant.num_blocks)
-        self._next = max(self._next, self.grant.num_blocks)
-        return [PostSend(None, self._tag(index)) for index in rest]
+        rest = range(self._next, self._messages.count)
+        self._next = self._messages.count
+        return [PostSend((), self._messages.tag(message)) for message in rest]
 
-    def _close(self, outcome: str, *, reroute: bool, tell: bool) -> list[Action]:
+    def _close(
+        self, outcome: str, *, reroute: bool, tell: bool, release: bool = True
+    ) -> list[Action]:
         if self.state in (SenderState.CLOSING, SenderState.DONE):
             return []
-        self.state = SenderState.CLOSING
+        # After the seal the receiver may have admitted the request; if not, it says so itself.
+        reroute = reroute and self.state is SenderState.OPEN
         actions = self._answer_rest()
         if tell:
-            operation = self.grant.operation if self.grant is not None else None
-            actions.append(Tell(Aborted(key=self.key, operation=operation, reason=outcome)))
+            aborted = Aborted(key=self.key, operation=self._operation, reason=outcome)
+            actions.append(Tell(aborted))
+        if release:
+            read = (block for blocks in self._in_flight.values() for block in blocks)
+            actions.append(ReleaseBlocks(quarantine=tuple(sorted(read))))
         actions.append(Ended(outcome, reroute))
-        return actions + self._finish_closing()
-
-    def _finish_closing(self) -> list[Action]:
-        if self._in_flight:
-            return []
-        self.state = SenderState.DONE
-        return [ReleaseBlocks()]
+        self.state = SenderState.CLOSING if self._in_flight else SenderState.DONE
+        return actions
 
 
 def answer_unknown(revoke: Revoke) -> list[PostSend]:
@@ -198,4 +290,4 @@ def answer_unknown(revoke: Revoke) -> list[PostSend]:
     if not revoke.again:
         return []
     tags = range(revoke.first_tag, revoke.first_tag + revoke.num_tags)
-    return [PostSend(None, tag) for tag in tags]
+    return [PostSend((), tag) for tag in tags]

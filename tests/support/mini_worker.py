@@ -18,7 +18,9 @@ from baton.engine.block_pool import BlockPool
 from baton.engine.core import Engine
 from baton.engine.limits import SchedulerLimits
 from baton.engine.scheduler import Scheduler
+from baton.kvtransfer.checksum import ChecksumQueue
 from baton.kvtransfer.inproc import InprocTransport
+from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.tags import TagIssuer
 from baton.prefill import PrefillStage
@@ -65,12 +67,20 @@ class CapturedLinks:
 
 
 class MiniWorker:
-    def __init__(self, name: str, role: str, num_blocks: int, max_batch_tokens: int = 16) -> None:
+    def __init__(
+        self, name: str, role: str, num_blocks: int, max_batch_tokens: int = 16,
+        kv_checksum: bool = False,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.identity = Identity(name, new_epoch())
         self.runner = FakeRunner(num_blocks, BLOCK_SIZE)
         memory = np.full((num_blocks, BLOCK_SIZE), -1, np.int64)
         self.runner.memory = memory  # type: ignore[assignment]  # rows of slots, as in the list
+
+        def block_buffer(block: int) -> object:
+            return memory[block].view(np.uint8)
+
+        self.memory = memory
         self.pool = BlockPool(num_blocks)
         scheduler = Scheduler(
             self.pool,
@@ -90,17 +100,20 @@ class MiniWorker:
             role=role, submit=self.engine.submit, load=self.engine.load,
             transport=self.transport, metrics=metrics, heartbeat_interval=0.05,
             watchdog=60, on_stuck=lambda reason: self.fatal.append(RuntimeError(reason)))
-        self.outgoing = OutgoingPeers(self.identity, self._hello, self.transport, self._retire)
+        mover = BlockMover(self.transport, block_buffer)
+        self.outgoing = OutgoingPeers(
+            self.identity, self._hello, self.transport, self._retire, mover)
         self.incoming = IncomingPeers(self.identity, self._hello)
         self.worker.links = self.links  # type: ignore[assignment]
         common = {
             "submit": self.engine.submit,
-            "block_buffer": lambda block: memory[block].view(np.uint8),
             "outlet": self.links, "observer": metrics, "clock": time.monotonic}
+        checksums = ChecksumQueue(block_buffer, loop.call_soon)
         self.worker.prefill = PrefillStage(
-            identity=self.identity, peers=self.outgoing, **common)  # type: ignore[arg-type]
+            identity=self.identity, peers=self.outgoing,
+            checksums=checksums if kv_checksum else None, **common)  # type: ignore[arg-type]
         self.worker.decode = DecodeStage(
-            layout=LAYOUT, peers=self.incoming, transport=self.transport,
+            layout=LAYOUT, peers=self.incoming, mover=mover, checksums=checksums,
             issue_tags=TagIssuer().issue, **common)  # type: ignore[arg-type]
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -1,5 +1,6 @@
-"""Both hand-off machines against an adversarial scheduler: control records are delayed, sessions
-break, operations complete in any order, either side cancels or expires at any moment."""
+"""The two hand-off machines of one hand-off, against a scheduler that hypothesis shrinks: control
+records are delayed, sessions break, either side cancels or expires at any moment. Whole workers,
+many hand-offs and worse weather are in test_handoff_weather.py."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from baton.kvtransfer.handoff.actions import (
     Action,
     Admit,
+    Detach,
     Ended,
     EndQuarantine,
     PostReceive,
@@ -22,7 +24,7 @@ from baton.kvtransfer.handoff.actions import (
 from baton.kvtransfer.handoff.receiver import Receiver, ReceiverState
 from baton.kvtransfer.handoff.sender import Sender, SenderState, answer_unknown
 from baton.protocol.ids import Identity, RequestKey
-from baton.protocol.records import Aborted, Ack, Grant, Revoke, Sealed
+from baton.protocol.records import DIRECT, Aborted, Ack, Grant, Revoke, Scheme, Sealed
 
 KEY = RequestKey("r", 0)
 P = Identity("p", 11)
@@ -31,8 +33,11 @@ P = Identity("p", 11)
 class World:
     """One hand-off of `num_blocks` blocks of which the receiver holds `cached`."""
 
-    def __init__(self, num_blocks: int, cached: int, chunks: list[int]) -> None:
+    def __init__(
+        self, num_blocks: int, cached: int, chunks: list[int], scheme: Scheme = DIRECT
+    ) -> None:
         self.now = 0.0
+        self.scheme = scheme
         self.num_blocks, self.cached = num_blocks, cached
         self.sender = Sender(KEY, P.epoch, now=0, lease=30)
         tags = count(1000)
@@ -49,12 +54,14 @@ class World:
         self.started = False
         self.computed = 0
         # Transport: what was sent to each tag, and which receives are posted.
-        self.sent: dict[int, int | None] = {}
+        self.sent: dict[int, tuple[int, ...]] = {}
         self.unconfirmed_sends: list[PostSend] = []
-        self.open_receives: dict[int, int] = {}
+        self.open_receives: dict[int, tuple[int, ...]] = {}
+        self.detached: set[int] = set()
         # Observations.
         self.d_blocks: dict[int, object] = {}
         self.quarantined: set[int] = set()
+        self.p_quarantined: set[int] = set()
         self.p_released = self.d_released = False
         self.admitted: tuple[int, ...] | None = None
         self.p_ended: list[Ended] = []
@@ -66,17 +73,21 @@ class World:
         for action in actions:
             match action:
                 case PostSend():
-                    assert action.tag not in self.sent, "a tag was answered twice"
-                    assert not (self.p_released and action.block is not None), "read after release"
-                    self.sent[action.tag] = action.block
-                    if action.block is not None:
+                    assert not (self.p_released and action.blocks), "read after release"
+                    if action.blocks:
+                        assert action.tag not in self.sent, "a tag was answered twice"
                         self.unconfirmed_sends.append(action)
+                    self.sent.setdefault(action.tag, action.blocks)
                 case Tell():
                     if self.session:
                         self.to_receiver.append(action.record)
                 case ReleaseBlocks():
-                    assert not self.unconfirmed_sends, "released under an unfinished send"
+                    read = {block for send in self.unconfirmed_sends for block in send.blocks}
+                    assert set(action.quarantine) == read, "released under an unfinished send"
+                    self.p_quarantined = read
                     self.p_released = True
+                case EndQuarantine():
+                    self.p_quarantined.difference_update(action.blocks)
                 case Ended():
                     self.p_ended.append(action)
                 case _:
@@ -87,16 +98,23 @@ class World:
             match action:
                 case PostReceive():
                     assert not self.d_released
-                    self.open_receives[action.tag] = action.block
+                    self.open_receives[action.tag] = action.blocks
                 case Tell():
                     if self.session:
                         self.to_sender.append(action.record)
                 case ReleaseBlocks():
                     assert self.admitted is None
-                    open_blocks = set(self.open_receives.values())
+                    open_blocks = {
+                        block
+                        for tag, blocks in self.open_receives.items() if tag not in self.detached
+                        for block in blocks
+                    }
                     assert open_blocks == set(action.quarantine), "a block given back while open"
                     self.quarantined |= open_blocks
                     self.d_released = True
+                case Detach():
+                    assert self.scheme.staged
+                    self.detached.add(action.tag)
                 case EndQuarantine():
                     for block in action.blocks:
                         self.quarantined.remove(block)
@@ -123,7 +141,8 @@ class World:
     def connect(self) -> None:
         if not self.session:
             self.session = True
-            self.do_d(self.receiver.on_session(self.now))
+            self.do_p(self.sender.on_session())
+            self.do_d(self.receiver.on_session(self.scheme, self.now))
 
     def compute(self, finished: bool = False) -> None:
         if self.started and self.chunks:
@@ -141,10 +160,10 @@ class World:
                     self.do_p(self.sender.on_grant(grant, self.now))
                 case Revoke() as revoke:
                     forgotten = (
-                        self.sender.state is SenderState.DONE and not self.sender.needs_answer
+                        self.sender.state is SenderState.DONE and not self.sender.lingers
                     )
                     self.do_p(
-                        [a for a in answer_unknown(revoke) if a.tag not in self.sent]
+                        list(answer_unknown(revoke))
                         if forgotten
                         else self.sender.on_revoke(revoke)
                     )
@@ -161,17 +180,19 @@ class World:
 
     def complete_send(self, error: bool = False) -> None:
         if self.unconfirmed_sends:
-            self.unconfirmed_sends.pop(0)
-            self.do_p(self.sender.on_send_done(ConnectionError() if error else None))
+            send = self.unconfirmed_sends.pop(0)
+            broken = ConnectionError() if error else None
+            self.do_p(self.sender.on_send_done(send.tag, broken, self.now))
 
     def complete_receive(self) -> None:
-        for tag, block in self.open_receives.items():
+        for tag, blocks in self.open_receives.items():
             if tag in self.sent:
                 del self.open_receives[tag]
-                if self.sent[tag] is not None:
-                    assert block in self.quarantined or not self.d_released
-                    self.d_blocks[block] = self.sent[tag]
-                self.do_d(self.receiver.on_receive_done(block, None, self.now))
+                if tag not in self.detached:
+                    for block, content in zip(blocks, self.sent[tag], strict=False):
+                        assert block in self.quarantined or not self.d_released
+                        self.d_blocks[block] = content
+                self.do_d(self.receiver.on_receive_done(tag, None, self.now))
                 return
 
     def lose_session(self) -> None:
@@ -202,7 +223,7 @@ class World:
         assert self.receiver.state in (ReceiverState.DONE, ReceiverState.ADMITTED)
         assert self.p_released
         assert self.d_released != (self.admitted is not None)
-        assert not self.quarantined
+        assert not self.quarantined | self.p_quarantined
         assert not self.open_receives
         assert len(self.p_ended) == 1
         assert len(self.d_ended) == 1
@@ -225,11 +246,14 @@ TROUBLE = ["cancel_p", "cancel_d", "lose_session", "expire", "send_error", "fini
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(0, 6)),
+    scheme=st.sampled_from([DIRECT, Scheme(1, True), Scheme(2, True), Scheme(4, True)]),
     moves=st.lists(st.sampled_from(MOVES) | st.sampled_from(MOVES * 2 + TROUBLE), max_size=60),
 )
-def test_every_schedule_ends_clean(shape: tuple[int, int], moves: list[str]) -> None:
+def test_every_schedule_ends_clean(
+    shape: tuple[int, int], scheme: Scheme, moves: list[str]
+) -> None:
     num_blocks, cached = shape
-    world = World(num_blocks, min(cached, num_blocks), [2] * ((num_blocks + 1) // 2))
+    world = World(num_blocks, min(cached, num_blocks), [2] * ((num_blocks + 1) // 2), scheme)
     for move in moves:
         match move:
             case "cancel_p":
@@ -277,7 +301,16 @@ def test_blocks_travel_before_the_prefill_ends() -> None:
     world = World(4, 0, [2, 2])
     for move in ("start", "reserve", "connect", "deliver_to_sender", "compute"):
         getattr(world, move)()
-    assert [send.block for send in world.unconfirmed_sends] == [0, 1]
+    assert [send.blocks for send in world.unconfirmed_sends] == [(0,), (1,)]
+
+
+def test_a_message_waits_for_the_last_of_its_blocks() -> None:
+    world = World(5, 0, [3, 2], Scheme(2, True))
+    for move in ("start", "reserve", "connect", "deliver_to_sender", "compute"):
+        getattr(world, move)()
+    assert [send.blocks for send in world.unconfirmed_sends] == [(0, 1)]
+    world.compute()
+    assert [send.blocks for send in world.unconfirmed_sends] == [(0, 1), (2, 3), (4,)]
 
 
 def test_grant_before_prefill() -> None:
@@ -292,11 +325,11 @@ def test_a_late_grant_is_answered_with_zero_bytes() -> None:
     world.connect()
     world.start()
     world.do_p(world.sender.on_cancel())
-    assert world.sender.needs_answer
+    assert world.sender.lingers
     world.reserve()
     world.deliver_to_sender()
-    assert list(world.sent.values()) == [None, None]
-    assert not world.sender.needs_answer
+    assert list(world.sent.values()) == [(), ()]
+    assert not world.sender.lingers
 
 
 def test_a_seal_of_another_life_is_ignored() -> None:
