@@ -1,0 +1,95 @@
+"""Clients that leave, in every state that a request can be in."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections import Counter
+
+import aiohttp
+
+from baton.bench.faults.ground import Ground
+from baton.bench.faults.judge import Verdict
+from baton.bench.faults.load import Ask, Seen, client, one, stream
+
+IDLE_SAMPLES = 20
+TTFT_FACTOR = 1.5
+
+
+def cancels(ground: Ground, count: int) -> Verdict:
+    """`count` cancels spread over all states; then one request has the TTFT of an idle system, and
+    no worker holds or quarantines a block."""
+    verdict = Verdict(f"{count} cancels, then one request", in_flight=ground.concurrency)
+    url = ground.parts.url
+    idle = [one(url, ask, ground.salt()).ttft for ask in ground.asks[:IDLE_SAMPLES]]
+    storm = _Storm(ground, count)
+    asyncio.run(storm.run())
+    verdict.notes["cancelled_while"] = dict(storm.states)
+    for state in ("unanswered", "at the first token", "decoding"):
+        verdict.check(storm.states[state] > 0, f"none was cancelled {state}")
+    ground.settle(verdict)
+    last = one(url, ground.asks[0], ground.salt())
+    ground.oracle.judge(url, verdict, [last])
+    limit = TTFT_FACTOR * max(idle)
+    verdict.notes |= {
+        "ttft_idle_median": round(statistics.median(idle), 4),
+        "ttft_idle_max": round(max(idle), 4),
+        "ttft_afterwards": round(last.ttft, 4),
+    }
+    verdict.check_time("TTFT afterwards", last.ttft, limit)
+    return ground.settle(verdict)
+
+
+class _Storm:
+    """Requests until so many were cancelled. `states` counts what the clients that left had seen:
+    "unanswered" (queued, or its prompt being computed), "at the first token" (its KV on the way,
+    as a rule), "decoding". What ends before its client leaves is no cancel."""
+
+    def __init__(self, ground: Ground, count: int) -> None:
+        self.states: Counter[str] = Counter()
+        self._ground = ground
+        self._count = count
+        self._random = random.Random(ground.random.random())
+
+    async def run(self) -> None:
+        async with client(240.0) as session:
+            await asyncio.gather(*(
+                self._clients(session) for _ in range(self._ground.concurrency)
+            ))
+
+    async def _clients(self, session: aiohttp.ClientSession) -> None:
+        """One after the other."""
+        # What a request takes under this load. Half leave within the time that prefills take.
+        seconds = self._ground.oracle.seconds / 2
+        early = 2 * self._ground.oracle.ttft
+        while self.states.total() < self._count:
+            ask = self._random.choice(self._ground.asks)
+            kind = self._random.random()
+            if kind < 0.25:
+                await self._leave_at_first_token(session, ask)
+            else:
+                await self._leave_after(
+                    session, ask, self._random.uniform(0, early if kind < 0.65 else seconds)
+                )
+
+    async def _leave_after(
+        self, session: aiohttp.ClientSession, ask: Ask, patience: float
+    ) -> None:
+        seen = Seen()
+        try:
+            async with asyncio.timeout(patience):
+                await stream(session, self._ground.parts.url, ask.body(self._ground.salt()), seen)
+        except TimeoutError:
+            state = "decoding" if len(seen.times) > 1 else "at the first token"
+            self.states[state if seen.times else "unanswered"] += 1
+
+    async def _leave_at_first_token(self, session: aiohttp.ClientSession, ask: Ask) -> None:
+        async with session.post(
+            f"{self._ground.parts.url}/v1/completions", json=ask.body(self._ground.salt())
+        ) as reply:
+            async for raw in reply.content:
+                if b"token_ids" in raw:
+                    self.states["at the first token"] += 1
+                    break
+            reply.close()
