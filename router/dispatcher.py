@@ -19,6 +19,7 @@ from baton.protocol.records import (
     Declined,
     Load,
     ModelCard,
+    Parked,
     Record,
     Request,
     RequestFailed,
@@ -28,7 +29,9 @@ from baton.protocol.records import (
     WorkerMetrics,
 )
 from baton.router.deadlines import DeadlineWatch, no_worker
+from baton.router.drain import Drain
 from baton.router.flight import Flight, Taken
+from baton.router.migration import Migrations
 from baton.router.observer import NoObserver, Observer
 from baton.router.placement import Placement
 from baton.router.policy import ROLES
@@ -63,6 +66,10 @@ class Dispatcher:
         self._sending = Sending(self._placement, self._observer, self._deadlines.watch)
         self._retries = Retries(
             self.registry, self._placement, self._sending, self._observer, self._fail
+        )
+        self._migrations = Migrations(self.registry, self._placement, self._observer)
+        self._drain = Drain(
+            self.registry, self._placement, self._sending, self._retries, self._migrations
         )
         self._closed = False
 
@@ -118,6 +125,19 @@ class Dispatcher:
         self._sending.pump()
         return flight
 
+    def drain(self, worker_id: str, *, undo: bool = False) -> WorkerView:
+        """Send nothing new to a worker and move away what it has; with `undo`, no longer. Returns
+        at once: it is empty when its view has nothing `outstanding`. Raises BatonError
+        (not_found)."""
+        worker = self.registry.named(worker_id)
+        if worker is None:
+            raise BatonError("not_found", f"no worker {worker_id!r} is here now")
+        if undo:
+            self._drain.stop(worker)
+        else:
+            self._drain.start(worker)
+        return next(view for view in self.worker_views() if view.id == worker_id)
+
     def close(self) -> None:
         """End all flights and take no more. Idempotent."""
         self._closed = True
@@ -158,6 +178,8 @@ class Dispatcher:
                 self._on_load(worker, record)
             case Admitted():
                 self._on_admitted(worker, record)
+            case Parked():
+                self._on_parked(worker, record)
             case Declined():
                 self._on_declined(worker, record)
             case RequestFailed():
@@ -184,6 +206,7 @@ class Dispatcher:
         self._observer.worker_load(worker.identity.node_id, load)
         if self._sending.queue:
             self._sending.pump()
+        self._drain.pump()
 
     def _on_delta(self, worker: Worker, delta: TokenDelta, now: float) -> None:
         flight = self._current(worker, delta.key)
@@ -205,6 +228,7 @@ class Dispatcher:
             if self._sending.queue:
                 self._sending.pump_soon(0.0)  # whoever prefilled it has room for another prompt
             self._deadlines.watch(flight)  # from here the time between tokens counts
+            self._drain.pump()
 
     def _on_admitted(self, worker: Worker, record: Admitted) -> None:
         flight = self._current(worker, record.key)
@@ -213,6 +237,14 @@ class Dispatcher:
         flight.admitted = True
         flight.add_phases(record.phases)
         self._placement.handed_over(flight)
+        self._migrations.admitted(flight)
+        self._drain.pump()
+
+    def _on_parked(self, worker: Worker, record: Parked) -> None:
+        flight = self._current(worker, record.key)
+        if flight is not None and not self._migrations.on_parked(flight, worker, record):
+            self._retries.retry(flight, "migration")
+            self._sending.pump()
 
     def _on_declined(self, worker: Worker, record: Declined) -> None:
         flight = self._current(worker, record.key)

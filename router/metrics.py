@@ -71,6 +71,11 @@ class RouterMetrics:
         self._decisions = self._counter("route_decisions", "Decisions", "route", "reason")
         self._choices = self._counter("choices", "Choices by how they ended", "outcome")
         self._retries = self._counter("retries", "Attempts routed again, by reason", "reason")
+        self._migrations = self._counter(
+            "migrations",
+            "Requests moved to another worker while they decode: moved, not_running, unfinished",
+            "outcome",
+        )
         self._phases = self._histogram("phase_seconds", "Time per phase", PHASE_BUCKETS, "phase")
         self._queue_depth = Gauge(
             "baton_queue_depth", "Requests waiting", ["stage"], registry=self.registry
@@ -101,6 +106,11 @@ class RouterMetrics:
     def retry(self, reason: str) -> None:
         """An attempt was declined or lost and is routed again."""
         self._retries.labels(reason).inc()
+
+    def migration(self, outcome: str) -> None:
+        """An attempt to move a request from one decode worker to another is over: it has "moved",
+        it was "not_running" just then, or the request or its attempt ended first ("unfinished")."""
+        self._migrations.labels(outcome).inc()
 
     def flight_finished(self, outcome: str, phases: Mapping[str, float] | None = None) -> None:
         """A choice ended: "stop", "length", "stop_string", "cancelled" or an error's code; with

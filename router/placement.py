@@ -4,11 +4,14 @@
     local               one, as "local", to the end
     remote              "prefill" until the first token is here and the decode worker has admitted
                         the request; "decode" to the end
+    migration           the worker that it leaves is as "prefill", the next one "decode"
 
 A worker counts as holding something from the moment of sending, whatever it may answer.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Prefill, Reserve
@@ -20,16 +23,23 @@ from baton.router.registry import Registry, Worker
 class Placement:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self.on_release: Callable[[Flight], None] = lambda flight: None
+        """Called when nothing of an attempt is wanted any more."""
 
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
-        facts = self._facts(flight)
+        facts = self.facts(flight)
         decision = decide(facts, self._registry.candidates(), flight.excluded(now))
         if isinstance(decision, Decision):
             self._send(flight, decision, facts)
             flight.trouble.was_running = True
             flight.starved_since = None
         return decision
+
+    def has_place(self, flight: Flight, now: float) -> bool:
+        """Whether `place` would send it."""
+        decision = decide(self.facts(flight), self._registry.candidates(), flight.excluded(now))
+        return isinstance(decision, Decision)
 
     def first_token(self, flight: Flight) -> None:
         """The prefill of this attempt is over, wherever it ran."""
@@ -49,6 +59,19 @@ class Placement:
                 if part == "prefill":
                     self.forget(flight, identity)
 
+    def promise(self, flight: Flight, worker: Worker) -> None:
+        """It is about to come there."""
+        worker.promised[flight] = self.facts(flight).blocks
+
+    def move(self, flight: Flight, source: Worker, target: Worker) -> None:
+        """Its decoding has stopped at `source` and goes on at `target` after a hand-off."""
+        source.decoding.discard(flight)
+        source.hold_prefill(flight, 0)
+        target.decoding.add(flight)
+        self.promise(flight, target)
+        flight.holders = {target.identity: "decode", source.identity: "prefill"}
+        flight.admitted = False
+
     def forget(self, flight: Flight, identity: Identity) -> None:
         """This worker holds nothing of it. Idempotent."""
         flight.holders.pop(identity, None)
@@ -59,15 +82,14 @@ class Placement:
     def release(self, flight: Flight, reason: str | None) -> None:
         """Nothing of the current attempt is wanted any more: tell all holders, unless (None) they
         know by themselves."""
+        self.on_release(flight)
         for identity in list(flight.holders):
             worker = self._registry.get(identity)
             self.forget(flight, identity)
             if worker is not None and reason is not None:
                 worker.send(Cancel(key=flight.key, reason=reason))
 
-    # -- inside ------------------------------------------------------------------------------
-
-    def _facts(self, flight: Flight) -> RequestFacts:
+    def facts(self, flight: Flight) -> RequestFacts:
         layout = self._registry.layout
         return RequestFacts(
             tokens=flight.num_tokens,
@@ -75,6 +97,8 @@ class Placement:
             remaining=flight.request.sampling.max_tokens - len(flight.accepted),
             recompute=flight.trouble.recompute,
         )
+
+    # -- inside ------------------------------------------------------------------------------
 
     def _send(self, flight: Flight, decision: Decision, facts: RequestFacts) -> None:
         decode = self._worker(decision.decode)

@@ -116,6 +116,18 @@ def decide(
     return _local(facts, receivers, "no_prefill_worker")
 
 
+def receiver_for(facts: RequestFacts, candidates: Iterable[Candidate]) -> Identity | None:
+    """Where a request that decodes can be moved to, without asking in vain: it stands still until
+    it is there. Blocks are spared for all that grow."""
+    roomy = [
+        c
+        for c in candidates
+        if c.decoding < c.max_running and facts.blocks + c.decoding <= c.available_blocks
+    ]
+    receivers = [c for c in roomy if c.role != "prefill"] or roomy
+    return max(receivers, key=_headroom).identity if receivers else None
+
+
 def _local(facts: RequestFacts, workers: list[Candidate], reason: str) -> Decision | Wait:
     if not workers:
         return Wait.EXCLUDED if reason == "no_decode_worker" else Wait.BUSY

@@ -49,6 +49,8 @@ class Worker:
     joined: float
     role: str
     state: str = "ready"
+    drained: bool = False
+    """Somebody asked for it to be emptied."""
     load: Load | None = None
     heard: float = 0.0
     """When the last heartbeat arrived."""
@@ -75,7 +77,12 @@ class Worker:
     @property
     def available(self) -> bool:
         """Whether it takes new requests."""
-        return self.state == "ready" and self.session.is_open
+        return self.state == "ready" and not self.drained and self.session.is_open
+
+    @property
+    def leaving(self) -> bool:
+        """Whether what it has shall go elsewhere."""
+        return self.state == "draining" or (self.state == "ready" and self.drained)
 
     @property
     def outstanding(self) -> int:
@@ -266,7 +273,7 @@ def _view(worker: Worker, now: float) -> WorkerView:
         pid=hello.pid,
         host=hello.host,
         role=worker.role,
-        state=worker.state,
+        state="draining" if worker.leaving else worker.state,
         epoch=hello.identity.epoch,
         device=hello.device,
         max_running=hello.max_running,

@@ -22,8 +22,11 @@ from baton.protocol.records import (
     Deadlines,
     Declined,
     Generate,
+    Lend,
     Load,
+    Migrate,
     ModelCard,
+    Parked,
     Prefill,
     Record,
     Request,
@@ -76,6 +79,8 @@ class FakeWorker:
         self.decline: list[str] = []
         self.fail: list[str] = []
         self.seal = True
+        self.parks: bool | None = True
+        """How a Migrate is answered; None for not at all."""
         self.reserved: dict[RequestKey, Request] = {}
         self.sealed: set[RequestKey] = set()
         self.dialer = Dialer(
@@ -94,7 +99,10 @@ class FakeWorker:
 
     def take(self, record: Record) -> None:
         self.seen.append(record)
-        if isinstance(record, Cancel):
+        if isinstance(record, Cancel | Lend):
+            return
+        if isinstance(record, Migrate):
+            self.migrate(record)
             return
         assert isinstance(record, Generate | Prefill | Reserve)
         key = record.request.key
@@ -125,6 +133,15 @@ class FakeWorker:
             ))
             self.run(request, len(unpack_tokens(request.accepted)) + 1)
 
+    def migrate(self, record: Migrate) -> None:
+        if self.parks is None:
+            return
+        self.send(Parked(key=record.key, parked=self.parks))
+        if self.parks and self.seal:
+            target = self.cluster.workers[record.decode.identity]
+            target.sealed.add(record.key)
+            target.admit(record.key)
+
     def run(self, request: Request, start: int, most: int = 1 << 30) -> None:
         end = request.sampling.max_tokens
         for position in range(start, min(end, start + most)):
@@ -140,7 +157,8 @@ class FakeWorker:
         found = []
         for record in self.seen:
             if isinstance(record, kind):
-                key = record.key if isinstance(record, Cancel) else record.request.key  # type: ignore[attr-defined]
+                named = isinstance(record, Cancel | Migrate)
+                key = record.key if named else record.request.key  # type: ignore[attr-defined]
                 found.append((key.request_id, key.attempt))
         return found
 
