@@ -322,7 +322,9 @@ async def test_after_a_mass_failure_the_oldest_come_first_and_all_end(cluster: C
     await victim.kill()
     await until(lambda: len(cluster.dispatcher.registry) == 1)
     assert cluster.dispatcher.queue_depth == len(lost) - 2  # two of 203 tokens fit into 512
-    await until(lambda: len(outstanding(survivor, lost)) == 2)
+    await until(lambda: [n for n, attempt in survivor.keys(Generate) if attempt == 1] == [
+        f.key.request_id for f in lost[:2]
+    ])
     assert outstanding(survivor, lost) == [f.key.request_id for f in lost[:2]]
     late = cluster.submit()
     assert cluster.dispatcher.queue_depth == len(lost) - 1  # nobody overtakes
