@@ -327,6 +327,36 @@ def chat(
     raise typer.Exit(run_chat(settings))
 
 
+@app.command(rich_help_panel="Operate")
+def drain(
+    worker: Annotated[
+        str, typer.Argument(metavar="WORKER", help="Its id, as in /admin/workers.")
+    ],
+    undrain: Annotated[
+        bool, typer.Option("--undrain", help="Let it take requests again.")
+    ] = False,
+    url: Annotated[
+        str, typer.Option(help="Of the router.")
+    ] = f"http://{LOOPBACK}:{UpSettings.port}",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="BATON_API_KEY", show_default=False)
+    ] = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not watch until it is empty.")
+    ] = False,
+) -> None:
+    """Empty a worker: nothing new for it, and what it decodes moves to others.
+
+    [bold]Example[/]
+
+      baton drain decode-0 && kill ...        [dim]# nobody notices[/]
+    """
+    from baton.deploy.drain import DrainSettings, run_drain
+
+    settings = DrainSettings(worker, url, api_key, undrain, not no_wait)
+    raise typer.Exit(run_drain(settings))
+
+
 @app.command(rich_help_panel="Look")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

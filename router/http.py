@@ -55,6 +55,8 @@ def create_app(
     app.router.add_get("/metrics", status.metrics)
     app.router.add_get("/openapi.json", openapi.openapi)
     app.router.add_get("/admin/workers", status.workers)
+    app.router.add_post("/admin/workers/{worker}/drain", status.drain)
+    app.router.add_post("/admin/workers/{worker}/undrain", status.undrain)
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,10 @@ _GETS = {
     "/metrics": "Prometheus metrics",
     "/admin/workers": "The workers: role, state, epoch, blocks, load",
     "/openapi.json": "This page",
+}
+_ACTIONS = {
+    "/admin/workers/{worker}/drain": "Empty a worker: nothing new, and what it has moves away",
+    "/admin/workers/{worker}/undrain": "Let a worker take requests again",
 }
 _ERROR = {
     "type": "object",
@@ -69,12 +74,9 @@ def document() -> dict[str, Any]:
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
         paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": responses}}
     for path, summary in _GETS.items():
-        operation: dict[str, Any] = {"summary": summary, "responses": responses}
-        if "{model}" in path:
-            operation["parameters"] = [
-                {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-            ]
-        paths[path] = {"get": operation}
+        paths[path] = {"get": _without_body(path, summary, responses)}
+    for path, summary in _ACTIONS.items():
+        paths[path] = {"post": _without_body(path, summary, responses)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Baton", "version": "1"},
@@ -85,6 +87,17 @@ def document() -> dict[str, Any]:
         },
         "security": [{"key": []}],
     }
+
+
+def _without_body(path: str, summary: str, responses: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    names = re.findall(r"{(\w+)}", path)
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+    return operation
 
 
 async def openapi(request: web.Request) -> web.Response:

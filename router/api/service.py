@@ -50,3 +50,8 @@ class Service(Protocol):
     def worker_views(self) -> Sequence[Any]:
         """One dataclass or record per known worker, for people and tools to read."""
         ...
+
+    def drain(self, worker_id: str, *, undo: bool = False) -> Any:
+        """Begin to empty a worker, or to use it again. Returns at once, with its view. Raises
+        BatonError(not_found)."""
+        ...

@@ -37,3 +37,18 @@ async def metrics(request: web.Request) -> web.Response:
 async def workers(request: web.Request) -> web.Response:
     views = request.app[API].service.worker_views()
     return json_response({"workers": [msgspec.to_builtins(view) for view in views]})
+
+
+async def drain(request: web.Request) -> web.Response:
+    """Empty a worker: nothing new for it, what it has moves away. Answers at once."""
+    return _drain(request, undo=False)
+
+
+async def undrain(request: web.Request) -> web.Response:
+    """The worker takes requests again."""
+    return _drain(request, undo=True)
+
+
+def _drain(request: web.Request, *, undo: bool) -> web.Response:
+    view = request.app[API].service.drain(request.match_info["worker"], undo=undo)
+    return json_response({"worker": msgspec.to_builtins(view)})

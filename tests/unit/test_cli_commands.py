@@ -26,11 +26,11 @@ def baton(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 def test_help_shows_every_command() -> None:
     done = baton("--help")
     assert done.returncode == 0
-    for command in ("up", "router", "worker", "chat", "doctor", "bench", "version"):
+    for command in ("up", "router", "worker", "chat", "drain", "doctor", "bench", "version"):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["up", "router", "worker", "chat", "doctor"])
+@pytest.mark.parametrize("command", ["up", "router", "worker", "chat", "drain", "doctor"])
 def test_help_of_a_command(command: str) -> None:
     done = baton(command, "--help")
     assert done.returncode == 0
@@ -52,6 +52,8 @@ def test_help_of_a_command(command: str) -> None:
         (["worker", "--role", "decode"], 2, "--join"),
         (["router", "--control", "nonsense"], 1, "--control must be HOST:PORT"),
         (["bench", "nothing"], 1, "no benchmark 'nothing'"),
+        (["drain"], 2, "WORKER"),
+        (["drain", "d0", "--url", "http://127.0.0.1:9"], 1, "no router at http://127.0.0.1:9"),
         (["chat", "--url", "http://127.0.0.1:9"], 1, "no server at http://127.0.0.1:9"),
     ],
 )

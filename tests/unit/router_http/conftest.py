@@ -139,6 +139,7 @@ class FakeService:
         self.refusal: BatonError | None = None
         self.refuse_from = 0
         """The first so many submissions are taken in spite of `refusal`."""
+        self.drained = False
 
     def submit(self, request: Request) -> FakeFlight:
         if self.refusal is not None and len(self.flights) >= self.refuse_from:
@@ -149,6 +150,12 @@ class FakeService:
 
     def worker_views(self) -> list[FakeView]:
         return [FakeView("worker-1", "prefill")] if self.ready else []
+
+    def drain(self, worker_id: str, *, undo: bool = False) -> FakeView:
+        if worker_id != "worker-1":
+            raise BatonError("not_found", f"no worker {worker_id!r} is here now")
+        self.drained = not undo
+        return FakeView(worker_id, "prefill")
 
     # -- scripts --------------------------------------------------------------------------
 

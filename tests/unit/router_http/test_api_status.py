@@ -41,6 +41,19 @@ async def test_workers(server):
     assert body == {"workers": [{"worker_id": "worker-1", "role": "prefill"}]}
 
 
+async def test_drain_and_undrain(server):
+    status, body, _ = await server.post("/admin/workers/worker-1/drain", {})
+    assert (status, body) == (200, {"worker": {"worker_id": "worker-1", "role": "prefill"}})
+    assert server.service.drained
+    status, _, _ = await server.post("/admin/workers/worker-1/undrain", {})
+    assert (status, server.service.drained) == (200, False)
+    status, body, _ = await server.post("/admin/workers/worker-9/drain", {})
+    assert (status, body["error"]["code"]) == (404, "not_found")
+    assert "worker-9" in body["error"]["message"]
+    status, body = await get(server, "/admin/workers/worker-1/drain")
+    assert (status, body["error"]["code"]) == (405, "method_not_allowed")
+
+
 async def test_tokenize_and_back(server, tokenizer):
     status, body, _ = await server.post("/tokenize", {"prompt": "naïve 🙂"})
     ids = tokenizer.encode("naïve 🙂")
@@ -91,6 +104,7 @@ async def test_metrics_page(server):
     metrics.queue_depth("router", 4)
     metrics.queued("router", 0.01)
     metrics.retry("busy")
+    metrics.migration("moved")
     metrics.worker_load("w1", LOAD)
     metrics.worker_metrics(
         "w1",
@@ -119,6 +133,7 @@ async def test_metrics_page(server):
     assert samples["baton_e2e_seconds_count",] == 1
     assert samples["baton_route_decisions_total", ("reason", "cheapest"), ("route", "remote")] == 1
     assert samples["baton_phase_seconds_count", ("phase", "prefill")] == 1
+    assert samples["baton_migrations_total", ("outcome", "moved")] == 1
     assert samples["baton_queue_depth", ("stage", "router")] == 4
     assert samples["baton_kv_blocks", ("state", "held"), ("worker", "w1")] == 2
     assert samples["baton_pool_workers", ("role", "decode")] == 1

@@ -1,0 +1,85 @@
+"""`baton drain`: empty a worker before it is stopped, and watch it get empty."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from baton.protocol.errors import ConfigError
+
+_REQUEST_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSettings:
+    worker: str
+    url: str
+    api_key: str | None = None
+    undrain: bool = False
+    wait: bool = True
+
+
+def run_drain(settings: DrainSettings) -> int:
+    """Returns the exit status; with `wait`, once the worker holds nothing of any request that
+    this router knows. Ctrl-C ends the watching, not the drain. Raises ConfigError when the router
+    cannot be reached or refuses."""
+    return asyncio.run(_drain(settings))
+
+
+async def _drain(settings: DrainSettings) -> int:
+    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
+        verb = "undrain" if settings.undrain else "drain"
+        path = f"/admin/workers/{quote(settings.worker, safe='')}/{verb}"
+        worker = (await _ask(http, settings, "POST", path))["worker"]
+        if settings.undrain:
+            print(f"{settings.worker} takes requests again")
+            return 0
+        while settings.wait and worker["outstanding"]:
+            print(f"{settings.worker} has {worker['outstanding']} requests left", flush=True)
+            worker = await _changed(http, settings, worker)
+        if not settings.wait:
+            print(f"{settings.worker} is draining, {worker['outstanding']} requests left")
+        elif worker["state"] == "draining":
+            print(f"{settings.worker} is empty")
+        else:  # lost, or somebody wants it again
+            raise ConfigError(f"{settings.worker} is {worker['state']}, not draining any more")
+        return 0
+
+
+async def _changed(
+    http: aiohttp.ClientSession, settings: DrainSettings, last: dict[str, Any]
+) -> dict[str, Any]:
+    """The worker's view, as soon as it says something else."""
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        workers = (await _ask(http, settings, "GET", "/admin/workers"))["workers"]
+        mine = [view for view in workers if view["id"] == last["id"]]
+        if not mine or mine[0]["epoch"] != last["epoch"]:
+            raise ConfigError(f"{settings.worker} is gone")
+        if any(mine[0][name] != last[name] for name in ("outstanding", "state")):
+            found: dict[str, Any] = mine[0]
+            return found
+
+
+async def _ask(
+    http: aiohttp.ClientSession, settings: DrainSettings, method: str, path: str
+) -> dict[str, Any]:
+    base = settings.url.rstrip("/")
+    try:
+        async with http.request(method, base + path) as response:
+            body = await response.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise ConfigError(f"no router at {base}: {error or type(error).__name__}") from error
+    if response.status != 200:
+        told = body.get("error") if isinstance(body, dict) else None
+        said = told.get("message") if isinstance(told, dict) else response.reason
+        raise ConfigError(f"{base} refused: {said}")
+    assert isinstance(body, dict)
+    return body
