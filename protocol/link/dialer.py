@@ -30,7 +30,7 @@ from baton.protocol.link.frames import (
     encode_frame,
 )
 from baton.protocol.link.hello import hello_identity, hello_process, with_process
-from baton.protocol.link.process_watch import ProcessWatch
+from baton.protocol.link.process_watch import LAST_WORDS, ProcessWatch
 from baton.protocol.link.pump import Pump, new_socket
 from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
@@ -230,7 +230,9 @@ class Attempt:
                 pass
 
     def _on_death(self) -> None:
-        """What the peer said last is heard first."""
+        asyncio.get_running_loop().call_later(LAST_WORDS, self._bury)
+
+    def _bury(self) -> None:
         self.pump.drain()
         if self._session is not None:
             self._session.lose("the process of the peer has died", LossCause.PROCESS)

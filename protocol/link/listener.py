@@ -9,6 +9,7 @@ given up and woke up again does not push its successor out.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from baton.protocol.link.frames import (
     encode_frame,
 )
 from baton.protocol.link.hello import hello_identity, hello_process, with_process
-from baton.protocol.link.process_watch import ProcessWatch
+from baton.protocol.link.process_watch import LAST_WORDS, ProcessWatch
 from baton.protocol.link.pump import Pump, new_socket
 from baton.protocol.link.session import Session
 from baton.protocol.link.settings import LinkSettings
@@ -258,7 +259,9 @@ class Listener:
         self._send(route, encode_frame(RefuseFrame(PROTOCOL_VERSION, frame.session, reason)))
 
     def _on_death(self, line: _Line) -> None:
-        """What it said last is heard first."""
+        asyncio.get_running_loop().call_later(LAST_WORDS, self._bury, line)
+
+    def _bury(self, line: _Line) -> None:
         if self.pump is not None:
             self.pump.drain()
         line.session.lose("its process has died", LossCause.PROCESS)

@@ -17,6 +17,9 @@ from collections.abc import Callable
 
 from baton.protocol.ids import ProcessRef, process_space, process_start
 
+LAST_WORDS = 0.005
+"""Seconds that a session still hears what a process said before it died: tokens that need not be
+computed again, and receipts."""
 POLL_SECONDS = 0.05
 """Where the kernel gives no pidfd (none before Linux 5.3; some sandboxes)."""
 

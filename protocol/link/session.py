@@ -22,11 +22,15 @@ from baton.protocol.link.ends import GOODBYE, LossCause, SessionClosed, Unspoken
 from baton.protocol.link.frames import AliveFrame, AnyFrame, ByeFrame, DataFrame, Frame
 from baton.protocol.link.settings import LinkSettings
 from baton.protocol.link.stats import LinkStats
-from baton.protocol.records import Record
+from baton.protocol.records import Generate, Prefill, Record, Reserve
 from baton.protocol.versions import version_of, version_of_kind
 from baton.protocol.wire import MalformedRecord, from_wire, pack, to_wire, unpack
 
 log = logging.getLogger(__name__)
+
+
+RECEIPT_AT_ONCE = (Prefill, Reserve, Generate)
+"""What gives a worker a request: if it dies now, the receipt tells whether it had the request."""
 
 
 class Session:
@@ -333,10 +337,10 @@ class Session:
                 self._receipt_due = now
             elif number == self._received + 1:
                 self._received = number
-                self._accept(data)
+                self._accept(data, now)
                 while (next_data := self._early.pop(self._received + 1, None)) is not None:
                     self._received += 1
-                    self._accept(next_data)
+                    self._accept(next_data, now)
             elif number <= self._received + self._settings.window_records:
                 self._early[number] = data
             else:
@@ -350,13 +354,17 @@ class Session:
         if self._receipt_wanted(now):
             self._notify()
 
-    def _accept(self, data: bytes) -> None:
+    def _accept(self, data: bytes, now: float) -> None:
         self._receipts_owed += 1
         self._receipt_bytes += len(data)
         try:
-            self._inbox.append(from_wire(unpack(data)))
+            record = from_wire(unpack(data))
         except MalformedRecord as error:
             self.stats.malformed(f"record: {error}")
+            return
+        self._inbox.append(record)
+        if isinstance(record, RECEIPT_AT_ONCE):
+            self._receipt_due = now
 
     def _receipt_wanted(self, now: float) -> bool:
         return (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baton.protocol.ids import Identity
+from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.link import LinkSettings, LossCause, Session, SessionClosed
 from baton.protocol.link.frames import (
     AliveFrame,
@@ -19,7 +19,17 @@ from baton.protocol.link.frames import (
     decode_frame,
     encode_frame,
 )
-from baton.protocol.records import Record, RouterHello, SetRole
+from baton.protocol.records import (
+    Generate,
+    Prefill,
+    Record,
+    Request,
+    Reserve,
+    RouterHello,
+    SetRole,
+    WorkerRef,
+)
+from baton.protocol.sampling import SamplingParams
 from baton.protocol.wire import MalformedRecord, pack, to_wire
 
 SMALL = LinkSettings(window_records=8, frame_bytes=64, backlog_records=1000)
@@ -214,6 +224,25 @@ def test_an_idle_session_pings_and_traffic_replaces_pings() -> None:
     end.session.receive(AliveFrame(1, 1, 1), 1.0)
     assert end.poll(1.3) == []
     assert end.poll(1.4) == [AliveFrame(1, 1, 0)]
+
+
+def test_the_receipt_for_a_request_goes_at_once() -> None:
+    """It tells a death that the request may have caused from one before it arrived."""
+    end = End.open()
+    taken: list[Record] = []
+    end.session.on_record = taken.append
+    request = Request(
+        key=RequestKey("r", 0), choice=0, prompt=b"1234",
+        sampling=SamplingParams(seed=1, max_tokens=2),
+    )
+    worker = WorkerRef(Identity("w", 1), "p")
+    for number, record in enumerate((
+        Generate(request=request), Prefill(request=request, decode=worker),
+        Reserve(request=request, prefill=worker),
+    ), 1):
+        end.session.receive(DataFrame(1, 1, 0, number, (pack(to_wire(record)),)), 0.0)
+        assert end.poll(0.0) == [AliveFrame(1, 1, number)]
+    assert len(taken) == 3
 
 
 def test_receipts_wait_for_company_and_ride_on_records() -> None:
