@@ -18,6 +18,7 @@ STATUS_OF_CODE = {
     "model_not_found": 404,
     "method_not_allowed": 405,
     "body_too_large": 413,
+    "body_too_slow": 408,
     "queue_full": 429,
     "internal_error": 500,
     "no_worker": 503,

@@ -7,6 +7,7 @@ interpreter lock, so that a thread that does it stops no other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ class Tokenizer:
             return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def fewest_tokens(self, text: str) -> int:
+        """A lower bound of `len(encode(text))`, at once; 0 where none is known."""
+        return len(text) // self._longest_token if self._longest_token else 0
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of text that one token can stand for at most; 0 for unknown."""
+        if self._backend.normalizer is not None or not self._vocabulary.covers_all_text:
+            return 0  # characters may be dropped, or a run of unknown ones be one token
+        return max(map(len, self._backend.get_vocab(with_added_tokens=True)))
 
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True

@@ -34,6 +34,10 @@ class Vocabulary:
         self.byte_level = _decoder_type(backend) == "ByteLevel"
         """Bytes of tokens can simply be joined."""
         self._alphabet = byte_alphabet()
+        self.covers_all_text = self.byte_level and all(
+            backend.token_to_id(character) is not None for character in self._alphabet
+        )
+        """Every byte is a token, so no text is unknown."""
         self._known: dict[int, bytes] = {}
         self._text: dict[int, bytes] = dict.fromkeys(self._special, b"")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import math
@@ -24,6 +25,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/openapi.json"})
 """No key is asked for here: load balancers and scrapers have none."""
 
+BODY_SECONDS = 60.0
+"""For a whole request body, from its headers on."""
 _REQUEST_ID_HEADER = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -152,12 +155,18 @@ def _too_large(limit: int) -> BatonError:
 
 
 async def read_body(request: web.Request) -> bytes:
-    """Raises BatonError(body_too_large), before reading where the length is declared."""
+    """Raises BatonError: body_too_large, before reading where the length is declared;
+    body_too_slow."""
     limit = request.client_max_size
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
     try:
-        return await request.read()
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise BatonError(
+            "body_too_slow", f"the body was not complete within {BODY_SECONDS:g} s"
+        ) from None
     except web.RequestPayloadError as error:
         raise BatonError(
             "invalid_value", f"the body cannot be read: {_one_line(error)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,6 +139,14 @@ async def encode_prompt(
     if not isinstance(prompt, str):
         check_tokens(api, prompt, param)
         return EncodedPrompt(prompt, None)
+    card = api.service.model
+    limit = math.inf if card is None else card.max_model_len
+    if (fewest := api.tokenizer.fewest_tokens(prompt)) > limit:
+        raise BatonError(
+            "context_length_exceeded",
+            f"'{param}' has at least {fewest} tokens, but the context holds {limit}: shorten it",
+            param=param,
+        )
     encode = partial(api.tokenizer.encode, prompt, add_special_tokens=add_special_tokens)
     if len(prompt) > LONG_TEXT:
         ids = await asyncio.to_thread(encode)

@@ -29,6 +29,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
+    def fewest_tokens(self, text: str) -> int:
+        """A lower bound of `len(encode(text))`, without encoding it."""
+        ...
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
     def decode_stream(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:

@@ -281,6 +281,28 @@ async def test_body_too_large(server):
     assert server.sample("baton_requests_total", outcome="rejected") == 2
 
 
+async def test_a_body_that_never_ends(server, monkeypatch):
+    monkeypatch.setattr("baton.router.api.errors.BODY_SECONDS", 0.05)
+    released = asyncio.Event()
+
+    async def chunks():
+        yield b'{"prompt": '
+        await released.wait()
+
+    async with server.http.post(server.url + COMPLETIONS, data=chunks()) as response:
+        released.set()
+        answer = (response.status, await response.json(), response.headers)
+    assert_error(answer, 408, "body_too_slow", "0.05 s")
+
+
+async def test_a_text_that_cannot_fit_is_not_tokenized(server, monkeypatch):
+    monkeypatch.setattr(
+        server.tokenizer, "encode", lambda *_, **__: pytest.fail("it was tokenized")
+    )
+    answer = await server.post(COMPLETIONS, {"prompt": "many words " * 100_000})
+    assert_error(answer, 400, "context_length_exceeded", "at least")
+
+
 async def test_a_body_that_is_not_compressed_as_it_says(server):
     answer = await server.post(
         COMPLETIONS, json.dumps({"prompt": "hi"}), headers={"Content-Encoding": "gzip"}
