@@ -1,0 +1,96 @@
+"""Running streams move from worker to worker, and no client notices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster, lines_of, wait_for
+from tiny_model import make_tiny_model
+
+from baton.bench.faults.load import Load, Seen, random_asks
+
+STREAMS = 16
+TOKENS = 1500
+"""Long enough that all streams still run when they have moved twice."""
+ASKS = random_asks(STREAMS, seed=7, prompt=(20, 120), output=(TOKENS, TOKENS))
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny", max_position=2048)
+
+
+def view(cluster: Cluster, worker_id: str) -> dict[str, Any]:
+    return next(worker for worker in cluster.workers() if worker["id"] == worker_id)
+
+
+def migrations(cluster: Cluster, outcome: str) -> float:
+    return cluster.metrics().get(f'baton_migrations_total{{outcome="{outcome}"}}', 0.0)
+
+
+def decoders(cluster: Cluster) -> list[str]:
+    return [worker["id"] for worker in cluster.workers() if worker["role"] != "prefill"]
+
+
+def empty(cluster: Cluster, worker_id: str) -> int:
+    """Drain a worker; how many requests it had."""
+    drained = cluster.post(f"/admin/workers/{worker_id}/drain", {})["worker"]
+    assert drained["state"] == "draining"
+    assert drained["outstanding"] > 0
+    wait_for(lambda: view(cluster, worker_id)["outstanding"] == 0, f"{worker_id} is empty")
+    return int(drained["outstanding"])
+
+
+def all_decode(load: Load, tokens: int) -> None:
+    wait_for(
+        lambda: min(len(seen.ids) for seen in load.seen) >= tokens, f"{tokens} tokens of each", 30
+    )
+
+
+def outputs(seen: list[Seen]) -> list[list[int]]:
+    for one in seen:
+        assert (one.error, one.finish, one.done) == (None, "length", True)
+        assert len(one.ids) == TOKENS
+    return [one.ids for one in seen]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [("--prefill", "1", "--decode", "2"), ("--mixed", "2")],
+    ids=["split", "mixed"],
+)
+def test_drained_back_and_forth_under_load(layout: tuple[str, ...], long_model: Path) -> None:
+    """Float32 greedy: the same tokens as undisturbed, none lost, none repeated; no request fails
+    or is tried again; on the way back the receiver was a sender of the same attempt before."""
+    with Cluster(*layout, "--dtype", "float32", model=long_model) as cluster:
+        expected = outputs(Load(cluster.url, ASKS, "undisturbed").start().wait())
+        first, second = decoders(cluster)
+        load = Load(cluster.url, ASKS, "drained").start()
+        all_decode(load, 10)
+        moved = empty(cluster, first)
+        cluster.post(f"/admin/workers/{first}/undrain", {})
+        moved += empty(cluster, second)
+        assert load.in_flight == STREAMS, "too late: streams had ended"
+        code, said = lines_of(["drain", second, "--url", cluster.url])
+        assert (code, said) == (0, f"{second} is empty\n")
+        assert outputs(load.wait()) == expected
+        assert migrations(cluster, "moved") >= moved
+        assert migrations(cluster, "unfinished") == 0
+        assert cluster.metric_sum("baton_retries_total") == 0
+        assert [view(cluster, name)["state"] for name in (first, second)] == ["ready", "draining"]
+
+
+def test_a_worker_without_neighbours_finishes_what_it_has(long_model: Path) -> None:
+    with Cluster("--mixed", "1", "--dtype", "float32", model=long_model) as cluster:
+        load = Load(cluster.url, ASKS, "drained").start()
+        all_decode(load, 5)
+        [only] = decoders(cluster)
+        cluster.post(f"/admin/workers/{only}/drain", {})
+        assert cluster.status("/ready") == 503
+        outputs(load.wait())
+        assert migrations(cluster, "moved") == 0
+        wait_for(lambda: view(cluster, only)["outstanding"] == 0, "it is empty")
+        cluster.post(f"/admin/workers/{only}/undrain", {})
+        assert cluster.status("/ready") == 200
