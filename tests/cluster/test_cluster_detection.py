@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ from cluster import Cluster, wait_for
 
 REQUESTS = 120
 MAX_TOKENS = 300
+MOST_TOKENS = 480
+FEW_TOKENS = 120
 
 
 async def tokens_of(session: aiohttp.ClientSession, url: str, number: int) -> int:
@@ -79,3 +82,64 @@ def test_a_killed_worker_is_noticed_and_replaced_at_once(
         wait_for(
             lambda: [w["state"] for w in cluster.workers()] == ["ready"] * workers,
             "the worker is back", 30)
+
+
+async def end_its_workers(
+    cluster: Cluster, how: signal.Signals, times: int
+) -> tuple[int, str | None, set[int]]:
+    """Of one stream, each time after it brought a token from a worker that was not ended yet: the
+    tokens it brought in all, the code of its error, and the processes that were ended."""
+    tokens, error = 0, None
+    ended: set[int] = set()
+
+    def end_its_worker() -> None:
+        worker = wait_for(
+            lambda: next((w for w in cluster.workers()
+                          if w["outstanding"] > 0 and w["pid"] not in ended), None),
+            "a worker that has the request")
+        ended.add(worker["pid"])
+        os.kill(worker["pid"], how)
+        wait_for(
+            lambda: not any(w["pid"] in ended and w["outstanding"] for w in cluster.workers()),
+            "the request is taken from it")
+
+    body = {"prompt": [5, 17, 23], "max_tokens": MOST_TOKENS, "ignore_eos": True,
+            "temperature": 0, "stream": True, "return_token_ids": True}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{cluster.url}/v1/completions", json=body) as reply,
+    ):
+        until_next = 1
+        async for raw in reply.content:
+            line = raw.decode().strip()
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                error = event["error"]["code"]
+                break
+            tokens += len(event["choices"][0].get("token_ids", []))
+            if tokens >= until_next and len(ended) < times:
+                await asyncio.to_thread(end_its_worker)
+                # What was on its way when it was taken away is no sign of its next worker.
+                until_next = tokens + FEW_TOKENS
+    return tokens, error, ended
+
+
+def test_a_request_that_cost_two_lives_costs_no_third(tiny_model: Path) -> None:
+    with Cluster("--mixed", "3", model=tiny_model) as cluster:
+        before = {w["pid"] for w in cluster.workers()}
+        _, error, killed = asyncio.run(end_its_workers(cluster, signal.SIGKILL, 2))
+        assert error == "too_many_failures"
+        assert len(killed) == 2
+        assert before - killed <= {w["pid"] for w in cluster.workers()}
+        assert cluster.metric_sum("baton_worker_detection_seconds_count") == 2
+
+
+def test_workers_that_are_stopped_as_intended_are_no_deaths(tiny_model: Path) -> None:
+    with Cluster("--mixed", "3", model=tiny_model) as cluster:
+        tokens, error, stopped = asyncio.run(end_its_workers(cluster, signal.SIGTERM, 2))
+        assert (tokens, error) == (MOST_TOKENS, None)
+        assert len(stopped) == 2
+        assert cluster.metric_sum("baton_worker_detection_seconds_count") == 0
+        wait_for(lambda: len(cluster.workers()) == 3, "the workers are back", 30)
