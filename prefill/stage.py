@@ -66,6 +66,9 @@ log = logging.getLogger(__name__)
 LEND_SECONDS = 5.0
 """A loan saves time or is given up, so its blocks are not kept for long."""
 
+_REDIAL_SECONDS, _MAX_REDIAL_SECONDS = 0.5, 30.0
+"""Between attempts to reach a receiver that may wait for answers; doubled each time."""
+
 
 class SendObserver(Protocol):
     def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:
@@ -85,7 +88,8 @@ class _Handoff:
     kind: Kind = Kind.PREFILL
     receiver: WorkerRef | None = None
     """Where to dial again, once the request has come."""
-    dialled_at: float = 0.0
+    dial_at: float = 0.0
+    redial: float = _REDIAL_SECONDS
     taken_over: bool = False
     """The request has come back here, as its next decode worker: its end is not ours to tell."""
 
@@ -104,7 +108,6 @@ class PrefillStage:
         observer: SendObserver,
         clock: Callable[[], float],
         lease: float = 30.0,
-        redial: float = 1.0,
         checksums: ChecksumQueue | None = None,
     ) -> None:
         self._identity = identity
@@ -114,7 +117,6 @@ class PrefillStage:
         self._observer = observer
         self._clock = clock
         self._lease = lease
-        self._redial = redial
         self._checksums = checksums
         self._handoffs: dict[tuple[RequestKey, Identity], _Handoff] = {}
         self._started: dict[RequestKey, _Handoff] = {}
@@ -244,7 +246,7 @@ class PrefillStage:
 
     def on_peer_lost(self, peer: Identity) -> None:
         for handoff in self._to(peer):
-            self._do(handoff, handoff.machine.on_peer_lost())
+            self._do(handoff, handoff.machine.on_peer_lost(self._clock()))
 
     # -- time --------------------------------------------------------------------------------
 
@@ -258,7 +260,7 @@ class PrefillStage:
             if now >= machine.deadline:
                 if machine.state is SenderState.DONE:
                     self._forget(handoff)
-            elif machine.wants_session and now >= handoff.dialled_at + self._redial:
+            elif machine.wants_session and now >= handoff.dial_at:
                 self._dial(handoff)
         self._peers.drop_unreached({handoff.peer for handoff in self._handoffs.values()})
 
@@ -299,7 +301,8 @@ class PrefillStage:
         return handoff
 
     def _dial(self, handoff: _Handoff) -> None:
-        handoff.dialled_at = self._clock()
+        handoff.dial_at = self._clock() + handoff.redial
+        handoff.redial = min(2 * handoff.redial, _MAX_REDIAL_SECONDS)
         if handoff.receiver is not None:
             self._peers.reach(handoff.receiver)
 
@@ -339,6 +342,9 @@ class PrefillStage:
         def done(error: Exception | None) -> None:
             machine = handoff.machine
             self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
+            if error is not None and self._peers.get(handoff.peer) is channel:
+                # The way is broken; over the next one the receiver names what it still awaits.
+                self._peers.drop(handoff.peer, f"a send failed: {error}")
 
         channel.send_blocks(handoff.machine.key, action.blocks, action.tag, action.scheme, done)
 
@@ -366,6 +372,3 @@ class PrefillStage:
             if ended.reroute:
                 self._outlet.tell(machine.key, Declined(key=machine.key, reason=ended.outcome))
             self._outlet.forget(machine.key)
-        if ended.outcome == "send_failed":
-            # The way to the peer is broken; on the next one the receiver names what it lacks.
-            self._peers.drop(handoff.peer, "a send failed")

@@ -128,12 +128,16 @@ class Receiver:
 
     def on_session(self, scheme: Scheme, now: float) -> list[Action]:
         """There is a session with the sender, perhaps again; `scheme` is how it sends."""
+        # If it replaces one, that one's end was not heard of.
+        actions = self.on_peer_lost() if self._has_session else []
         self._has_session = True
         if self.state is ReceiverState.DRAINING:
-            return [Tell(self._revoke(first, count, again=True)) for first, count in self._runs()]
-        if self.state in (ReceiverState.RESERVING, ReceiverState.RESERVED):
+            for first, count in self._runs():
+                actions.append(Tell(self._revoke(first, count, again=True)))
+        elif self.state in (ReceiverState.RESERVING, ReceiverState.RESERVED):
             self._scheme = scheme
-        return self._grant(now)
+            actions += self._grant(now)
+        return actions
 
     def on_receive_done(self, tag: int, error: Exception | None, now: float) -> list[Action]:
         """A receive is over: its blocks are written, or (an error) nothing will write them."""

@@ -30,6 +30,12 @@ from baton.protocol.ids import RequestKey
 from baton.protocol.records import Aborted, Grant, Revoke, Sealed
 
 
+DEBT_SECONDS = 600.0
+"""So long a receiver that cannot be reached is still owed answers. Longer than any cut of a link
+that a worker survives in its router's eyes; what is forgotten costs the receiver quarantined
+blocks, never wrong ones."""
+
+
 class SenderState(Enum):
     OPEN = "open"
     SEALED = "sealed"
@@ -193,9 +199,11 @@ class Sender:
         """The router cancelled, or the engine failed the sequence."""
         return self._close("cancelled", reroute=False, tell=True)
 
-    def on_peer_lost(self) -> list[Action]:
+    def on_peer_lost(self, now: float) -> list[Action]:
         """The session is gone, or could not be had."""
-        self._lost = self._met
+        if self._met:
+            self._lost = True
+            self.deadline = max(self.deadline, now + DEBT_SECONDS)
         return self._close("peer_lost", reroute=True, tell=False)
 
     def on_time(self, now: float) -> list[Action]:

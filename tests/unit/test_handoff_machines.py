@@ -200,7 +200,7 @@ class World:
             self.session = False
             self.to_sender.clear()
             self.to_receiver.clear()
-            self.do_p(self.sender.on_peer_lost())
+            self.do_p(self.sender.on_peer_lost(self.now))
             self.do_d(self.receiver.on_peer_lost())
 
     def expire(self) -> None:
