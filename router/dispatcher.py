@@ -31,6 +31,7 @@ from baton.protocol.records import (
 from baton.router.deadlines import DeadlineWatch, no_worker
 from baton.router.drain import Drain
 from baton.router.flight import Flight, Taken
+from baton.router.lending import Lending
 from baton.router.migration import Migrations
 from baton.router.observer import NoObserver, Observer
 from baton.router.placement import Placement
@@ -61,7 +62,8 @@ class Dispatcher:
         self._max_queue = max_queue
         self._flights: dict[str, Flight] = {}
         self._numbers = count()
-        self._placement = Placement(self.registry)
+        self._lending = Lending(self.registry, self._observer)
+        self._placement = Placement(self.registry, self._lending)
         self._deadlines = DeadlineWatch(self._fail)
         self._sending = Sending(self._placement, self._observer, self._deadlines.watch)
         self._retries = Retries(
@@ -277,6 +279,7 @@ class Dispatcher:
             return
         flight.end(outcome, now, error)
         self._flights.pop(flight.key.request_id, None)
+        self._lending.ended(flight)
         self._sending.ended(flight, now)
         self._observer.flight_finished(outcome, flight.phases)
 

@@ -76,6 +76,9 @@ class RouterMetrics:
             "Requests moved to another worker while they decode: moved, not_running, unfinished",
             "outcome",
         )
+        self._lenders = self._counter(
+            "lenders_named", "Requests whose prompt another worker was to lend cached blocks for"
+        )
         self._phases = self._histogram("phase_seconds", "Time per phase", PHASE_BUCKETS, "phase")
         self._queue_depth = Gauge(
             "baton_queue_depth", "Requests waiting", ["stage"], registry=self.registry
@@ -111,6 +114,10 @@ class RouterMetrics:
         """An attempt to move a request from one decode worker to another is over: it has "moved",
         it was "not_running" just then, or the request or its attempt ended first ("unfinished")."""
         self._migrations.labels(outcome).inc()
+
+    def lender_named(self) -> None:
+        """A request was sent with the name of a worker that has more of its prompt cached."""
+        self._lenders.inc()
 
     def flight_finished(self, outcome: str, phases: Mapping[str, float] | None = None) -> None:
         """A choice ended: "stop", "length", "stop_string", "cancelled" or an error's code; with

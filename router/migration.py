@@ -52,11 +52,8 @@ class Migrations:
 
     def can_move(self, flight: Flight, source: Worker) -> bool:
         """Whether it decodes there, as far as is known here, and may be asked for."""
-        part = flight.holders.get(source.identity)
-        decodes = part == "local" or (part == "decode" and flight.admitted)
         return (
-            decodes
-            and flight.prefilled
+            self._placement.decodes(flight, source.identity)
             and len(flight.holders) == 1
             and flight not in self._migrations
             and source.session.speaks(Migrate)

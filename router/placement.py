@@ -11,27 +11,34 @@ A worker counts as holding something from the moment of sending, whatever it may
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Prefill, Reserve
 from baton.router.flight import Flight
+from baton.router.lending import Lending
 from baton.router.policy import Decision, RequestFacts, Wait, decide
 from baton.router.registry import Registry, Worker
 
 
 class Placement:
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, lending: Lending) -> None:
         self._registry = registry
+        self._lending = lending
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
 
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
         facts = self.facts(flight)
-        decision = decide(facts, self._registry.candidates(), flight.excluded(now))
+        held = self._lending.held(flight)
+        candidates = self._registry.candidates()
+        if held:
+            candidates = [replace(c, cached_blocks=held.get(c.identity, 0)) for c in candidates]
+        decision = decide(facts, candidates, flight.excluded(now))
         if isinstance(decision, Decision):
-            self._send(flight, decision, facts)
+            self._send(flight, decision, facts, held)
             flight.trouble.was_running = True
             flight.starved_since = None
         return decision
@@ -46,6 +53,7 @@ class Placement:
         for identity, part in list(flight.holders.items()):
             worker = self._registry.get(identity)
             if worker is not None and part != "decode":
+                self._lending.computed(flight, identity)
                 worker.end_prefill(flight)
                 if part == "prefill":  # it keeps the blocks until they are handed over
                     worker.hold_prefill(flight, 0)
@@ -83,11 +91,19 @@ class Placement:
         """Nothing of the current attempt is wanted any more: tell all holders, unless (None) they
         know by themselves."""
         self.on_release(flight)
+        self._lending.released(flight, reason)
         for identity in list(flight.holders):
             worker = self._registry.get(identity)
+            if self.decodes(flight, identity):
+                self._lending.computed(flight, identity)
             self.forget(flight, identity)
             if worker is not None and reason is not None:
                 worker.send(Cancel(key=flight.key, reason=reason))
+
+    def decodes(self, flight: Flight, identity: Identity) -> bool:
+        """Whether this worker goes on with it, as far as is known here."""
+        part = flight.holders.get(identity)
+        return flight.prefilled and (part == "local" or (part == "decode" and flight.admitted))
 
     def facts(self, flight: Flight) -> RequestFacts:
         layout = self._registry.layout
@@ -100,7 +116,9 @@ class Placement:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _send(self, flight: Flight, decision: Decision, facts: RequestFacts) -> None:
+    def _send(
+        self, flight: Flight, decision: Decision, facts: RequestFacts, held: Mapping[Identity, int]
+    ) -> None:
         decode = self._worker(decision.decode)
         decode.decoding.add(flight)
         decode.promised[flight] = facts.blocks
@@ -108,14 +126,18 @@ class Placement:
         if decision.prefill is None:
             decode.hold_prefill(flight, facts.tokens)
             flight.holders = {decode.identity: "local"}
-            decode.send(Generate(request=flight.request))
+            lender = self._lending.arrange(flight, decode, held)
+            decode.send(Generate(request=flight.request, lender=lender.ref if lender else None))
             return
         prefill = self._worker(decision.prefill)
         prefill.hold_prefill(flight, facts.tokens)
         prefill.promised[flight] = facts.blocks
         flight.holders = {decode.identity: "decode", prefill.identity: "prefill"}
         decode.send(Reserve(request=flight.request, prefill=prefill.ref))
-        prefill.send(Prefill(request=flight.request, decode=decode.ref))
+        lender = self._lending.arrange(flight, prefill, held)
+        prefill.send(Prefill(
+            request=flight.request, decode=decode.ref, lender=lender.ref if lender else None
+        ))
 
     def _worker(self, identity: Identity) -> Worker:
         worker = self._registry.get(identity)

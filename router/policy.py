@@ -10,7 +10,7 @@ Costs are compared by counts for now; a measured cost model replaces `_prefill_c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +20,10 @@ ROLES = ("prefill", "decode", "mixed")
 
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
+
+
+MIN_LOAN_BLOCKS = 8
+"""KV blocks that another worker must have more of before it is worth while to fetch them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Candidate:
     """Free or only cached, less what was promised since the last heartbeat."""
     recompute_tokens: int = 0
     """Of `prefill_tokens`, those of requests whose KV went with a lost worker."""
+    cached_blocks: int = 0
+    """Leading blocks of this request that it is likely to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,15 @@ def receiver_for(facts: RequestFacts, candidates: Iterable[Candidate]) -> Identi
     return max(receivers, key=_headroom).identity if receivers else None
 
 
+def lender_for(own: int, others: Mapping[Identity, int]) -> Identity | None:
+    """Who lends to a worker that has `own` leading blocks of a prompt; `others`: how many each of
+    those that could has. None when it is not worth while."""
+    if not others:
+        return None
+    best = max(others, key=lambda identity: (others[identity], identity.node_id))
+    return best if others[best] - own >= MIN_LOAN_BLOCKS else None
+
+
 def _local(facts: RequestFacts, workers: list[Candidate], reason: str) -> Decision | Wait:
     if not workers:
         return Wait.EXCLUDED if reason == "no_decode_worker" else Wait.BUSY
@@ -159,10 +174,11 @@ def _may_recompute(facts: RequestFacts, worker: Candidate) -> bool:
     return worker.recompute_tokens + facts.tokens <= RECOMPUTE_TOKENS
 
 
-def _prefill_cost(worker: Candidate) -> tuple[int, str]:
-    return (worker.waiting_tokens + worker.prefill_tokens, worker.identity.node_id)
+def _prefill_cost(worker: Candidate) -> tuple[int, int, str]:
+    queue = worker.waiting_tokens + worker.prefill_tokens
+    return (queue, -worker.cached_blocks, worker.identity.node_id)
 
 
-def _headroom(worker: Candidate) -> tuple[float, int, int]:
+def _headroom(worker: Candidate) -> tuple[float, int, int, int]:
     free_share = 1 - worker.decoding / max(1, worker.max_running)
-    return (free_share, -worker.prefill_tokens, worker.available_blocks)
+    return (free_share, -worker.prefill_tokens, worker.cached_blocks, worker.available_blocks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from baton.protocol.ids import Identity, RequestKey, new_epoch
@@ -176,6 +176,7 @@ class Counts:
     decisions: list[tuple[str, str]] = field(default_factory=list)
     retries: list[str] = field(default_factory=list)
     migrations: list[str] = field(default_factory=list)
+    lenders: int = 0
     finished: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     deaths: list[tuple[str, float]] = field(default_factory=list)
@@ -190,6 +191,9 @@ class Counts:
 
     def migration(self, outcome: str) -> None:
         self.migrations.append(outcome)
+
+    def lender_named(self) -> None:
+        self.lenders += 1
 
     def flight_finished(self, outcome: str, phases: dict[str, float] | None = None) -> None:  # type: ignore[override]
         self.finished.append(outcome)
@@ -231,12 +235,17 @@ class Cluster:
         return worker
 
     def submit(
-        self, max_tokens: int = 6, *, prompt_tokens: int = 20, **deadlines: float
+        self,
+        max_tokens: int = 6,
+        prompt: Sequence[int] | None = None,
+        *,
+        prompt_tokens: int = 20,
+        **deadlines: float,
     ) -> Flight:
         return self.dispatcher.submit(Request(
             key=RequestKey(f"r{next(self._names)}", 0),
             choice=0,
-            prompt=pack_tokens(range(prompt_tokens)),
+            prompt=pack_tokens(range(prompt_tokens) if prompt is None else prompt),
             sampling=SamplingParams(seed=1, max_tokens=max_tokens),
             deadlines=Deadlines(**deadlines),
         ))

@@ -41,7 +41,10 @@ PURE = (
     "engine/room.py",
     "engine/handoffs.py",
     "engine/scheduler.py",
+    "engine/step_fit.py",
+    "kvtransfer/link_fit.py",
     "router/policy.py",
+    "router/holders.py",
 )
 """State in, decision out: the simulator runs these as they are."""
 

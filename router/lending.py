@@ -1,0 +1,102 @@
+"""Loans of KV: a worker that is to compute a prompt fetches from another what that has cached.
+
+The typical one: a conversation goes on, its past lies with the worker that decoded the last turn,
+and the next prompt is for a prefill worker that has never seen it. `Lend` tells the lender, the
+record that starts the request tells the borrower; the two do the rest. Whatever comes of it, the
+request runs: a loan saves time or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from baton.protocol.ids import Identity
+from baton.protocol.records import Cancel, Lend
+from baton.protocol.tokens import pack_tokens
+from baton.router.flight import Flight
+from baton.router.holders import Chain, Holders
+from baton.router.observer import Observer
+from baton.router.policy import MIN_LOAN_BLOCKS, lender_for
+from baton.router.registry import Registry, Worker
+
+
+class Lending:
+    def __init__(
+        self, registry: Registry, observer: Observer, holders: Holders | None = None
+    ) -> None:
+        self._registry = registry
+        self._observer = observer
+        self._holders = Holders() if holders is None else holders
+        self._chains: dict[Flight, Chain] = {}
+        """Of flights that were asked about, until they end."""
+        self._lenders: dict[Flight, Identity] = {}
+        """Who was told to lend for the current attempt."""
+
+    def held(self, flight: Flight) -> dict[Identity, int]:
+        """How many blocks of its prompt and accepted tokens each worker is likely to have."""
+        if len(self._registry) < 2 or self._num_blocks(flight) < MIN_LOAN_BLOCKS:
+            return {}
+        return self._holders.held(self._chain(flight))
+
+    def computed(self, flight: Flight, worker: Identity) -> None:
+        """It has the KV of all tokens so far but the last."""
+        if self._num_blocks(flight) >= MIN_LOAN_BLOCKS:
+            self._holders.remember(worker, self._chain(flight))
+
+    def arrange(
+        self, flight: Flight, borrower: Worker, held: Mapping[Identity, int]
+    ) -> Worker | None:
+        """The worker that was told to lend, for the borrower to be told."""
+        if flight.request.sampling.prompt_logprobs is not None:
+            return None  # all of the prompt is computed in any case
+        if not held or not borrower.session.speaks(Lend):
+            return None
+        able = {
+            identity: blocks
+            for identity, blocks in held.items()
+            if identity != borrower.identity and self._can_lend(identity)
+        }
+        chosen = lender_for(held.get(borrower.identity, 0), able)
+        lender = None if chosen is None else self._registry.get(chosen)
+        if lender is None:
+            return None
+        self._lenders[flight] = lender.identity
+        self._observer.lender_named()
+        lender.send(Lend(request=flight.request, borrower=borrower.ref))
+        return lender
+
+    def released(self, flight: Flight, reason: str | None) -> None:
+        """The attempt is over; a loan that was not is called off, unless (None) it must be."""
+        lender = self._registry.get(self._lenders.pop(flight, _NOBODY))
+        if lender is not None and reason is not None and lender.identity not in flight.holders:
+            lender.send(Cancel(key=flight.key, reason=reason))
+
+    def ended(self, flight: Flight) -> None:
+        """Nothing more is asked about it."""
+        self._chains.pop(flight, None)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _can_lend(self, identity: Identity) -> bool:
+        worker = self._registry.get(identity)
+        return worker is not None and worker.session.is_open and worker.session.speaks(Lend)
+
+    def _num_blocks(self, flight: Flight) -> int:
+        """Full blocks of all its tokens but the last."""
+        layout = self._registry.layout
+        return 0 if layout is None else (flight.num_tokens - 1) // layout.block_size
+
+    def _chain(self, flight: Flight) -> list[bytes]:
+        layout = self._registry.layout
+        assert layout is not None, "there are workers"
+        chain = self._chains.get(flight)
+        if chain is None:
+            chain = self._chains[flight] = Chain(flight.request.cache_salt)
+        count = self._num_blocks(flight)
+        if len(chain.hashes) < count:
+            packed = flight.request.prompt + pack_tokens(flight.accepted)
+            chain.extend(packed[: count * layout.block_size * 4], layout.block_size)
+        return chain.hashes[:count]
+
+
+_NOBODY = Identity("", 0)
