@@ -33,6 +33,7 @@ BENCHES = {
     "handoff": ("baton.bench.handoff", "from the first token to the second, seen by a client"),
     "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
     "faults": ("baton.bench.faults.command", "kills, stops, cut links, full pools, bad bytes"),
+    "routing": ("baton.bench.routing.command", "what a decision costs"),
 }
 
 app = typer.Typer(

@@ -1,0 +1,1 @@
+"""What routing costs, and later how well it decides."""
