@@ -66,8 +66,12 @@ log = logging.getLogger(__name__)
 LEND_SECONDS = 5.0
 """A loan saves time or is given up, so its blocks are not kept for long."""
 
+DEBT_SECONDS = 600.0
+"""So long a receiver is dialled again after its session broke, for it may wait for answers to a
+grant that we never saw. What is given up costs it quarantined blocks, never wrong ones."""
+
 _REDIAL_SECONDS, _MAX_REDIAL_SECONDS = 0.5, 30.0
-"""Between attempts to reach a receiver that may wait for answers; doubled each time."""
+"""Between attempts; doubled each time."""
 
 
 class SendObserver(Protocol):
@@ -86,12 +90,18 @@ class _Handoff:
     machine: Sender
     peer: Identity
     kind: Kind = Kind.PREFILL
-    receiver: WorkerRef | None = None
-    """Where to dial again, once the request has come."""
-    dial_at: float = 0.0
-    redial: float = _REDIAL_SECONDS
     taken_over: bool = False
     """The request has come back here, as its next decode worker: its end is not ours to tell."""
+
+
+@dataclass(slots=True)
+class _Debt:
+    """A receiver whose session broke."""
+
+    receiver: WorkerRef
+    until: float
+    dial_at: float
+    wait: float = _REDIAL_SECONDS
 
 
 class PrefillStage:
@@ -121,6 +131,8 @@ class PrefillStage:
         self._handoffs: dict[tuple[RequestKey, Identity], _Handoff] = {}
         self._started: dict[RequestKey, _Handoff] = {}
         """Those that own, or will own, the blocks of this key in the engine."""
+        self._refs: dict[Identity, WorkerRef] = {}
+        self._debts: dict[Identity, _Debt] = {}
         peers.events = self
 
     @property
@@ -136,7 +148,7 @@ class PrefillStage:
 
     @property
     def needs_sweep(self) -> bool:
-        return bool(self._handoffs)
+        return bool(self._handoffs or self._debts)
 
     def in_flight(self) -> dict[str, int]:
         """Messages under way, by receiver."""
@@ -222,8 +234,8 @@ class PrefillStage:
     # -- from the receiver (ChannelEvents) ---------------------------------------------------
 
     def on_session(self, peer: Identity) -> None:
-        for handoff in self._to(peer):
-            self._do(handoff, handoff.machine.on_session())
+        """The receiver speaks first, with a Grant, or with what it still awaits."""
+        self._debts.pop(peer, None)
 
     def on_record(self, peer: Identity, record: Record) -> None:
         match record:
@@ -245,8 +257,12 @@ class PrefillStage:
                 log.error("%s may not send %s", peer.node_id, type(record).__name__)
 
     def on_peer_lost(self, peer: Identity) -> None:
+        channel, ref = self._peers.get(peer), self._refs.get(peer)
+        if ref is not None and channel is not None and channel.session is not None:
+            now = self._clock()
+            self._debts[peer] = _Debt(ref, now + DEBT_SECONDS, now + _REDIAL_SECONDS)
         for handoff in self._to(peer):
-            self._do(handoff, handoff.machine.on_peer_lost(self._clock()))
+            self._do(handoff, handoff.machine.on_peer_lost())
 
     # -- time --------------------------------------------------------------------------------
 
@@ -257,12 +273,20 @@ class PrefillStage:
         for handoff in list(self._handoffs.values()):
             machine = handoff.machine
             self._do(handoff, machine.on_time(now))
-            if now >= machine.deadline:
-                if machine.state is SenderState.DONE:
-                    self._forget(handoff)
-            elif machine.wants_session and now >= handoff.dial_at:
-                self._dial(handoff)
-        self._peers.drop_unreached({handoff.peer for handoff in self._handoffs.values()})
+            if now >= machine.deadline and machine.state is SenderState.DONE:
+                self._forget(handoff)
+        for peer, debt in list(self._debts.items()):
+            if now >= debt.until:
+                del self._debts[peer]
+            elif now >= debt.dial_at:
+                debt.wait = min(2 * debt.wait, _MAX_REDIAL_SECONDS)
+                debt.dial_at = now + debt.wait
+                self._peers.reach(debt.receiver)
+        wanted = {handoff.peer for handoff in self._handoffs.values()} | self._debts.keys()
+        self._peers.drop_unreached(wanted)
+        for peer in self._refs.keys() - wanted:
+            if self._peers.get(peer) is None:
+                del self._refs[peer]
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -278,9 +302,10 @@ class PrefillStage:
             # It lingers. A Revoke that still comes is answered by its successor too.
             self._forget(handoff)
             handoff = self._handoff(key, receiver.identity, lease)
-        handoff.kind, handoff.receiver = kind, receiver
+        handoff.kind = kind
         self._started[key] = handoff
-        self._dial(handoff)
+        self._refs[receiver.identity] = receiver
+        self._peers.reach(receiver)
         self._do(handoff, handoff.machine.on_start(self._clock()))
         return True
 
@@ -295,16 +320,7 @@ class PrefillStage:
                 checksums=self._checksums is not None,
             )
             handoff = self._handoffs[key, peer] = _Handoff(machine, peer)
-            channel = self._peers.get(peer)
-            if channel is not None and channel.session is not None:
-                machine.on_session()
         return handoff
-
-    def _dial(self, handoff: _Handoff) -> None:
-        handoff.dial_at = self._clock() + handoff.redial
-        handoff.redial = min(2 * handoff.redial, _MAX_REDIAL_SECONDS)
-        if handoff.receiver is not None:
-            self._peers.reach(handoff.receiver)
 
     def _do(self, handoff: _Handoff, actions: list[Action]) -> None:
         machine = handoff.machine
@@ -340,11 +356,11 @@ class PrefillStage:
         assert channel is not None, "a grant came without a session"
 
         def done(error: Exception | None) -> None:
-            machine = handoff.machine
-            self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
             if error is not None and self._peers.get(handoff.peer) is channel:
                 # The way is broken; over the next one the receiver names what it still awaits.
                 self._peers.drop(handoff.peer, f"a send failed: {error}")
+            machine = handoff.machine
+            self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
 
         channel.send_blocks(handoff.machine.key, action.blocks, action.tag, action.scheme, done)
 

@@ -30,12 +30,6 @@ from baton.protocol.ids import RequestKey
 from baton.protocol.records import Aborted, Grant, Revoke, Sealed
 
 
-DEBT_SECONDS = 600.0
-"""So long a receiver that cannot be reached is still owed answers. Longer than any cut of a link
-that a worker survives in its router's eyes; what is forgotten costs the receiver quarantined
-blocks, never wrong ones."""
-
-
 class SenderState(Enum):
     OPEN = "open"
     SEALED = "sealed"
@@ -66,7 +60,6 @@ class Sender:
         self._messages: Messages | None = None
         self._answered = False
         """No Grant is to come any more that would have to be answered."""
-        self._met = self._lost = False
         self._blocks: tuple[int, ...] = ()
         self._ready = 0
         self._next = 0
@@ -83,15 +76,8 @@ class Sender:
 
     @property
     def lingers(self) -> bool:
-        """DONE, but to be kept until the deadline: a Grant may still come, or one may have been
-        lost with its session."""
-        return self.state is SenderState.DONE and (not self._answered or self._lost)
-
-    @property
-    def wants_session(self) -> bool:
-        """The session broke under the grant: dial again, so that the receiver can name the tags
-        that it still waits for."""
-        return self._lost
+        """DONE, but to be kept until the deadline: a Grant may still come."""
+        return self.state is SenderState.DONE and not self._answered
 
     # -- events ------------------------------------------------------------------------------
 
@@ -100,11 +86,6 @@ class Sender:
         self.started = True
         self._stamp("started", now)
         self.deadline = now + self._lease
-        return []
-
-    def on_session(self) -> list[Action]:
-        """There is a session with the receiver, perhaps again. The receiver speaks first."""
-        self._met, self._lost = True, False
         return []
 
     def on_progress(
@@ -199,17 +180,15 @@ class Sender:
         """The router cancelled, or the engine failed the sequence."""
         return self._close("cancelled", reroute=False, tell=True)
 
-    def on_peer_lost(self, now: float) -> list[Action]:
+    def on_peer_lost(self) -> list[Action]:
         """The session is gone, or could not be had."""
-        if self._met:
-            self._lost = True
-            self.deadline = max(self.deadline, now + DEBT_SECONDS)
         return self._close("peer_lost", reroute=True, tell=False)
 
     def on_time(self, now: float) -> list[Action]:
         """Call at or after `deadline`."""
-        if now < self.deadline:
+        if now < self.deadline or self.state in (SenderState.CLOSING, SenderState.DONE):
             return []
+        self.deadline = now + self._lease  # to linger
         return self._close("expired", reroute=self.started, tell=True)
 
     # -- inside ------------------------------------------------------------------------------

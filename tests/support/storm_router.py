@@ -45,6 +45,9 @@ class Flight:
         self.involved: set[Life] = set()
         self.decoder: Life | None = None
         self.migrating: Life | None = None
+        self.before = 0
+        """Tokens of earlier attempts."""
+        self.early: list[tuple[int, tuple[int, ...], str | None]] = []
 
     @property
     def key(self) -> RequestKey:
@@ -81,6 +84,8 @@ class StormRouter:
         rng = self.rng
         flight.attempt += 1
         flight.migrating = flight.decoder = None
+        flight.early.clear()
+        flight.before = len(flight.tokens)
         if len(flight.tokens) == flight.max_tokens:
             flight.end = "finished"
             return
@@ -179,8 +184,12 @@ class StormRouter:
     def _take(
         self, flight: Flight, position: int, tokens: tuple[int, ...], reason: str | None
     ) -> None:
-        assert position <= len(flight.tokens), f"{flight.name} has a gap"
         if position < len(flight.tokens):
+            return
+        if position > len(flight.tokens):
+            # The first token comes from another worker and may be overtaken.
+            assert len(flight.tokens) == flight.before, f"{flight.name} has a gap"
+            flight.early.append((position, tokens, reason))
             return
         flight.tokens += tokens
         right = flight.wanted[: len(flight.tokens)]
@@ -188,6 +197,9 @@ class StormRouter:
         if reason is not None:
             assert len(flight.tokens) == flight.max_tokens
             flight.end = "finished"
+        early, flight.early = flight.early, []
+        for delta in early:
+            self._take(flight, *delta)
 
     def _retry(self, flight: Flight) -> None:
         self._cancel_everywhere(flight)

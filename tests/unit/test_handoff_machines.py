@@ -141,7 +141,6 @@ class World:
     def connect(self) -> None:
         if not self.session:
             self.session = True
-            self.do_p(self.sender.on_session())
             self.do_d(self.receiver.on_session(self.scheme, self.now))
 
     def compute(self, finished: bool = False) -> None:
@@ -200,7 +199,7 @@ class World:
             self.session = False
             self.to_sender.clear()
             self.to_receiver.clear()
-            self.do_p(self.sender.on_peer_lost(self.now))
+            self.do_p(self.sender.on_peer_lost())
             self.do_d(self.receiver.on_peer_lost())
 
     def expire(self) -> None:
