@@ -47,15 +47,16 @@ class Caches:
         yield shorts(self._document)[:length]
         left = self._blocks - SYSTEM_BLOCKS - length
         own: list[bytes] = []
+        full = PROMPT_BLOCKS - SYSTEM_BLOCKS
         while left > 0:
             taken = self._passed_on.pop() if self._passed_on else None
-            tail = taken or self._draw(PROMPT_BLOCKS - SYSTEM_BLOCKS)
+            tail = taken or self._draw(full)
             if taken is None and self._random.random() < 0.25:
                 own.append(tail)
-            if self._random.random() < 0.05:
+            if left >= full and (not self._known or self._random.random() < 0.05):
                 self._known.append(tail)
             yield shorts(tail)[:left]
-            left -= PROMPT_BLOCKS - SYSTEM_BLOCKS
+            left -= full
         self._passed_on = own
 
     def prompt(self, kind: str) -> list[bytes]:
