@@ -14,7 +14,8 @@ import aiohttp
 import pytest
 from cluster import Cluster, wait_for
 
-REQUESTS = 120
+REQUESTS = 60
+"""As many as one worker may run, so that those of a dead one find room at once."""
 MAX_TOKENS = 300
 MOST_TOKENS = 480
 FEW_TOKENS = 120
@@ -38,6 +39,12 @@ async def kill_under_load(cluster: Cluster, role: str) -> tuple[dict[str, Any], 
         running = asyncio.gather(
             *(tokens_of(session, cluster.url, number) for number in range(REQUESTS))
         )
+        # Not while the router still reads requests, which would be timed as well.
+        await asyncio.to_thread(
+            wait_for,
+            lambda: cluster.metric_sum("baton_active_requests")
+            + cluster.metric_sum("baton_requests_total") >= REQUESTS,
+            "all requests are taken")
         victim: dict[str, Any] = await asyncio.to_thread(
             wait_for,
             lambda: next((w for w in cluster.workers()
