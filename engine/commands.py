@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from baton.protocol.curves import StepShape
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import BlockCounts, Request, TokenLogprobs
 
@@ -168,10 +169,7 @@ Event = Reserved | Refused | Progress | SequenceFailed
 @dataclass(frozen=True, slots=True)
 class StepStats:
     seconds: float
-    prefill_tokens: int
-    decode_sequences: int
-    context_tokens: int
-    """Sum over the batch of the tokens attended to."""
+    shape: StepShape
 
 
 @dataclass(frozen=True, slots=True)

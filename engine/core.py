@@ -34,6 +34,7 @@ from baton.engine.commands import (
     StepStats,
 )
 from baton.engine.scheduler import Scheduler
+from baton.protocol.curves import StepShape, attention_pairs
 
 log = logging.getLogger(__name__)
 
@@ -183,13 +184,16 @@ class Engine:
 
 
 def _stats(batch: list[BatchItem], seconds: float) -> StepStats:
-    """Before `complete`, while `num_computed` is what the step started from."""
-    decodes = prefill_tokens = context = 0
+    """Before `complete`, while `num_computed` is what the step started from. A single token is a
+    decode row to the runner, wherever it comes from."""
+    decodes = decode_context = chunks = tokens = pairs = 0
     for item in batch:
-        seq, num_tokens = item.seq, item.num_tokens
-        context += seq.num_computed + num_tokens
-        if num_tokens == 1 and item.sample:
+        past, count = item.seq.num_computed, item.num_tokens
+        if count == 1:
             decodes += 1
+            decode_context += past + 1
         else:
-            prefill_tokens += num_tokens
-    return StepStats(seconds, prefill_tokens, decodes, context)
+            chunks += 1
+            tokens += count
+            pairs += attention_pairs(count, past)
+    return StepStats(seconds, StepShape(chunks, tokens, pairs, decodes, decode_context))

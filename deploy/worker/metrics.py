@@ -92,12 +92,13 @@ class Metrics:
     # -- what happened -----------------------------------------------------------------------
 
     def step(self, stats: StepStats) -> None:
-        stage = "prefill" if stats.prefill_tokens else "decode"
+        shape = stats.shape
+        stage = "prefill" if shape.prefill_tokens else "decode"
         self.step_seconds.labels(stage).observe(stats.seconds)
-        if stats.decode_sequences:
-            self.batch_size.labels("decode").observe(stats.decode_sequences)
-        if stats.prefill_tokens:
-            self.batch_size.labels("prefill").observe(stats.prefill_tokens)
+        if shape.decode_sequences:
+            self.batch_size.labels("decode").observe(shape.decode_sequences)
+        if shape.prefill_tokens:
+            self.batch_size.labels("prefill").observe(shape.prefill_tokens)
         self._changed = True
 
     def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:

@@ -28,6 +28,7 @@ from baton.engine.commands import (
 from baton.engine.core import Engine, RunnerBroken
 from baton.engine.limits import SchedulerLimits
 from baton.engine.scheduler import Scheduler
+from baton.protocol.curves import attention_pairs
 
 PROMPT = list(range(10))
 DEADLINE = 10.0
@@ -112,9 +113,12 @@ def test_sequences_run_to_their_end_and_are_told_step_by_step() -> None:
         assert rig.output(one) == expected(one)
         assert rig.output(two) == expected(two)
         stats = [step.stats for step in rig.published if step.stats is not None]
-        assert sum(s.prefill_tokens for s in stats) == 22
-        assert sum(s.decode_sequences for s in stats) == 6
-        assert stats[-1].context_tokens in (14, 28)
+        shapes = [s.shape for s in stats]
+        assert sum(shape.prefill_chunks for shape in shapes) == 2
+        assert sum(shape.prefill_tokens for shape in shapes) == 22
+        assert sum(shape.prefill_pairs for shape in shapes) == 2 * attention_pairs(11, 0)
+        assert sum(shape.decode_sequences for shape in shapes) == 6
+        assert sum(shape.decode_context for shape in shapes) == 2 * (12 + 13 + 14)
         assert rig.published[-1].load.blocks.active == 0
     assert rig.fatal == []
 
