@@ -70,6 +70,17 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
+        self.loans = Counter(
+            "baton_kv_loans",
+            'Prompts whose beginning was to be fetched from another cache; "adopted" ones were',
+            ["outcome"],
+            registry=self._registry,
+        )
+        self.lent_blocks = Counter(
+            "baton_kv_lent_blocks",
+            "KV blocks of this cache that others fetched",
+            registry=self._registry,
+        )
         self.phase_seconds = Histogram(
             "baton_handoff_phase_seconds",
             "Phases of hand-offs that completed, each told by the side that sees it",
@@ -104,6 +115,8 @@ class Metrics:
     def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:
         """A hand-off to another worker is over. `stamps`: when things happened, in seconds."""
         if outcome == "acked":
+            if kind == "loan":
+                self.lent_blocks.inc(blocks)
             for phase, (begin, end) in _SENDER_PHASES.items():
                 if begin in stamps and end in stamps:
                     seconds = max(0.0, stamps[end] - stamps[begin])
@@ -119,6 +132,8 @@ class Metrics:
         self, kind: str, outcome: str, blocks: int, phases: dict[str, float]
     ) -> None:
         """A hand-off from another worker is over. `phases` in seconds."""
+        if kind == "loan":
+            self.loans.labels(outcome).inc()
         if outcome in ("admitted", "adopted"):
             for phase, seconds in phases.items():
                 name = phase.removeprefix("handoff_")
