@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
+from baton.engine.cache_log import FIRST, CacheChange
 from baton.protocol.records import BlockCounts
 
 
@@ -50,9 +51,10 @@ class IntegrityError(AssertionError):
 
 
 class BlockPool:
-    """`num_blocks` blocks, numbered from 0, all FREE at first."""
+    """`num_blocks` blocks, numbered from 0, all FREE at first. `changes`: where to note every name
+    that can be found from now on, with its parent's, or cannot any more, with None."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, changes: list[CacheChange] | None = None) -> None:
         if num_blocks < 1:
             raise ValueError(f"a pool needs at least one block, got {num_blocks}")
         self.num_blocks = num_blocks
@@ -63,7 +65,9 @@ class BlockPool:
         self._free = list(range(num_blocks))  # a heap: lowest numbers first, so runs stay runs
         self._lru: dict[int, None] = {}  # CACHED blocks, next victim first
         self._name: list[bytes | None] = [None] * num_blocks
+        self._parent: list[bytes] = [FIRST] * num_blocks  # of what has a name
         self._by_name: dict[bytes, int] = {}
+        self._changes = changes
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -156,13 +160,14 @@ class BlockPool:
 
     # -- naming ------------------------------------------------------------------------------
 
-    def register(self, block: int, name: bytes) -> None:
-        """Say what the content of a used block is. If another block has the same content, that
-        one stays the one that is found; this one replaces it should it be evicted meanwhile."""
+    def register(self, block: int, name: bytes, parent: bytes = FIRST) -> None:
+        """Say what the content of a used block is, and of the one before it in its chain. If
+        another block has the same content, that one stays the one that is found; this one replaces
+        it should it be evicted meanwhile."""
         if self._state[block] > BlockState.HELD:
             raise IntegrityError(f"block {block} is {self._state[block].name} and gets a name")
-        self._name[block] = name
-        self._by_name.setdefault(name, block)
+        self._name[block], self._parent[block] = name, parent
+        self._keeper(block, name)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -216,7 +221,7 @@ class BlockPool:
         name = self._name[block]
         if name is None:
             return BlockState.FREE
-        keeper = self._by_name.setdefault(name, block)
+        keeper = self._keeper(block, name)
         if keeper == block:
             return BlockState.CACHED
         # A duplicate goes. The keeper counts as used just now, else it would be evicted before
@@ -227,11 +232,22 @@ class BlockPool:
         self._name[block] = None
         return BlockState.FREE
 
+    def _keeper(self, block: int, name: bytes) -> int:
+        """The block that is found under this block's name: this one if there is no other."""
+        keeper = self._by_name.get(name)
+        if keeper is None:
+            keeper = self._by_name[name] = block
+            if self._changes is not None:
+                self._changes.append((name, self._parent[block]))
+        return keeper
+
     def _forget_name(self, block: int) -> None:
         name = self._name[block]
         if name is not None:
             del self._by_name[name]
             self._name[block] = None
+            if self._changes is not None:
+                self._changes.append((name, None))
 
     # -- checking ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from fake_runner import FakeRunner
 
 from baton.engine.batch import BatchItem
 from baton.engine.block_pool import BlockPool
+from baton.engine.cache_log import CacheChange
 from baton.engine.commands import (
     AdmitReserved,
     Command,
@@ -45,7 +46,8 @@ class Driver:
         max_batch_tokens: int = 64,
         prefill_chunk: int = 64,
     ) -> None:
-        self.pool = BlockPool(num_blocks)
+        self.cache_changes: list[CacheChange] = []
+        self.pool = BlockPool(num_blocks, self.cache_changes)
         limits = SchedulerLimits(
             max_model_len=max_model_len,
             max_running=max_running,

@@ -218,3 +218,23 @@ def test_any_order_of_chains_keeps_the_pool_whole(moves: list[tuple[int, int]]) 
         pool.release(blocks, use)
     pool.check_integrity()
     assert pool.counts().active == pool.counts().held == 0
+
+
+def test_what_can_be_found_is_noted() -> None:
+    changes: list[tuple[bytes, bytes | None]] = []
+    pool = BlockPool(3, changes)
+    first, second, spare = pool.allocate(3, Use.ACTIVE) or []
+    pool.register(first, b"a")
+    pool.register(second, b"b", b"a")
+    pool.register(spare, b"b", b"a")  # a duplicate
+    assert changes == [(b"a", b""), (b"b", b"a")]
+    changes.clear()
+    pool.release([first, second], Use.ACTIVE)
+    pool.allocate(1, Use.HELD)  # evicts b
+    assert changes == [(b"b", None)]
+    pool.release([spare], Use.ACTIVE)  # the duplicate takes over
+    assert changes == [(b"b", None), (b"b", b"a")]
+    changes.clear()
+    pool.clear_cache()
+    assert set(changes) == {(b"a", None), (b"b", None)}
+    assert BlockPool(3)._changes is None

@@ -8,7 +8,7 @@ from random import Random
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from engine_driver import Driver
+from engine_driver import BLOCK, Driver
 from fake_runner import undisturbed
 from hypothesis import settings
 from hypothesis.stateful import (
@@ -20,7 +20,10 @@ from hypothesis.stateful import (
 )
 from make_request import make_request
 
+from baton.engine.cache_log import CacheLog
 from baton.engine.commands import Adopt, ChangeRole, Release, Reserved, Unquarantine
+from baton.protocol.cache_events import short_name, unpack_names
+from baton.protocol.hashing import chain_hashes
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
 from baton.protocol.tokens import pack_tokens, unpack_tokens
@@ -46,6 +49,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         role=st.sampled_from(["prefill", "decode", "mixed"]),
     )
     def setup(self, num_blocks: int, chunk: int, max_running: int, role: str) -> None:
+        self.cache_log = CacheLog()
+        self.told: set[int] = set()
         self.driver = Driver(
             num_blocks,
             role=role,
@@ -215,6 +220,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         for key, output in self.driver.outputs.items():
             assert output == undisturbed(self.driver.tokens(key), len(output))
+
+    @invariant()
+    def routers_are_told_what_can_be_found(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        driver = self.driver
+        self.cache_log.add(driver.cache_changes)
+        driver.cache_changes.clear()
+        batch = self.cache_log.take()
+        if batch is not None:
+            self.told -= set(unpack_names(batch.evicted))
+            self.told |= set(unpack_names(batch.stored))
+        assert len(self.told) <= len(driver.pool._by_name)
+        root = driver.scheduler._cache.root("")
+        for key, output in driver.outputs.items():
+            chain = chain_hashes(root, driver.tokens(key) + output, BLOCK)
+            told = [short_name(name) in self.told for name in chain]
+            found = len(driver.pool.match(chain))
+            assert told == [True] * found + [False] * (len(chain) - found)
 
     def teardown(self) -> None:
         if not hasattr(self, "driver"):
