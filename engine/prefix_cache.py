@@ -9,7 +9,7 @@ for a running sequence.
 from __future__ import annotations
 
 from baton.engine.block_pool import BlockPool, IntegrityError
-from baton.engine.cache_log import seq.block_hashes[index - 1] if index else FIRST
+from baton.engine.cache_log import FIRST
 from baton.engine.sequence import Sequence
 from baton.protocol.hashing import extend_chain, root_hash
 
@@ -42,7 +42,7 @@ class PrefixCache:
         self._extend_hashes(seq, full)
         for index in range(seq.num_named, full):
             name = seq.block_hashes[index]
-            parent = FIRST
+            parent = seq.block_hashes[index - 1] if index else FIRST
             self._pool.register(seq.block_ids[index], name, parent)
             self._announced.pop(name, None)
         seq.num_named = full
