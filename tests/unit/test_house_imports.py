@@ -37,6 +37,7 @@ PURE = (
     "engine/commands.py",
     "engine/limits.py",
     "engine/block_pool.py",
+    "engine/cache_log.py",
     "engine/prefix_cache.py",
     "engine/room.py",
     "engine/handoffs.py",
@@ -44,6 +45,8 @@ PURE = (
     "engine/step_fit.py",
     "kvtransfer/link_fit.py",
     "router/policy.py",
+    "router/prefix_index.py",
+    "router/cache_feed.py",
     "router/holders.py",
 )
 """State in, decision out: the simulator runs these as they are."""
