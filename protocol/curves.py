@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+
+Cost = Annotated[float, msgspec.Meta(ge=0)]
+"""Checked on arrival: a negative one would answer backward questions with nonsense."""
 
 P90 = 1.645
 """Standard deviations on either side that hold nine in ten."""
@@ -77,13 +81,13 @@ NOTHING = StepShape()
 class StepCurve(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Seconds of one engine step. Coefficients are in seconds and at least 0."""
 
-    base: float
-    chunk: float
-    token: float
-    pair: float
-    decode: float
-    context: float
-    spread: float
+    base: Cost
+    chunk: Cost
+    token: Cost
+    pair: Cost
+    decode: Cost
+    context: Cost
+    spread: Cost
     """Standard deviation of log(actual / predicted), over ordinary steps."""
     steps: int
     """How many were seen. 0: only what a profile or a guess said."""
@@ -160,10 +164,10 @@ class StepCurve(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 class LinkCurve(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Seconds that a transfer between two workers takes."""
 
-    latency: float
-    byte: float
+    latency: Cost
+    byte: Cost
     """Seconds per byte."""
-    spread: float
+    spread: Cost
     """Standard deviation of log(actual / predicted), over ordinary transfers."""
     transfers: int
     covariance: tuple[float, ...] = ()

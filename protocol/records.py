@@ -5,7 +5,7 @@ default, so that version N and N-1 read each other; `versions.py` says what each
 Durations cross processes, clock times never.
 
     router  -> worker   Prefill  Reserve  Generate  Lend  Migrate  Cancel  SetRole
-    worker  -> router   Load  WorkerMetrics  TokenBatch  Admitted  Parked  Declined
+    worker  -> router   Load  Curves  WorkerMetrics  TokenBatch  Admitted  Parked  Declined
                         RequestFailed
     decode  -> prefill  Grant  Revoke  Ack
     prefill -> decode   Sealed  Aborted
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
+from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.ids import Identity, ProcessRef, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.sampling import SamplingParams
@@ -197,6 +198,16 @@ class Load(Record, frozen=True):
     preemptions: int
 
 
+class Curves(Record, frozen=True):
+    """How long this worker's steps and its transfers to others take, as it has measured. Sent
+    when it has changed by some percent, and to a router that has just come."""
+
+    step: StepCurve | None
+    """None while nothing is known."""
+    links: tuple[tuple[str, LinkCurve], ...] = ()
+    """By the receiver's worker id, for those that were sent to."""
+
+
 class WorkerMetrics(Record, frozen=True):
     """Cumulative samples of a worker's own metrics, for the router's /metrics page."""
 
@@ -346,7 +357,9 @@ class Aborted(Record, frozen=True):
 
 
 RouterToWorker = Prefill | Reserve | Generate | Lend | Migrate | Cancel | SetRole
-WorkerToRouter = Load | WorkerMetrics | TokenBatch | Admitted | Parked | Declined | RequestFailed
+WorkerToRouter = (
+    Load | Curves | WorkerMetrics | TokenBatch | Admitted | Parked | Declined | RequestFailed
+)
 PeerToPeer = Grant | Revoke | Ack | Sealed | Aborted
 Hello = WorkerHello | RouterHello | PeerHello
 AnyRecord = RouterToWorker | WorkerToRouter | PeerToPeer | Hello

@@ -16,6 +16,7 @@ from baton.protocol.ids import RequestKey
 from baton.protocol.link import LossCause, Session
 from baton.protocol.records import (
     Admitted,
+    Curves,
     Declined,
     Load,
     ModelCard,
@@ -178,6 +179,8 @@ class Dispatcher:
                     self._on_delta(worker, delta, now)
             case Load():
                 self._on_load(worker, record)
+            case Curves():
+                worker.curves = record
             case Admitted():
                 self._on_admitted(worker, record)
             case Parked():

@@ -20,6 +20,7 @@ from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout, why_unmappable
 from baton.protocol.link import Session
 from baton.protocol.records import (
+    Curves,
     Generate,
     Load,
     ModelCard,
@@ -29,6 +30,7 @@ from baton.protocol.records import (
     WorkerHello,
     WorkerRef,
 )
+from baton.router.curves_view import CurvesView, curves_view
 from baton.router.flight import Flight
 from baton.router.policy import ROLES, Candidate
 
@@ -54,6 +56,8 @@ class Worker:
     load: Load | None = None
     heard: float = 0.0
     """When the last heartbeat arrived."""
+    curves: Curves | None = None
+    """What it last said of its speed."""
     decoding: set[Flight] = field(default_factory=set)
     prefilling: dict[Flight, int] = field(default_factory=dict)
     """Flights whose first token it owes, with their prompt tokens."""
@@ -168,6 +172,8 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     load: dict[str, float] | None
     outstanding: int
     """Requests of this router that it holds something of."""
+    curves: CurvesView | None
+    """How long its steps and transfers take, as it has measured."""
     heartbeat_age: float | None
     """Seconds since the last heartbeat."""
 
@@ -291,6 +297,7 @@ def _view(worker: Worker, now: float) -> WorkerView:
             "preemptions": load.preemptions,
         },
         outstanding=worker.outstanding,
+        curves=None if worker.curves is None else curves_view(worker.curves),
         heartbeat_age=None if load is None else now - worker.heard,
     )
 

@@ -100,7 +100,7 @@ class RouterLinks:
 
     def _send(self, router: Identity, record: Record) -> None:
         session = self._sessions.get(router)
-        if session is not None and session.is_open:
+        if session is not None and session.is_open and session.speaks(type(record)):
             session.send(record)
 
     def _opened(self, session: Session) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from baton.decode import DecodeStage
+from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
 from baton.engine.commands import (
@@ -64,6 +65,7 @@ class Worker:
         load: Callable[[], tuple[EngineLoad, float]],
         transport: Transport,
         metrics: Metrics,
+        curves: CurveKeeper | None = None,
         heartbeat_interval: float,
         watchdog: float,
         on_stuck: Callable[[str], None],
@@ -74,6 +76,7 @@ class Worker:
         self._load = load
         self._transport = transport
         self._metrics = metrics
+        self._curves = curves or CurveKeeper()
         self._heartbeat_interval = heartbeat_interval
         self._watchdog = watchdog
         self._on_stuck = on_stuck
@@ -132,6 +135,7 @@ class Worker:
     def on_router_joined(self) -> None:
         """It decides by our load, so it should not have to wait for a heartbeat."""
         self._send_load()
+        self.links.tell_all(self._curves.current())
 
     def on_router_lost(self, orphans: list[RequestKey]) -> None:
         for key in orphans:
@@ -171,6 +175,7 @@ class Worker:
                     self._failed(event)
         if step.stats is not None:
             self._metrics.step(step.stats)
+            self._curves.step(step.stats)
 
     def _failed(self, event: SequenceFailed) -> None:
         self.links.tell(
@@ -206,6 +211,9 @@ class Worker:
         if step_age > self._watchdog:
             self._on_stuck(f"work pending and no step for {step_age:.0f} s")
         self._watch_quarantine(engine)
+        curves = self._curves.take()
+        if curves is not None:
+            self.links.tell_all(curves)
         self.links.tell_all(Load(
             role=self.role,
             state="draining" if self.draining else "ready",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -128,3 +130,12 @@ def test_a_curve_survives_the_wire() -> None:
     plain = msgspec.to_builtins(curve)
     assert isinstance(plain, list)
     assert msgspec.convert(plain, StepCurve) == curve
+
+
+@pytest.mark.parametrize("bad", [-1e-9, math.nan, "fast"])
+def test_a_curve_that_cannot_be_is_refused_on_arrival(bad: object) -> None:
+    for place in range(7):
+        plain = msgspec.to_builtins(CURVE)
+        plain[place] = bad
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(plain, StepCurve)
