@@ -44,6 +44,12 @@ class KVMemory:
         self._bytes = flat.view(num_blocks, layout.block_bytes)
         self.layer_views: tuple[LayerKV, ...] = layer_views(self.tensor, layout)
 
+    @property
+    def rows(self) -> Any:
+        """All blocks as bytes, [num_blocks, block_bytes]: a numpy uint8 view, or on a GPU a uint8
+        tensor."""
+        return self._bytes.numpy() if self.device.type == "cpu" else self._bytes
+
     def block_buffer(self, block_id: int) -> Any:
         """One block's bytes, contiguous and writable: a numpy uint8 view, or on a GPU a uint8
         tensor, which offers `__cuda_array_interface__`. Raises IndexError outside the pool."""

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from baton.kvtransfer.traffic import Totals
-from baton.kvtransfer.transport import Buffer, Endpoint, Operation, Transport
+from baton.kvtransfer.transport import Buffer, Endpoint, Operation, Rows, Transport
 
 OnDone = Callable[[Operation], None]
 
@@ -60,6 +62,7 @@ class InprocTransport(Transport):
         self._address = _PREFIX + str(next(_numbers)).encode()
         self._receives: dict[int, deque[Operation]] = {}
         self._arrived: dict[int, deque[tuple[InprocTransport, Operation]]] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
         _transports[self._address] = self
 
     @property
@@ -83,10 +86,18 @@ class InprocTransport(Transport):
         self._match(tag)
         return operation
 
+    def watch(self, tag: int, on_arrival: Callable[[], None]) -> None:
+        self._watched[tag] = on_arrival
+        self._tell_arrival(tag)
+
+    def unwatch(self, tag: int) -> None:
+        self._watched.pop(tag, None)
+
     async def close(self) -> None:
         if self.closed:
             return
         self.closed = True
+        self._watched.clear()
         _transports.pop(self._address, None)
         self._receives.clear()
         for queue in self._arrived.values():
@@ -101,9 +112,18 @@ class InprocTransport(Transport):
             return
         self._arrived.setdefault(tag, deque()).append((sender, operation))
         self._match(tag)
+        self._tell_arrival(tag)
 
     def end_send(self, operation: Operation, num_bytes: int, error: Exception | None) -> None:
         self._end_soon(operation, num_bytes, error, self.totals.by("inproc").count)
+
+    def _tell_arrival(self, tag: int) -> None:
+        def tell() -> None:
+            if tag in self._arrived and tag in self._watched:
+                self._watched.pop(tag)()
+
+        if tag in self._arrived and tag in self._watched:
+            self.loop.call_soon(tell)
 
     def _match(self, tag: int) -> None:
         """Move the bytes of what matches. The callbacks come on later turns of the loop."""
@@ -125,6 +145,13 @@ class InprocTransport(Transport):
         error: Exception | None = None
         if len(source) <= len(target):
             target[: len(source)] = source
+            if isinstance(receive.buffer, Rows):
+                rows = receive.buffer
+                full, width = divmod(len(source), rows.memory.shape[1])
+                landed = np.frombuffer(target, np.uint8).reshape(len(rows.indexes), -1)
+                rows.memory[rows.indexes[:full]] = landed[:full]
+                if width:
+                    rows.memory[rows.indexes[full], :width] = landed[full, :width]
         else:
             error = OSError(f"message of {len(source)} bytes for a buffer of {len(target)}")
         sender.end_send(send, len(source), None)
@@ -146,7 +173,9 @@ class InprocTransport(Transport):
 
 
 def _bytes_of(buffer: Any) -> memoryview:
-    """Raises ValueError unless `buffer` is contiguous host memory."""
+    """Raises ValueError unless `buffer` is contiguous host memory, or rows: then a copy."""
+    if isinstance(buffer, Rows):
+        return memoryview(buffer.memory[buffer.indexes]).cast("B")
     try:
         view = memoryview(buffer)
     except TypeError as error:

@@ -1,14 +1,33 @@
-"""Moves blocks of this worker's pool by the scheme that a pair of workers agreed on."""
+"""Moves blocks of this worker's pool by the scheme that a pair of workers agreed on.
+
+| scheme | at the sender | at the receiver |
+|---|---|---|
+| direct, 1 block a message | from the block | into the block |
+| direct, more | from the blocks (`Rows`); through a buffer on a device | into the blocks |
+| staged | through a buffer | through a buffer, taken when the message is there |
+
+A sender whose layout differs from the receiver's always goes through a buffer, in which it lays
+the blocks out as the receiver's. A staged receive takes its buffer only when its message is there
+or waits at the sender to be taken: buffers are then never held for what is still being computed,
+and a receiver without a free one holds its senders back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from baton.kvtransfer.transport import Buffer, Endpoint, Transport
+from baton.kvtransfer.conversion import Converter, Cut
+from baton.kvtransfer.memory import Blocks
+from baton.kvtransfer.staging import STAGING_BYTES, StagingBuffers
+from baton.kvtransfer.transport import Bytes, Endpoint, Operation, Transport
 from baton.protocol.records import Scheme
 
 OnDone = Callable[[Exception | None], None]
+
+RECEIVE_BUFFERS = 8
+SEND_BUFFERS = 4
+"""For each peer, so that one that takes nothing holds up nobody else."""
 
 
 class Landing(Protocol):
@@ -24,31 +43,84 @@ class Landing(Protocol):
 
 
 class BlockMover:
-    """`block_buffer(i)` is the memory of block i."""
+    """`on_done` of a send or receive comes from the loop, never from within the call."""
 
-    def __init__(self, transport: Transport, block_buffer: Callable[[int], Buffer]) -> None:
-        self._transport = transport
-        self._block_buffer = block_buffer
+    def __init__(self, transport: Transport, blocks: Blocks) -> None:
+        self.transport = transport
+        self.blocks = blocks
+        self._staging_bytes = max(STAGING_BYTES, blocks.block_bytes)
+        self.landing_buffers = StagingBuffers(self._staging_bytes, RECEIVE_BUFFERS)
+
+    def send_buffers(self, block_bytes: int) -> StagingBuffers:
+        """For one peer, whose blocks are that large."""
+        return StagingBuffers(max(self._staging_bytes, block_bytes), SEND_BUFFERS)
 
     def send(
-        self, endpoint: Endpoint, blocks: Sequence[int], tag: int, scheme: Scheme, on_done: OnDone
+        self,
+        endpoint: Endpoint,
+        blocks: Sequence[int],
+        tag: int,
+        scheme: Scheme,
+        on_done: OnDone,
+        *,
+        buffers: StagingBuffers,
+        converter: Converter | None = None,
+        cut: Cut | None = None,
     ) -> None:
-        """One message with these blocks. `on_done`: the blocks are not read any more."""
-        (block,) = blocks
-        endpoint.post_send(
-            self._block_buffer(block), tag, lambda operation: on_done(operation.error)
-        )
+        """One message with these blocks, or with what `cut` takes of them, converted. `on_done`:
+        the blocks are not read any more. Raises ValueError for a message that has to be staged
+        and is larger than a buffer."""
+        scattered = len(blocks) > 1
+        if converter is not None:
+            assert cut is not None, "a conversion needs to know how much"
+            self._send_staged(endpoint, blocks, tag, on_done, buffers, converter, cut)
+        elif scheme.staged or (scattered and not self.blocks.scatters):
+            self._send_staged(endpoint, blocks, tag, on_done, buffers, None, None)
+        else:
+            memory = self.blocks.rows(blocks) if scattered else self.blocks.block(blocks[0])
+            endpoint.post_send(memory, tag, lambda operation: on_done(operation.error))
 
     def receive(
         self, blocks: Sequence[int], tag: int, scheme: Scheme, on_done: OnDone
     ) -> Landing:
         """Await one message into these blocks. `on_done`: it is in them, or (an error) nothing
-        will come any more."""
-        (block,) = blocks
-        self._transport.post_receive(
-            self._block_buffer(block), tag, lambda operation: on_done(operation.error)
-        )
+        will come any more. Raises ValueError as `send` does."""
+        if scheme.staged or (len(blocks) > 1 and not self.blocks.scatters):
+            return _Staged(self, tuple(blocks), tag, on_done)
+        memory = self.blocks.rows(blocks) if len(blocks) > 1 else self.blocks.block(blocks[0])
+        self.transport.post_receive(memory, tag, lambda operation: on_done(operation.error))
         return _Direct()
+
+    def _send_staged(
+        self,
+        endpoint: Endpoint,
+        blocks: Sequence[int],
+        tag: int,
+        on_done: OnDone,
+        buffers: StagingBuffers,
+        converter: Converter | None,
+        cut: Cut | None,
+    ) -> None:
+        size = len(blocks) * self.blocks.block_bytes
+        if converter is not None and cut is not None:
+            size = converter.message_bytes(cut)
+        if size > buffers.size:
+            raise ValueError(f"message of {size} bytes for a staging buffer of {buffers.size}")
+
+        def use(buffer: Bytes) -> None:
+            message = buffer[:size]
+            if converter is not None and cut is not None:
+                converter.gather(self.blocks, blocks, cut, message)
+            else:
+                self.blocks.gather(blocks, message)
+
+            def done(operation: Operation) -> None:
+                buffers.give_back(buffer)
+                on_done(operation.error)
+
+            endpoint.post_send(message, tag, done)
+
+        buffers.take(use)
 
 
 class _Direct:
@@ -57,3 +129,59 @@ class _Direct:
 
     def abandon(self) -> None:
         """Nothing but the blocks was kept."""
+
+
+class _Staged:
+    """Awaited -> a buffer is waited for -> landing in it -> copied into the blocks, if these
+    were not given up."""
+
+    def __init__(
+        self, mover: BlockMover, blocks: tuple[int, ...], tag: int, on_done: OnDone
+    ) -> None:
+        self._mover = mover
+        self._blocks: tuple[int, ...] | None = blocks
+        self._size = len(blocks) * mover.blocks.block_bytes
+        if self._size > mover.landing_buffers.size:
+            raise ValueError(f"message of {self._size} bytes for a staging buffer")
+        self._tag = tag
+        self._on_done = on_done
+        self._landing = False
+        self._lost = False
+        self._abandoned = False
+        mover.transport.watch(tag, lambda: mover.landing_buffers.take(self._land))
+
+    def detach(self) -> bool:
+        if self._blocks is not None:
+            self._blocks = None
+            if self._landing:
+                self._lost = True
+                self._mover.landing_buffers.lose()
+        return True
+
+    def abandon(self) -> None:
+        self._mover.transport.unwatch(self._tag)
+        self._abandoned = True
+        if self._landing:
+            self._landing = False
+            self._mover.landing_buffers.forget(was_lost=self._lost)
+
+    def _land(self, buffer: Bytes) -> None:
+        if self._abandoned:
+            self._mover.landing_buffers.give_back(buffer)
+            return
+        self._landing = True
+        if self._blocks is None:
+            self._lost = True
+            self._mover.landing_buffers.lose()
+        message = buffer[: self._size]
+
+        def done(operation: Operation) -> None:
+            if self._abandoned:
+                return  # the buffer was written off
+            self._landing = False
+            if operation.error is None and self._blocks is not None:
+                self._mover.blocks.scatter(self._blocks, message)
+            self._mover.landing_buffers.give_back(buffer, was_lost=self._lost)
+            self._on_done(operation.error)
+
+        self._mover.transport.post_receive(message, self._tag, done)

@@ -8,17 +8,24 @@ dropped and everything under way on it fails; the next hand-off dials anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
-from baton.kvtransfer.mover import BlockMover, OnDone
-from baton.kvtransfer.transport import Endpoint, Operation, Transport
+from baton.kvtransfer.channel import Channel
+from baton.kvtransfer.mover import BlockMover
+from baton.kvtransfer.probe import ProbeReceiver, ProbeResult, answer_probe, rule
+from baton.kvtransfer.transport import Transport
 from baton.protocol.errors import ConfigError
-from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.ids import Identity
+from baton.protocol.kvlayout import why_unmappable
 from baton.protocol.link import Dialer, Listener, Session
-from baton.protocol.records import DIRECT, PeerHello, Record, Scheme, WorkerRef
+from baton.protocol.records import DIRECT, PeerHello, Probe, Record, Scheme, WorkerRef
+from baton.protocol.versions import version_of_kind
 
 log = logging.getLogger(__name__)
+
+_SCHEMES = version_of_kind(Probe)
+"""The protocol version since which there are schemes."""
 
 
 class ChannelEvents(Protocol):
@@ -29,49 +36,6 @@ class ChannelEvents(Protocol):
     def on_session(self, peer: Identity) -> None: ...
 
     def on_peer_lost(self, peer: Identity) -> None: ...
-
-
-class Channel:
-    """The way to one receiver, for records and for blocks. Records told before the session is
-    up wait for it."""
-
-    def __init__(self, mover: BlockMover | None = None) -> None:
-        self._mover = mover
-        self.session: Session | None = None
-        self.endpoint: Endpoint | None = None
-        self.dialer: Dialer | None = None
-        self._waiting: list[Record] = []
-
-    def tell(self, record: Record) -> None:
-        if self.session is not None and self.session.is_open:
-            self.session.send(record)
-        else:
-            self._waiting.append(record)
-
-    def send_blocks(
-        self,
-        key: RequestKey,
-        blocks: Sequence[int],
-        tag: int,
-        scheme: Scheme,
-        on_done: OnDone,
-    ) -> None:
-        """Send these blocks as one message of a hand-off. `on_done`, never from within this call:
-        they are not read any more; with an error, the message may not have gone out."""
-        assert self._mover is not None, "channels that send blocks need a mover"
-        assert self.endpoint is not None, "no session, so no grant"
-        self._mover.send(self.endpoint, blocks, tag, scheme, on_done)
-
-    def send_empty(self, tag: int) -> None:
-        """Answer a tag with zero bytes. Nothing happens when there was never a way to the peer."""
-        if self.endpoint is not None:
-            self.endpoint.post_send(b"", tag, _ignore)
-
-    def opened(self, session: Session, endpoint: Endpoint) -> None:
-        self.session, self.endpoint = session, endpoint
-        for record in self._waiting:
-            session.send(record)
-        self._waiting.clear()
 
 
 class OutgoingPeers:
@@ -134,7 +98,8 @@ class OutgoingPeers:
             session.close("not the worker that was asked for")
             self._drop(expected)
             return
-        same_host = hello.host == self._hello().host
+        ours = self._hello()
+        same_host = hello.host == ours.host
         try:
             endpoint = self._transport.connect(hello.transport_address, same_host=same_host)
         except ConnectionError as error:
@@ -149,11 +114,21 @@ class OutgoingPeers:
             endpoint.carriers,
         )
         session.on_lost = lambda reason: self._lost(expected, reason)
-        channel.opened(session, endpoint)
-        events = self.events
-        if events is not None:
-            events.on_session(expected)
-            session.on_record = lambda record: events.on_record(expected, record)
+        channel.opened(session, endpoint, ours.layout, hello.layout)
+        if self.events is not None:
+            self.events.on_session(expected)
+        session.on_record = lambda record: self._on_record(expected, channel, record)
+
+    def _on_record(self, peer: Identity, channel: Channel, record: Record) -> None:
+        if not isinstance(record, Probe):
+            if self.events is not None:
+                self.events.on_record(peer, record)
+            return
+        assert channel.endpoint is not None
+        try:
+            answer_probe(record, channel.endpoint, self._transport)
+        except ValueError as error:
+            log.error("%s asks for what makes no sense: %s", peer.node_id, error)
 
     def _lost(self, peer: Identity, reason: str) -> None:
         log.warning("hand-off channel to %s lost: %s", peer.node_id, reason)
@@ -171,8 +146,7 @@ class OutgoingPeers:
             # The stage answers the open tags with zero bytes: the endpoint may still carry them.
             self.events.on_peer_lost(peer)
         self._channels.pop(peer, None)
-        if channel.endpoint is not None:
-            channel.endpoint.close()
+        channel.close()
         if channel.dialer is not None:
             self._retire(channel.dialer)
 
@@ -185,10 +159,21 @@ class OutgoingPeers:
 
 class IncomingPeers:
     """Channels on which this worker is the receiver. Refuses, by name, a sender whose KV cannot
-    be mapped onto ours."""
+    be mapped onto ours. With a mover, each new session begins with a probe of the schemes; until
+    it is over, and where there is none, the last probe of that worker counts, or the rule."""
 
-    def __init__(self, identity: Identity, hello: Callable[[], PeerHello]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        hello: Callable[[], PeerHello],
+        mover: BlockMover | None = None,
+        issue_tags: Callable[[int], int] | None = None,
+    ) -> None:
         self._hello = hello
+        self._mover = mover
+        self._issue_tags = issue_tags
+        self.probes: dict[str, ProbeResult] = {}
+        """The last result by the sender's node id."""
         self._sessions: dict[Identity, Session] = {}
         self._listener = Listener(identity, self._accept)
         self.events: ChannelEvents | None = None
@@ -204,7 +189,14 @@ class IncomingPeers:
 
     def scheme_from(self, peer: Identity) -> Scheme:
         """How this sender's blocks are to become messages in the next grant to it."""
-        return DIRECT
+        session = self._sessions.get(peer)
+        if self._mover is None or session is None or session.version < _SCHEMES:
+            return DIRECT
+        result = self.probes.get(peer.node_id)
+        if result is not None:
+            return result.chosen
+        blocks = self._mover.blocks
+        return rule(blocks.block_bytes, scatters=blocks.scatters)
 
     def is_connected(self, peer: Identity) -> bool:
         return peer in self._sessions
@@ -220,10 +212,15 @@ class IncomingPeers:
         ours = self._hello()
         if not isinstance(hello, PeerHello):
             raise ConfigError("the hand-off channel takes workers only")
-        for name in ("fingerprint", "layout", "transport"):
+        for name in ("fingerprint", "transport"):
             theirs, mine = getattr(hello, name), getattr(ours, name)
             if theirs != mine:
                 raise ConfigError(f"{name} differs: sender has {theirs}, receiver has {mine}")
+        why = why_unmappable(hello.layout, ours.layout)
+        if why is None and hello.layout != ours.layout and session.version < _SCHEMES:
+            why = f"a sender of protocol version {session.version} cannot convert"
+        if why is not None:
+            raise ConfigError(f"KV layouts cannot be mapped: {why}")
         peer = hello.identity
         self._sessions[peer] = session
         session.on_lost = lambda reason: self._lost(peer, session, reason)
@@ -231,7 +228,27 @@ class IncomingPeers:
         if events is not None:
             session.on_record = lambda record: events.on_record(peer, record)
             events.on_session(peer)
+        self._probe(peer, session, hello, ours)
         return ours
+
+    def _probe(
+        self, peer: Identity, session: Session, sender: PeerHello, ours: PeerHello
+    ) -> None:
+        mover, issue_tags = self._mover, self._issue_tags
+        if mover is None or issue_tags is None or session.version < _SCHEMES:
+            return
+        if not mover.blocks.scatters or sender.layout != ours.layout:
+            # To a device the rule stands; a converting sender always stages.
+            self.probes.pop(peer.node_id, None)
+            return
+
+        def keep(result: ProbeResult) -> None:
+            self.probes[peer.node_id] = result
+            rates = ", ".join(f"{_name(s)} {rate / 1e9:.1f} GB/s" for s, rate in result.rates)
+            log.info("KV from %s: %s (%s)", peer.node_id, _name(result.chosen), rates)
+
+        probe = ProbeReceiver(mover.transport, issue_tags, mover.blocks.block_bytes, keep)
+        session.send(probe.start(same_host=sender.host == ours.host))
 
     def _lost(self, peer: Identity, session: Session, reason: str) -> None:
         if self._sessions.get(peer) is not session:
@@ -245,5 +262,7 @@ class IncomingPeers:
         await self._listener.close()
 
 
-def _ignore(operation: Operation) -> None:
-    """Zero-byte answers own nothing, so their end concerns nobody."""
+
+def _name(scheme: Scheme) -> str:
+    kind = "staged" if scheme.staged else "direct"
+    return f"{kind}, {scheme.blocks_per_message} blocks a message"

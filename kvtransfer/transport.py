@@ -7,14 +7,41 @@ an operation ends when the transport says so, and until then its memory is not t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from baton.kvtransfer.traffic import Totals
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
 Buffer = Any
-"""Writable contiguous memory: buffer protocol (host) or `__cuda_array_interface__` (device).
-May be empty (zero bytes)."""
+"""Writable contiguous memory: buffer protocol (host) or `__cuda_array_interface__` (device), or
+`Rows`. May be empty (zero bytes)."""
+
+
+class Rows:
+    """Scattered host memory that travels as one message: the rows `indexes` of `memory`
+    ([n, bytes] uint8, each row contiguous), in this order, at least one. What is sent as rows may
+    be received as one buffer, or as other rows, and the other way round."""
+
+    __slots__ = ("indexes", "memory")
+
+    def __init__(self, memory: Bytes, indexes: Sequence[int]) -> None:
+        """Raises ValueError for memory of another form, IndexError for a row outside it."""
+        if memory.ndim != 2 or memory.dtype != np.uint8 or memory.strides[1] != 1:
+            raise ValueError("rows need an array [n, bytes] of uint8 with contiguous rows")
+        self.memory = memory
+        self.indexes = np.array(indexes, np.int64)
+        if not len(self.indexes):
+            raise ValueError("no rows")
+        if self.indexes.min() < 0 or self.indexes.max() >= len(memory):
+            raise IndexError(f"rows {self.indexes} are not all within 0..{len(memory) - 1}")
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.indexes) * int(self.memory.shape[1])
 
 
 class Operation:
@@ -78,6 +105,15 @@ class Transport(ABC):
     ) -> Operation:
         """Await one message with exactly this tag, at most as long as the buffer. A shorter one
         completes it too. A receive whose peer died may never complete."""
+
+    @abstractmethod
+    def watch(self, tag: int, on_arrival: Callable[[], None]) -> None:
+        """Call back once, from the loop, when a message with this tag is here, or waits at its
+        sender to be taken, and no receive has been posted for it. It then needs a receive."""
+
+    @abstractmethod
+    def unwatch(self, tag: int) -> None:
+        """Not any more. Nothing happens when the tag is not watched."""
 
     @abstractmethod
     async def close(self) -> None:

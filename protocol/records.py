@@ -7,7 +7,7 @@ Durations cross processes, clock times never.
     router  -> worker   Prefill  Reserve  Generate  Lend  Migrate  Cancel  SetRole
     worker  -> router   Load  Curves  WorkerMetrics  TokenBatch  Admitted  Parked  Declined
                         RequestFailed
-    decode  -> prefill  Grant  Revoke  Ack
+    decode  -> prefill  Grant  Revoke  Ack  Probe
     prefill -> decode   Sealed  Aborted
 """
 
@@ -333,6 +333,23 @@ class Ack(Record, frozen=True):
     operation: int
 
 
+class ProbeRound(msgspec.Struct, frozen=True, array_like=True):
+    """A message of zero bytes, then so many with blocks, under consecutive tags."""
+
+    scheme: Scheme
+    messages: int
+
+
+class Probe(Record, frozen=True):
+    """Receiver to sender: send `num_blocks` scratch blocks in each round, one round after the
+    other, so that I learn which scheme is the fastest. Receives are posted."""
+
+    first_tag: int
+    block_bytes: int
+    num_blocks: int
+    rounds: tuple[ProbeRound, ...]
+
+
 class Sealed(Record, frozen=True):
     """Sender to receiver: all blocks were sent under a live lease. Carries what the sender
     sampled, so that the receiver goes on from there."""
@@ -360,6 +377,6 @@ RouterToWorker = Prefill | Reserve | Generate | Lend | Migrate | Cancel | SetRol
 WorkerToRouter = (
     Load | Curves | WorkerMetrics | TokenBatch | Admitted | Parked | Declined | RequestFailed
 )
-PeerToPeer = Grant | Revoke | Ack | Sealed | Aborted
+PeerToPeer = Grant | Revoke | Ack | Probe | Sealed | Aborted
 Hello = WorkerHello | RouterHello | PeerHello
 AnyRecord = RouterToWorker | WorkerToRouter | PeerToPeer | Hello

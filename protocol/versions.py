@@ -3,7 +3,7 @@
 | version | added |
 |---|---|
 | 1 | the first |
-| 2 | `Curves`, `Lend`, `Migrate`, `Parked`; schemes of a `Grant` other than one block |
+| 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; schemes of a `Grant` other than one block |
 |   | per message; `process` in a hello; `num_blocks` and `checksums` of a `Sealed`; `lender` of |
 |   | a `Prefill` or `Generate` |
 
@@ -13,12 +13,12 @@ of version 2's but a Grant's scheme: an older sender would send other messages t
 
 from __future__ import annotations
 
-from baton.protocol.records import DIRECT, Curves, Grant, Lend, Migrate, Parked, Record
+from baton.protocol.records import DIRECT, Curves, Grant, Lend, Migrate, Parked, Probe, Record
 
 
 def version_of_kind(kind: type[Record]) -> int:
     """The oldest version whose peers know this kind of record."""
-    return 2 if issubclass(kind, Curves | Lend | Migrate | Parked) else 1
+    return 2 if issubclass(kind, Curves | Lend | Migrate | Parked | Probe) else 1
 
 
 def version_of(record: Record) -> int:

@@ -26,6 +26,7 @@ from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.pinning import pinned
 from baton.deploy.worker.worker import Worker
 from baton.kvtransfer.checksum import ChecksumQueue
+from baton.kvtransfer.memory import blocks_of
 from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.registry import create_transport, load_in_background
@@ -115,9 +116,10 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         closing.add(task)
         task.add_done_callback(closing.discard)
 
-    mover = BlockMover(transport, parts.memory.block_buffer)
+    issue_tags = TagIssuer().issue
+    mover = BlockMover(transport, blocks_of(parts.memory.rows))
     outgoing = OutgoingPeers(identity, peer_hello, transport, retire, mover)
-    incoming = IncomingPeers(identity, peer_hello)
+    incoming = IncomingPeers(identity, peer_hello, mover, issue_tags)
     peer_address = await incoming.bind(f"tcp://{settings.host}:0")
 
     def hello() -> WorkerHello:
@@ -157,7 +159,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         submit=engine.submit,
         mover=mover,
         peers=incoming,
-        issue_tags=TagIssuer().issue,
+        issue_tags=issue_tags,
         outlet=links,
         observer=metrics,
         clock=time.monotonic,

@@ -1,7 +1,8 @@
 """The only file that touches the UCX binding, which is a private module of `ucxx` (0.52).
 
-What is private is `ucxx._lib.libucxx`; from the public C interface of libucp comes the one query
-that the binding lacks: what carries an endpoint. Options are passed as a dict, and what importing
+What is private is `ucxx._lib.libucxx`; from the public C interface of libucp comes what the
+binding lacks: a query for what carries an endpoint, and messages of scattered memory
+(`scattered.py`). Options are passed as a dict, and what importing
 `ucxx` writes into the environment is taken back: it would reach every child process, and UCX
 itself has read its environment by then. One thing UCX takes from the environment alone, while it
 is loaded: where its log goes. That is stdout unless said otherwise, and stdout is not ours to use.
@@ -18,7 +19,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from baton.kvtransfer.ucx import library
+from baton.kvtransfer.transport import Rows
+from baton.kvtransfer.ucx import library, scattered
 
 _environment = {name: value for name, value in os.environ.items() if name.startswith("UCX_")}
 os.environ.setdefault("UCX_LOG_FILE", "stderr")
@@ -49,7 +51,10 @@ _RESET = (
 
 
 def view(buffer: Any) -> Any:
-    """What `send` and `receive` take. Raises ValueError unless `buffer` is contiguous memory."""
+    """What `send` and `receive` take. Raises ValueError unless `buffer` is contiguous memory, or
+    rows."""
+    if isinstance(buffer, Rows):
+        return buffer
     try:
         array = Array(buffer)
     except TypeError as error:
@@ -60,7 +65,9 @@ def view(buffer: Any) -> Any:
 
 
 def outcome(request: Request) -> Exception | None:
-    """How a completed request ended."""
+    """How a completed request ended. To be asked once."""
+    if isinstance(request, scattered.Request):
+        return request.outcome()
     try:
         request.check_error()
     except _RESET as error:
@@ -82,6 +89,8 @@ class Endpoint:
         self.send_array = self._endpoint.tag_send
 
     def send(self, array: Any, tag: int) -> Request:
+        if isinstance(array, Rows):
+            return scattered.send(self._endpoint.handle, array, tag)
         return self.send_array(array, _make_tag(tag))
 
     def start_close(self) -> Request | None:
@@ -119,7 +128,13 @@ class Worker:
         work right now."""
 
     def receive(self, array: Any, tag: int) -> Request:
+        if isinstance(array, Rows):
+            return scattered.receive(self._worker.handle, array, tag)
         return self._worker.tag_recv(array, _make_tag(tag), _WHOLE_TAG)
+
+    def has_arrived(self, tag: int) -> bool:
+        """A message with this tag is here, or announced, and no receive has taken it."""
+        return bool(self._worker.tag_probe(_make_tag(tag), _WHOLE_TAG).matched)
 
     def connect(self, address: bytes, *, error_handling: bool) -> Endpoint:
         """Raises ConnectionError. `address` must be what a worker of this version gave: UCX

@@ -54,10 +54,14 @@ class Progress:
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._unscanned = False
+        self._unlooked = False
         self._next_scan = 0.0
         self._awake_until = 0.0
         self._busy = 0
         self._pause = BUSY_PAUSE_SECONDS[0]
+        self.watched: dict[int, Callable[[], None]] = {}
+        """Tags whose messages are to be told of when they arrive. For a few at a time: each is
+        looked for after every pass that made progress."""
         self._running = True
         self._listening = True
         loop.add_reader(worker.event_fd, self._pass)
@@ -65,6 +69,7 @@ class Progress:
     def posted(self) -> None:
         """Something was posted: it may have completed already, or need progress to begin."""
         self._unscanned = True
+        self._unlooked = True
         self._schedule()
 
     def fail(self, operation: Operation, error: Exception) -> None:
@@ -97,6 +102,8 @@ class Progress:
         wait = 0.0
         if idle and self._unscanned and not self._finished:
             wait = self._scan()
+        if self.watched and self._unlooked:
+            self._look()
         if self._finished or self._failed:
             self._finish()
             self._schedule()
@@ -112,10 +119,21 @@ class Progress:
             if not progress_once():
                 return True
             self._unscanned = True
+            self._unlooked = True
             self._awake_until = perf_counter() + LINGER_SECONDS
             self._busy = 0
             self._pause = BUSY_PAUSE_SECONDS[0]
         return False
+
+    def _look(self) -> None:
+        self._unlooked = False
+        for tag in [tag for tag in self.watched if self._worker.has_arrived(tag)]:
+            on_arrival = self.watched.pop(tag, None)
+            if on_arrival is not None:
+                try:
+                    on_arrival()
+                except Exception:
+                    log.exception("the callback of an arrival failed")
 
     def _scan(self) -> float:
         """Look at every operation, unless many are under way and the last look is too recent:

@@ -210,6 +210,13 @@ class UcxTransport(transport.Transport):
         self.progress.posted()
         return operation
 
+    def watch(self, tag: int, on_arrival: Callable[[], None]) -> None:
+        self.progress.watched[tag] = on_arrival
+        self.progress.posted()
+
+    def unwatch(self, tag: int) -> None:
+        self.progress.watched.pop(tag, None)
+
     async def close(self) -> None:
         if self._closed:
             return

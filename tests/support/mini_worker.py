@@ -20,6 +20,7 @@ from baton.engine.limits import SchedulerLimits
 from baton.engine.scheduler import Scheduler
 from baton.kvtransfer.checksum import ChecksumQueue
 from baton.kvtransfer.inproc import InprocTransport
+from baton.kvtransfer.memory import blocks_of
 from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.tags import TagIssuer
@@ -100,7 +101,7 @@ class MiniWorker:
             role=role, submit=self.engine.submit, load=self.engine.load,
             transport=self.transport, metrics=metrics, heartbeat_interval=0.05,
             watchdog=60, on_stuck=lambda reason: self.fatal.append(RuntimeError(reason)))
-        mover = BlockMover(self.transport, block_buffer)
+        mover = BlockMover(self.transport, blocks_of(memory.view(np.uint8)))
         self.outgoing = OutgoingPeers(
             self.identity, self._hello, self.transport, self._retire, mover)
         self.incoming = IncomingPeers(self.identity, self._hello)

@@ -1,0 +1,160 @@
+"""The way to one receiver: records through a session, blocks through a transport's endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from baton.kvtransfer.conversion import Converter, Cut
+from baton.kvtransfer.mover import BlockMover, OnDone
+from baton.kvtransfer.send_queue import SendQueue
+from baton.kvtransfer.staging import StagingBuffers
+from baton.kvtransfer.transport import Endpoint, Operation
+from baton.protocol.ids import RequestKey
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.link import Dialer, Session
+from baton.protocol.records import Record, Scheme
+
+MAX_BYTES_IN_FLIGHT = 16 << 20
+MAX_MESSAGES_IN_FLIGHT = 64
+"""Enough to keep any link busy, and little enough that whoever comes next waits milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    blocks: tuple[int, ...]
+    tag: int
+    scheme: Scheme
+    cut: Cut | None
+    num_bytes: int
+    on_done: OnDone
+
+
+class Channel:
+    """Records told before the session is up wait for it. Messages wait for their turn (see
+    SendQueue); those that still wait when the channel is closed end with an error."""
+
+    def __init__(self, mover: BlockMover | None = None) -> None:
+        self._mover = mover
+        self.session: Session | None = None
+        self.endpoint: Endpoint | None = None
+        self.dialer: Dialer | None = None
+        self.sends: SendQueue[_Message] = SendQueue(MAX_BYTES_IN_FLIGHT, MAX_MESSAGES_IN_FLIGHT)
+        """For its counts: what waits and what is in flight."""
+        self._converter: Converter | None = None
+        self._buffers: StagingBuffers | None = None
+        self._block_bytes = mover.blocks.block_bytes if mover is not None else 0
+        self._waiting: list[Record] = []
+
+    @property
+    def block_sizes(self) -> tuple[int, int]:
+        """Tokens in a block here and at the receiver; (1, 1) where they are the same."""
+        converter = self._converter
+        if converter is None or converter.source.block_size == converter.destination.block_size:
+            return 1, 1
+        return converter.source.block_size, converter.destination.block_size
+
+    @property
+    def converts(self) -> bool:
+        """The receiver's blocks are laid out in another way than ours."""
+        return self._converter is not None
+
+    def tell(self, record: Record) -> None:
+        if self.session is not None and self.session.is_open:
+            self.session.send(record)
+        else:
+            self._waiting.append(record)
+
+    def send_blocks(
+        self,
+        key: RequestKey,
+        blocks: Sequence[int],
+        tag: int,
+        scheme: Scheme,
+        on_done: OnDone,
+        cut: Cut | None = None,
+    ) -> None:
+        """Send these blocks as one message of a hand-off; to a receiver of another layout, what
+        `cut` takes of them (all of them, by default). `on_done`, never from within this call:
+        they are not read any more; with an error, the message may not have gone out."""
+        assert self.endpoint is not None, "no session, so no grant"
+        if self._converter is not None and cut is None:
+            cut = Cut(0, len(blocks))
+        count = len(blocks) if cut is None else cut.num_blocks
+        num_bytes = count * self._block_bytes
+        message = _Message(tuple(blocks), tag, scheme, cut, num_bytes, on_done)
+        self.sends.put(key, num_bytes, message)
+        self._post()
+
+    def send_empty(self, tag: int) -> None:
+        """Answer a tag with zero bytes. Nothing happens when there was never a way to the peer."""
+        if self.endpoint is not None:
+            self.endpoint.post_send(b"", tag, _ignore)
+
+    def opened(
+        self,
+        session: Session,
+        endpoint: Endpoint,
+        ours: KVLayout | None = None,
+        theirs: KVLayout | None = None,
+    ) -> None:
+        """Raises ValueError when our layout cannot be mapped onto theirs."""
+        if ours is not None and theirs is not None and ours != theirs:
+            self._converter = Converter(ours, theirs)
+            self._block_bytes = theirs.block_bytes
+        if self._mover is not None:
+            self._buffers = self._mover.send_buffers(self._block_bytes)
+        self.session, self.endpoint = session, endpoint
+        for record in self._waiting:
+            session.send(record)
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Answer the tags of messages that still wait with zero bytes, and end these with an
+        error. Operations under way go on."""
+        given_up = self.sends.clear()
+        for message in given_up:
+            self.send_empty(message.tag)
+        if self.endpoint is not None:
+            self.endpoint.close()
+        error = ConnectionAbortedError("the channel was closed before the message was sent")
+        for message in given_up:
+            _report(message.on_done, error)
+
+    def _post(self) -> None:
+        """Hand the transport what there is room for."""
+        assert self._mover is not None, "channels that send blocks need a mover"
+        assert self.endpoint is not None
+        assert self._buffers is not None
+        while (message := self.sends.take()) is not None:
+            try:
+                self._mover.send(
+                    self.endpoint,
+                    message.blocks,
+                    message.tag,
+                    message.scheme,
+                    self._done(message),
+                    buffers=self._buffers,
+                    converter=self._converter,
+                    cut=message.cut,
+                )
+            except ValueError as error:
+                self.send_empty(message.tag)
+                _report(self._done(message), error)
+
+    def _done(self, message: _Message) -> OnDone:
+        def done(error: Exception | None) -> None:
+            self.sends.done(message.num_bytes)
+            self._post()
+            message.on_done(error)
+
+        return done
+
+
+def _report(on_done: OnDone, error: Exception) -> None:
+    asyncio.get_running_loop().call_soon(on_done, error)
+
+
+def _ignore(operation: Operation) -> None:
+    """Zero-byte answers own nothing, so their end concerns nobody."""

@@ -1,0 +1,198 @@
+"""Which scheme is fastest between one pair of workers: tried out when their session opens.
+
+The receiver decides, for it grants. It posts receives into scratch memory and sends a `Probe`
+that names them; the sender sends the rounds one after the other; the receiver takes the time of
+each, from its first message, of zero bytes, to its last. The first round only warms up. No block
+of a pool is touched, and it takes a few MiB and some milliseconds.
+
+| candidate | what for |
+|---|---|
+| messages of 1 MiB | the rule: nothing else is chosen unless it is clearly faster |
+| messages of 4 MiB | many small blocks |
+| one block a message | large blocks |
+| staged messages of 1 MiB | where the transport does badly with scattered memory |
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from baton.kvtransfer.memory import HostBlocks
+from baton.kvtransfer.mover import BlockMover, OnDone
+from baton.kvtransfer.staging import STAGING_BYTES
+from baton.kvtransfer.transport import Endpoint, Transport
+from baton.protocol.records import DIRECT, Probe, ProbeRound, Record, Scheme
+
+log = logging.getLogger(__name__)
+
+SMALL_MESSAGE = 1 << 20
+LARGE_MESSAGE = 4 << 20
+SCRATCH_NEAR = 4 << 20
+SCRATCH_FAR = 1 << 20
+"""Bytes of one round, to a peer on this host and to one elsewhere."""
+MAX_SCRATCH = 64 << 20
+"""A sender refuses to probe with more."""
+CLEARLY = 1.25
+"""So many times faster must a candidate be than those before it."""
+
+
+def blocks_in(message_bytes: int, block_bytes: int) -> int:
+    return max(1, message_bytes // block_bytes)
+
+
+def rule(block_bytes: int, *, scatters: bool) -> Scheme:
+    """What is taken for good until a probe knows better. `scatters`: the receiver's memory can be
+    written in several places by one message."""
+    if scatters:
+        return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False)
+    if block_bytes >= 128 << 10:
+        return DIRECT
+    return Scheme(blocks_in(STAGING_BYTES, block_bytes), staged=True)
+
+
+def candidates(block_bytes: int, scratch: int) -> list[Scheme]:
+    """In order of preference."""
+    wanted = [
+        rule(block_bytes, scatters=True),
+        Scheme(blocks_in(min(LARGE_MESSAGE, scratch), block_bytes), staged=False),
+        DIRECT,
+        Scheme(blocks_in(STAGING_BYTES, block_bytes), staged=True),
+    ]
+    return list(dict.fromkeys(wanted))
+
+
+def choose(rates: Sequence[tuple[Scheme, float]]) -> Scheme:
+    """The fastest, unless one before it is nearly as fast."""
+    chosen, best = rates[0]
+    for scheme, rate in rates[1:]:
+        if rate > CLEARLY * best:
+            chosen, best = scheme, rate
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """`rates` in bytes per second, in the order of the candidates."""
+
+    chosen: Scheme
+    rates: tuple[tuple[Scheme, float], ...]
+
+
+def _scratch(block_bytes: int, num_bytes: int) -> HostBlocks:
+    return HostBlocks(np.ones((max(1, num_bytes // block_bytes), block_bytes), np.uint8))
+
+
+@dataclass
+class _Round:
+    left: int
+    begun: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass
+class ProbeReceiver:
+    """One probe, at the receiver. If its sender dies it never reports, and UCX keeps the scratch
+    memory."""
+
+    transport: Transport
+    issue_tags: Callable[[int], int]
+    block_bytes: int
+    on_result: Callable[[ProbeResult], None]
+    _rounds: list[_Round] = field(default_factory=list)
+
+    def start(self, *, same_host: bool) -> Record:
+        """Post all receives. The sender is to be told what comes back."""
+        scratch = SCRATCH_NEAR if same_host else SCRATCH_FAR
+        tried = candidates(self.block_bytes, scratch)
+        memory = _scratch(self.block_bytes, scratch)
+        mover = BlockMover(self.transport, memory)
+        self._tried = tried
+        self._num_bytes = len(memory) * self.block_bytes
+        self._failed = False
+        rounds = [
+            ProbeRound(scheme, -(-len(memory) // scheme.blocks_per_message))
+            for scheme in (tried[0], *tried)
+        ]
+        first_tag = tag = self.issue_tags(sum(each.messages + 1 for each in rounds))
+        for each in rounds:
+            state = _Round(each.messages)
+            self._rounds.append(state)
+            self.transport.post_receive(bytearray(1), tag, lambda _, state=state: _begin(state))
+            for index, blocks in enumerate(_messages(each, len(memory))):
+                mover.receive(blocks, tag + 1 + index, each.scheme, self._done(state))
+            tag += each.messages + 1
+        return Probe(
+            first_tag=first_tag,
+            block_bytes=self.block_bytes,
+            num_blocks=len(memory),
+            rounds=tuple(rounds),
+        )
+
+    def _done(self, state: _Round) -> OnDone:
+        def done(error: Exception | None) -> None:
+            self._failed |= error is not None
+            state.left -= 1
+            state.ended = time.perf_counter()
+            if not any(each.left for each in self._rounds) and not self._failed:
+                self._report()
+
+        return done
+
+    def _report(self) -> None:
+        rates = tuple(
+            (scheme, self._num_bytes / max(1e-9, state.ended - state.begun))
+            for scheme, state in zip(self._tried, self._rounds[1:], strict=True)
+        )
+        self.on_result(ProbeResult(choose(rates), rates))
+
+
+def _begin(state: _Round) -> None:
+    state.begun = time.perf_counter()
+
+
+def _messages(each: ProbeRound, num_blocks: int) -> list[range]:
+    step = each.scheme.blocks_per_message
+    return [range(first, min(first + step, num_blocks)) for first in range(0, num_blocks, step)]
+
+
+def answer_probe(probe: Probe, endpoint: Endpoint, transport: Transport) -> None:
+    """The sender's part. Raises ValueError for a probe that makes no sense. Stops at an error,
+    which the hand-offs on this endpoint will meet as well."""
+    size = probe.block_bytes * probe.num_blocks
+    steps = [each.scheme.blocks_per_message for each in probe.rounds]
+    if not 0 < size <= MAX_SCRATCH or probe.block_bytes < 1 or min(steps, default=0) < 1:
+        raise ValueError(f"a probe of {probe.num_blocks} blocks of {probe.block_bytes} bytes")
+    memory = _scratch(probe.block_bytes, size)
+    mover = BlockMover(transport, memory)
+    buffers = mover.send_buffers(probe.block_bytes)
+    rounds = iter(probe.rounds)
+    tag = probe.first_tag
+
+    def next_round() -> None:
+        nonlocal tag
+        each = next(rounds, None)
+        if each is None:
+            return
+        messages = _messages(each, probe.num_blocks)
+        left = len(messages)
+
+        def done(error: Exception | None) -> None:
+            nonlocal left
+            if error is not None:
+                log.warning("probing stopped: %s", error)
+                return
+            left -= 1
+            if not left:
+                next_round()
+
+        endpoint.post_send(b"", tag, lambda operation: None)
+        for index, blocks in enumerate(messages):
+            mover.send(endpoint, blocks, tag + 1 + index, each.scheme, done, buffers=buffers)
+        tag += each.messages + 1
+
+    next_round()
