@@ -70,6 +70,9 @@ class ResendCache(Record, frozen=True):
     """Router to worker: send a dump."""
 
 
+CacheRecord = CacheEvents | CacheDump | ResendCache
+
+
 def short_name(name: bytes) -> int:
     """The first 60 bits of a block's hash."""
     return int.from_bytes(name[:_BYTES], "little") >> (8 * _BYTES - SHORT_BITS)

@@ -25,6 +25,11 @@ def root_hash(*parts: str) -> bytes:
     return digest.digest()
 
 
+def kv_root(fingerprint: str, dtype: str, block_size: int, cache_salt: str) -> bytes:
+    """What the chains of one model's KV start from. `cache_salt`: the request's."""
+    return root_hash(fingerprint, dtype, str(block_size), cache_salt)
+
+
 def extend_chain(parent: bytes, tokens: Sequence[int]) -> bytes:
     """The hash of one full block, given its predecessor's (or the root's)."""
     packed = array("i", tokens)

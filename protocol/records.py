@@ -1,4 +1,4 @@
-"""Every record that crosses a process boundary.
+"""Every record that crosses a process boundary, but those of `cache_events.py`.
 
 Version 2. A record is an array whose first element is its name; new fields go at the end with a
 default, so that version N and N-1 read each other; `versions.py` says what each version added.

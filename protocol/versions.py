@@ -3,9 +3,9 @@
 | version | added |
 |---|---|
 | 1 | the first |
-| 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; schemes of a `Grant` other than one block |
-|   | per message; `process` in a hello; `num_blocks` and `checksums` of a `Sealed`; `lender` of |
-|   | a `Prefill` or `Generate` |
+| 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; `CacheEvents`, `CacheDump`, `ResendCache`; |
+|   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks` and |
+|   | `checksums` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
 
 A field at the end of a record is skipped by a peer that does not know it. That is harmless for all
 of version 2's but a Grant's scheme: an older sender would send other messages than were posted.
@@ -13,12 +13,13 @@ of version 2's but a Grant's scheme: an older sender would send other messages t
 
 from __future__ import annotations
 
+from baton.protocol.cache_events import CacheRecord
 from baton.protocol.records import DIRECT, Curves, Grant, Lend, Migrate, Parked, Probe, Record
 
 
 def version_of_kind(kind: type[Record]) -> int:
     """The oldest version whose peers know this kind of record."""
-    return 2 if issubclass(kind, Curves | Lend | Migrate | Parked | Probe) else 1
+    return 2 if issubclass(kind, Curves | Lend | Migrate | Parked | Probe | CacheRecord) else 1
 
 
 def version_of(record: Record) -> int:

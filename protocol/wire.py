@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 import msgspec
 
+from baton.protocol.cache_events import CacheRecord
 from baton.protocol.records import AnyRecord, Record
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -21,10 +22,12 @@ def to_wire(record: Record) -> Any:
     return msgspec.to_builtins(record, builtin_types=(bytes,))
 
 
-def from_wire(plain: Any) -> AnyRecord:
+def from_wire(plain: Any) -> AnyRecord | CacheRecord:
     """Raises MalformedRecord unless `plain` is exactly one known record."""
     try:
-        record: AnyRecord = msgspec.convert(plain, type=AnyRecord, builtin_types=(bytes,))
+        record: AnyRecord | CacheRecord = msgspec.convert(
+            plain, type=AnyRecord | CacheRecord, builtin_types=(bytes,)
+        )
     except (msgspec.ValidationError, ValueError) as error:
         raise MalformedRecord(str(error)) from error
     return record
