@@ -36,6 +36,7 @@ from baton.engine.commands import (
 )
 from baton.engine.outlet import Outlet
 from baton.kvtransfer.checksum import ChecksumQueue
+from baton.kvtransfer.conversion import Cut
 from baton.kvtransfer.handoff.actions import (
     Action,
     Checksum,
@@ -45,6 +46,7 @@ from baton.kvtransfer.handoff.actions import (
     ReleaseBlocks,
     Tell,
 )
+from baton.kvtransfer.handoff.messages import BlockSizes
 from baton.kvtransfer.handoff.sender import Sender, SenderState, answer_unknown
 from baton.kvtransfer.peers import OutgoingPeers
 from baton.protocol.ids import Identity, RequestKey
@@ -241,7 +243,7 @@ class PrefillStage:
         match record:
             case Grant():
                 handoff = self._handoff(record.key, peer, self._lease)
-                self._do(handoff, handoff.machine.on_grant(record, self._clock()))
+                self._granted(handoff, record)
             case Revoke():
                 known = self._handoffs.get((record.key, peer))
                 if known is not None:
@@ -289,6 +291,15 @@ class PrefillStage:
                 del self._refs[peer]
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _granted(self, handoff: _Handoff, grant: Grant) -> None:
+        channel = self._peers.get(handoff.peer)
+        assert channel is not None, "a grant came without a session"
+        sizes = BlockSizes(*channel.block_sizes)
+        machine = handoff.machine
+        self._do(
+            handoff, machine.on_grant(grant, self._clock(), sizes, converts=channel.converts)
+        )
 
     def _to(self, peer: Identity) -> list[_Handoff]:
         return [handoff for handoff in self._handoffs.values() if handoff.peer == peer]
@@ -362,7 +373,10 @@ class PrefillStage:
             machine = handoff.machine
             self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
 
-        channel.send_blocks(handoff.machine.key, action.blocks, action.tag, action.scheme, done)
+        cut = Cut(action.skip, action.num_blocks) if channel.converts else None
+        channel.send_blocks(
+            handoff.machine.key, action.blocks, action.tag, action.scheme, done, cut
+        )
 
     def _send_empty(self, peer: Identity, tag: int) -> None:
         channel = self._peers.get(peer)

@@ -17,11 +17,14 @@ class Tell:
 @dataclass(frozen=True, slots=True)
 class PostSend:
     """Send these blocks as one message and report with on_send_done; no blocks: answer the tag
-    with zero bytes, whose end concerns nobody."""
+    with zero bytes, whose end concerns nobody. The message is `num_blocks` of the receiver's
+    blocks, from token `skip` of the first of ours on."""
 
     blocks: tuple[int, ...]
     tag: int
     scheme: Scheme = DIRECT
+    num_blocks: int = 0
+    skip: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,5 +35,27 @@ class Messages:
         return first, min(first + self.scheme.blocks_per_message, self.num_blocks)
 
 
+@dataclass(frozen=True, slots=True)
+class BlockSizes:
+    """Tokens per block at the sender and at the receiver, or any two numbers in their ratio."""
+
+    ours: int = 1
+    theirs: int = 1
+
+    def whole(self, blocks: int) -> int:
+        """Blocks of theirs that so many of ours fill."""
+        return blocks * self.ours // self.theirs
+
+    def begun(self, blocks: int) -> int:
+        """The same, one that is filled in part included."""
+        return -(-blocks * self.ours // self.theirs)
+
+    def cover(self, first: int, stop: int) -> tuple[int, int, int]:
+        """Which of our blocks hold theirs from `first` to before `stop`: the first, the one after
+        the last, and how many tokens of the first to skip."""
+        begin, end = first * self.theirs, stop * self.theirs
+        return begin // self.ours, -(-end // self.ours), begin % self.ours
+
+
 def count_messages(num_blocks: int, scheme: Scheme) -> int:
     return -(-num_blocks // scheme.blocks_per_message)

@@ -25,7 +25,7 @@ from baton.kvtransfer.handoff.actions import (
     ReleaseBlocks,
     Tell,
 )
-from baton.kvtransfer.handoff.messages import Messages
+from baton.kvtransfer.handoff.messages import BlockSizes, Messages
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Aborted, Grant, Revoke, Sealed
 
@@ -39,7 +39,7 @@ class SenderState(Enum):
 
 class Sender:
     """`lease`: seconds without progress; `deadline` is on the clock that `now` comes from.
-    `checksums`: seal with one for each block."""
+    `checksums`: seal with one for each block, unless the receiver's blocks are others than ours."""
 
     def __init__(
         self, key: RequestKey, epoch: int, *, now: float, lease: float, checksums: bool = False
@@ -58,6 +58,7 @@ class Sender:
         self._with_checksums = checksums
         self._operation: int | None = None
         self._messages: Messages | None = None
+        self._sizes = BlockSizes()
         self._answered = False
         """No Grant is to come any more that would have to be answered."""
         self._blocks: tuple[int, ...] = ()
@@ -116,10 +117,15 @@ class Sender:
         """The engine has no blocks to hand over, and holds none."""
         return self._close(reason, reroute=False, tell=True, release=False)
 
-    def on_grant(self, grant: Grant, now: float) -> list[Action]:
+    def on_grant(
+        self, grant: Grant, now: float, sizes: BlockSizes | None = None, *, converts: bool = False
+    ) -> list[Action]:
+        """The grant counts the receiver's blocks. `converts`: these are laid out differently."""
         if self._answered:
             return []
         self._answered = True
+        self._sizes = sizes or self._sizes
+        self._with_checksums = self._with_checksums and not converts
         self._operation = grant.operation
         self._messages = Messages.of(grant)
         self._stamp("granted", now)
@@ -133,7 +139,9 @@ class Sender:
         """A send of blocks is over: they are not read any more."""
         blocks = self._in_flight.pop(tag, ())
         if self.state is SenderState.CLOSING:
-            actions: list[Action] = [EndQuarantine(blocks)]
+            # Neighbouring messages may share a block, where the receiver's are smaller.
+            freed = set(blocks) - self._read()
+            actions: list[Action] = [EndQuarantine(tuple(sorted(freed)))] if freed else []
             if error is not None and tag in self._asked_again:
                 actions.append(PostSend((), tag))
             if not self._in_flight:
@@ -202,12 +210,13 @@ class Sender:
         if self.state is not SenderState.OPEN or messages is None:
             return []
         actions: list[Action] = []
+        sendable = self._sendable(messages)
         while self._next < messages.count:
             first, stop = messages.span(self._next)
-            if stop > self._ready and self._tokens is None:
+            if stop > sendable and self._tokens is None:
                 break
             # All there is may be less than was granted.
-            actions += self._post(messages.tag(self._next), self._blocks[first:stop])
+            actions += self._post(messages.tag(self._next), first, min(stop, sendable))
             self._next += 1
         if actions:
             self._stamp("posted", now)
@@ -219,13 +228,25 @@ class Sender:
             actions.append(Tell(self._seal(messages)))
         return actions
 
-    def _post(self, tag: int, blocks: tuple[int, ...]) -> list[Action]:
+    def _sendable(self, messages: Messages) -> int:
+        """How many of the first of the receiver's blocks can be filled now."""
+        if not self._tokens:
+            return min(self._sizes.whole(self._ready), messages.num_blocks)
+        # The last one may end before it is full: that is where the prompt ends.
+        return min(self._sizes.begun(self._ready), messages.num_blocks)
+
+    def _post(self, tag: int, first: int, stop: int) -> list[Action]:
+        """Blocks `first` to before `stop` of the receiver's."""
         assert self._messages is not None
-        if not blocks:
+        if stop <= first:
             return [PostSend((), tag)]
+        begin, end, skip = self._sizes.cover(first, stop)
+        blocks = self._blocks[begin:end]
         self._in_flight[tag] = blocks
         self.sent_blocks += len(blocks)
-        actions: list[Action] = [PostSend(blocks, tag, self._messages.scheme)]
+        actions: list[Action] = [
+            PostSend(blocks, tag, self._messages.scheme, stop - first, skip)
+        ]
         if self._with_checksums:
             self._summing.add(tag)
             actions.append(Checksum(blocks, tag))
@@ -234,13 +255,13 @@ class Sender:
     def _seal(self, messages: Messages) -> Sealed:
         assert self._operation is not None
         assert self._tokens is not None
-        fewer = len(self._blocks) < messages.num_blocks
+        sent = self._sendable(messages)
         return Sealed(
             key=self.key,
             operation=self._operation,
             epoch=self._epoch,
             tokens=self._tokens,
-            num_blocks=len(self._blocks) if fewer else None,
+            num_blocks=sent if sent < messages.num_blocks else None,
             checksums=b"".join(self._sums[tag] for tag in sorted(self._sums)),
         )
 
@@ -251,6 +272,10 @@ class Sender:
         rest = range(self._next, self._messages.count)
         self._next = self._messages.count
         return [PostSend((), self._messages.tag(message)) for message in rest]
+
+    def _read(self) -> set[int]:
+        """Blocks that sends may still read."""
+        return {block for blocks in self._in_flight.values() for block in blocks}
 
     def _close(
         self, outcome: str, *, reroute: bool, tell: bool, release: bool = True
@@ -264,8 +289,7 @@ class Sender:
             aborted = Aborted(key=self.key, operation=self._operation, reason=outcome)
             actions.append(Tell(aborted))
         if release:
-            read = (block for blocks in self._in_flight.values() for block in blocks)
-            actions.append(ReleaseBlocks(quarantine=tuple(sorted(read))))
+            actions.append(ReleaseBlocks(quarantine=tuple(sorted(self._read()))))
         actions.append(Ended(outcome, reroute))
         self.state = SenderState.CLOSING if self._in_flight else SenderState.DONE
         return actions

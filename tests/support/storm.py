@@ -39,6 +39,7 @@ class Storm:
         self.now = 0.0
         self.wire = Wire()
         self.lives: list[Life] = []
+        self.unequal = rng.random() < 0.2
         self.checksums = rng.random() < 0.3
         self.trace: list[str] = []
         names = "ab" if rng.random() < 0.7 else "abc"
@@ -273,8 +274,9 @@ class Storm:
         return session is not None
 
     def corrupt(self) -> bool:
-        """Only what checksums would notice: blocks in flight."""
-        send = self._one([send for send in self.wire.matchable() if send.blocks])
+        """Only what checksums would notice: blocks in flight, between equal layouts."""
+        sends = [send for send in self.wire.matchable() if send.blocks and send.cut is None]
+        send = self._one(sends)
         if send is None or not self.checksums:
             return False
         self.wire.match(send, corrupt=True)
@@ -343,7 +345,9 @@ class Storm:
         life = Life(
             name, number, wire=self.wire, clock=lambda: self.now,
             is_dead=lambda n: self.lives[n - 1].dead, first_tag=number * 10_000,
-            num_blocks=self.rng.choice((10, 14, 24)), scheme=self.rng.choice(SCHEMES),
+            num_blocks=self.rng.choice((10, 14, 24)),
+            block_size=self.rng.choice((2, 3, 4)) if self.unequal else 2,
+            scheme=self.rng.choice(SCHEMES),
             checksums=self.checksums)
         self.lives.append(life)
         return life

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from baton.kvtransfer.conversion import Cut
 from baton.kvtransfer.mover import OnDone
 from baton.protocol.ids import Identity, ProcessRef, RequestKey
 from baton.protocol.records import Record, Scheme, WorkerRef
@@ -58,6 +59,8 @@ class StormChannel:
     def __init__(self, life: Life, peer: WorkerRef) -> None:
         self.life, self.peer = life, peer
         self.session: StormSession | None = None
+        self.block_sizes = (1, 1)
+        self.converts = False
         self.waiting: list[Record] = []
 
     def tell(self, record: Record) -> None:
@@ -67,10 +70,11 @@ class StormChannel:
             self.waiting.append(record)
 
     def send_blocks(
-        self, key: RequestKey, blocks: Sequence[int], tag: int, scheme: Scheme, on_done: OnDone
+        self, key: RequestKey, blocks: Sequence[int], tag: int, scheme: Scheme, on_done: OnDone,
+        cut: Cut | None = None,
     ) -> None:
         assert self.session is not None, "no session, so no grant"
-        self.life.wire.post_send(self.life, self.session.receiver, tag, blocks, on_done)
+        self.life.wire.post_send(self.life, self.session.receiver, tag, blocks, on_done, cut)
 
     def send_empty(self, tag: int) -> None:
         if self.session is not None:
@@ -110,6 +114,9 @@ class StormOutgoing:
 
     def opened(self, channel: StormChannel, session: StormSession) -> None:
         channel.session = session
+        sizes = self.life.block_size, session.receiver.block_size
+        if sizes[0] != sizes[1]:
+            channel.block_sizes, channel.converts = sizes, True
         for record in channel.waiting:
             session.tell(True, record)
         channel.waiting.clear()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from baton.engine.block_pool import BlockState, Use
+from baton.kvtransfer.conversion import Cut
 from baton.kvtransfer.mover import OnDone
 from baton.protocol.records import Scheme
 
@@ -24,9 +25,11 @@ _IN_USE = (BlockState.ACTIVE, BlockState.HELD, BlockState.QUARANTINED)
 
 class Send:
     def __init__(
-        self, sender: Life, receiver: Life, tag: int, blocks: Sequence[int], on_done: OnDone | None
+        self, sender: Life, receiver: Life, tag: int, blocks: Sequence[int],
+        on_done: OnDone | None, cut: Cut | None,
     ) -> None:
         self.sender, self.receiver, self.tag = sender, receiver, tag
+        self.cut = cut
         self.blocks = tuple(blocks)
         self.on_done = on_done
         self.rows: list[Row] | None = None
@@ -40,6 +43,11 @@ class Send:
             for block in self.blocks:
                 self.sender.assert_in_use(block, "is read by a send")
             self.rows = [list(self.sender.runner.memory[block]) for block in self.blocks]
+            if self.cut is not None:
+                size = self.receiver.block_size
+                flat = [slot for row in self.rows for slot in row][self.cut.skip :]
+                flat += [None] * (self.cut.num_blocks * size - len(flat))
+                self.rows = [flat[i * size : (i + 1) * size] for i in range(self.cut.num_blocks)]
 
 
 class Receive:
@@ -84,12 +92,13 @@ class Wire:
     # -- posting -----------------------------------------------------------------------------
 
     def post_send(
-        self, sender: Life, receiver: Life, tag: int, blocks: Sequence[int], on_done: OnDone | None
+        self, sender: Life, receiver: Life, tag: int, blocks: Sequence[int],
+        on_done: OnDone | None, cut: Cut | None = None,
     ) -> None:
         if blocks:
             assert (receiver, tag) not in self.answered, f"tag {tag} gets blocks twice"
             self.answered.add((receiver, tag))
-        self.sends.append(Send(sender, receiver, tag, blocks, on_done))
+        self.sends.append(Send(sender, receiver, tag, blocks, on_done, cut))
 
     def post_receive(
         self, life: Life, tag: int, blocks: Sequence[int], scheme: Scheme, on_done: OnDone

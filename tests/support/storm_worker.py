@@ -26,8 +26,6 @@ from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import Record, Scheme, TokenBatch, TokenDelta, WorkerRef
 
-BLOCK_SIZE = 2
-LAYOUT = KVLayout(1, 1, 1, BLOCK_SIZE, "float32")
 LIMITS = SchedulerLimits(max_model_len=64, max_running=6, max_batch_tokens=12, prefill_chunk=4)
 
 
@@ -86,6 +84,7 @@ class Life:
         is_dead: Callable[[int], bool],
         first_tag: int,
         num_blocks: int,
+        block_size: int,
         scheme: Scheme,
         checksums: bool,
     ) -> None:
@@ -93,10 +92,11 @@ class Life:
         self.identity = Identity(name, number)
         self.ref = WorkerRef(self.identity, name)
         self.scheme = scheme
+        self.block_size = block_size
         self.dead = False
-        self.runner = FakeRunner(num_blocks, BLOCK_SIZE)
+        self.runner = FakeRunner(num_blocks, block_size)
         self.pool = BlockPool(num_blocks)
-        self.scheduler = Scheduler(self.pool, LIMITS, block_size=BLOCK_SIZE, role="mixed")
+        self.scheduler = Scheduler(self.pool, LIMITS, block_size=block_size, role="mixed")
         self.commands: deque[Command] = deque()
         self.steps: deque[StepCompleted] = deque()
         self.turns: deque[Callable[[], None]] = deque()
@@ -119,7 +119,7 @@ class Life:
             identity=self.identity, peers=self.outgoing,  # type: ignore[arg-type]
             checksums=queue if checksums else None, **common)
         self.worker.decode = DecodeStage(
-            layout=LAYOUT, peers=self.incoming,  # type: ignore[arg-type]
+            layout=KVLayout(1, 1, 1, block_size, "float32"), peers=self.incoming,  # type: ignore[arg-type]
             mover=SimpleNamespace(receive=self._receive),  # type: ignore[arg-type]
             issue_tags=self._issue_tags, checksums=queue,
             process_gone=lambda process: is_dead(process.pid), **common)
