@@ -43,6 +43,10 @@ class Rows:
     def nbytes(self) -> int:
         return len(self.indexes) * int(self.memory.shape[1])
 
+    def copy(self) -> Bytes:
+        """Their bytes, one row after the other."""
+        return self.memory[self.indexes].reshape(-1)
+
 
 class Operation:
     """One send or receive under way. `error` is None after success."""

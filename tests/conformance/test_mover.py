@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
 import numpy as np
 import pytest
 from transports import Ends, ignore, random_bytes, until
@@ -63,8 +61,8 @@ class Pair:
 
 
 @pytest.fixture(params=TRANSPORTS)
-async def name(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    yield request.param
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def messages(blocks: list[int], scheme: Scheme) -> list[list[int]]:
