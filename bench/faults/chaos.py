@@ -4,12 +4,19 @@ nothing that serves imports this."""
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.protocol.link.pump import Pump
 
+log = logging.getLogger(__name__)
+
+TOLD_EVERY = 100
+"""Frames between two lines in the log that say what became of them."""
+TOLD = "frames so far: "
 MAX_DELAY = 2.0
 """Seconds."""
 HOLD = 0.05
@@ -50,6 +57,8 @@ class Fate:
                 break
             mark -= share
         self.counts[what] += 1
+        if sum(self.counts.values()) % TOLD_EVERY == 0:
+            log.warning("%s%s", TOLD, json.dumps(self.counts))
         return what, self._random.uniform(0, MAX_DELAY) if what == "delay" else 0.0
 
 
@@ -115,3 +124,12 @@ def install(spec: ChaosSpec, seed: int) -> Fate:
 
     Pump.send = disturbed  # type: ignore[method-assign]
     return fate
+
+
+def told_in(log_text: str) -> dict[str, int]:
+    """What a process's log last said of its frames; empty when it said nothing."""
+    lines = [line for line in log_text.splitlines() if TOLD in line]
+    if not lines:
+        return {}
+    counts: dict[str, int] = json.loads(lines[-1].partition(TOLD)[2])
+    return counts

@@ -69,7 +69,8 @@ def _load_for(
 
 def _tell(console: Console, verdict: Verdict, seconds: float) -> None:
     mark = "[green]held[/]" if verdict.held else "[red]FAILED[/]"
-    console.print(f"{mark} {verdict.fault} [dim]({seconds:.0f} s)[/]")
+    stall = "" if verdict.stall is None else f"longest stall {verdict.stall:.2f} s; "
+    console.print(f"{mark} {verdict.fault} [dim]({stall}cluster up {seconds:.0f} s)[/]")
     for text in (*verdict.problems, *verdict.late):
         console.print("   " + text[:2000], markup=False, highlight=False)
 
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help=f"also write the result ({RESULTS} unless named)")
     options = parser.parse_args(argv)
     console = Console()
+    console.width = max(console.width, 140)  # also into a file
     if options.list:
         for case in cases():
             console.print(f"{case.name}: {', '.join(name for name, _ in case.faults)}")

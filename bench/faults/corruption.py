@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from baton.kvtransfer import registry
-from baton.kvtransfer.transport import Buffer, Endpoint, Operation, Transport
+from baton.kvtransfer.transport import Buffer, Endpoint, Operation, Rows, Transport
 
 MIN_BYTES = 1024
 """Shorter messages carry no blocks."""
@@ -17,9 +18,10 @@ MIN_BYTES = 1024
 class CorruptingEndpoint(Endpoint):
     """Every `every`-th message leaves with one byte changed. The block itself stays as it is."""
 
-    def __init__(self, inner: Endpoint, every: int, draw: random.Random) -> None:
+    def __init__(self, inner: Endpoint, every: int, draw: random.Random, switch: Path) -> None:
         self._inner = inner
         self._every = every
+        self._switch = switch
         self._random = draw
         self._count = 0
         self.corrupted = 0
@@ -27,10 +29,11 @@ class CorruptingEndpoint(Endpoint):
     def post_send(
         self, buffer: Buffer, tag: int, on_done: Callable[[Operation], None]
     ) -> Operation:
-        if len(memoryview(buffer).cast("B")) >= MIN_BYTES:
+        data = buffer.copy() if isinstance(buffer, Rows) else memoryview(buffer).cast("B")
+        if len(data) >= MIN_BYTES and self._switch.exists():
             self._count += 1
             if self._count % self._every == 0:
-                wrong = bytearray(memoryview(buffer).cast("B"))
+                wrong = bytearray(data)
                 wrong[self._random.randrange(len(wrong))] ^= 1 << self._random.randrange(8)
                 buffer = wrong
                 self.corrupted += 1
@@ -47,8 +50,8 @@ class CorruptingEndpoint(Endpoint):
         return getattr(self._inner, name)
 
 
-def install(every: int, seed: int) -> None:
-    """From now on, what this process sends over UCX is corrupted."""
+def install(every: int, seed: int, switch: Path) -> None:
+    """From now on, what this process sends over UCX is corrupted, while `switch` is there."""
     factory = registry._FACTORIES["ucx"]
     draw = random.Random(seed)
 
@@ -57,7 +60,7 @@ def install(every: int, seed: int) -> None:
         connect = transport.connect
 
         def connect_badly(address: bytes, *, same_host: bool) -> Endpoint:
-            return CorruptingEndpoint(connect(address, same_host=same_host), every, draw)
+            return CorruptingEndpoint(connect(address, same_host=same_host), every, draw, switch)
 
         transport.connect = connect_badly  # type: ignore[method-assign]
         return transport

@@ -6,13 +6,11 @@ import signal
 import time
 
 from baton.bench.faults.ground import Ground
-from baton.bench.faults.judge import DETECTION, Verdict
+from baton.bench.faults.judge import DETECTION, SILENCE, Verdict
 from baton.bench.faults.load import run
 from baton.bench.faults.redispatch import Redispatches
 from baton.bench.faults.watcher import Watcher
 
-SILENCE = 3.5
-"""Seconds until a process that is not dead but says nothing counts as lost, and a bit."""
 ANSWER = 1.0
 HEARTBEAT = 2.0
 """Seconds: a router that answers later, or a heartbeat that is older, means a stall."""

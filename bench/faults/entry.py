@@ -23,7 +23,9 @@ class Tampering:
     chaos: dict[str, float] | None = None
     """Shares of a `ChaosSpec`."""
     corrupt_every: int = 0
-    """Every so many messages with blocks, one has a wrong byte; 0 is never."""
+    """Every so many messages with blocks, one has a wrong byte while the file `switch` is there;
+    0 is never."""
+    switch: str | None = None
     advertise: str | None = None
     """Tell other workers this address of the hand-off channel; the true one is written to
     `address_file`."""
@@ -42,7 +44,8 @@ def tamper(what: Tampering) -> None:
     if what.corrupt_every:
         from baton.bench.faults import corruption
 
-        corruption.install(what.corrupt_every, what.seed)
+        assert what.switch is not None
+        corruption.install(what.corrupt_every, what.seed, Path(what.switch))
     if what.advertise is not None:
         assert what.address_file is not None
         _advertise(what.advertise, Path(what.address_file))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
+from baton.bench.faults.chaos import told_in
 from baton.bench.faults.ground import Ground
-from baton.bench.faults.judge import Verdict
+from baton.bench.faults.judge import SILENCE, Verdict
 
 
 def cut(ground: Ground, link: str, seconds: float) -> Verdict:
@@ -16,6 +18,7 @@ def cut(ground: Ground, link: str, seconds: float) -> Verdict:
     verdict.check(links.connections(link) > 0, "nothing uses this link")
     try:
         with ground.disturbed(verdict, at=ground.moment(0.05, 0.4)) as (load, watcher):
+            tokens = ground.at_stake(load, link.strip(">").partition(">")[0])
             began = time.monotonic()
             links.cut(link)
             load.wait()
@@ -29,6 +32,7 @@ def cut(ground: Ground, link: str, seconds: float) -> Verdict:
         links.mend(link)
     verdict.slowest_answer = watcher.slowest_answer(began, began + seconds)
     ground.oracle.judge(ground.parts.url, verdict, second.seen)
+    ground.limit_stall(verdict, SILENCE, tokens)
     return ground.settle(verdict)
 
 
@@ -36,6 +40,12 @@ def bad_links(ground: Ground, name: str, rounds: int = 1) -> Verdict:
     """The load on a cluster whose every control message is subject to chaos."""
     verdict = Verdict(name)
     for _ in range(rounds):
-        with ground.disturbed(verdict, at=0.0) as (load, _):
+        with ground.disturbed(verdict, at=0.02) as (load, _):
             load.wait()
-    return ground.settle(verdict)
+    ground.settle(verdict)
+    frames: Counter[str] = Counter()
+    for part in (ground.parts.router, *ground.parts.workers.values()):
+        frames.update(told_in(part.log.read_text(errors="replace")))
+    verdict.notes["frames"] = dict(frames)
+    verdict.check(frames.total() > frames["pass"], "no frame was disturbed")
+    return verdict

@@ -10,7 +10,7 @@ def no_room(ground: Ground, name: str) -> Verdict:
     """The load on a cluster whose pools hold a part of it: it waits or recomputes."""
     verdict = Verdict(name)
     before = _preemptions(ground)
-    with ground.disturbed(verdict, at=0.0) as (load, _):
+    with ground.disturbed(verdict, at=0.02) as (load, _):
         load.wait()
     verdict.notes["preemptions"] = _preemptions(ground) - before
     return ground.settle(verdict)
@@ -19,14 +19,14 @@ def no_room(ground: Ground, name: str) -> Verdict:
 def corruption(ground: Ground, every: int) -> Verdict:
     """One byte of every so many messages with blocks is wrong, with checksums on."""
     verdict = Verdict(f"one corrupted byte in every {every}th message")
-    before = ground.parts.total("baton_kv_transfer_failures_total", 'reason="corrupt"')
-    with ground.disturbed(verdict, at=0.0) as (load, _):
+    ground.parts.switch.touch()
+    with ground.disturbed(verdict, at=0.02) as (load, _):
         load.wait()
-    counted = ground.parts.wait(
-        lambda: ground.parts.total("baton_kv_transfer_failures_total", 'reason="corrupt"') - before,
+    ground.parts.switch.unlink()
+    verdict.notes["detected"] = int(ground.parts.wait(
+        lambda: ground.parts.total("baton_kv_transfer_failures_total", 'reason="corrupt"'),
         "a corrupt hand-off in the metrics", 5.0,
-    )
-    verdict.notes["detected"] = int(counted)
+    ))
     return ground.settle(verdict)
 
 

@@ -10,7 +10,6 @@ Everything ends with the `Parts`, whatever state a process is in.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
@@ -108,18 +107,11 @@ class Part:
             self.signal(signal.SIGKILL)
             self._process.wait()
 
-    def end(self, seconds: float = 10.0) -> int:
-        """SIGTERM, also to a stopped one; SIGKILL after `seconds`. The exit status."""
-        assert self._process is not None
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        if self._process.stdin is not None:
+    def close(self) -> None:
+        """Gone for good."""
+        self.kill()
+        if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
-        return int(self._process.returncode)
 
     def tail(self, lines: int = 40) -> str:
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -135,6 +127,8 @@ class Parts:
         self.links = Links()
         self.http_port, self.control_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
+        self.switch = self.folder / "corrupt"
+        """While this file is there, processes that are told to corrupt do."""
         model = [] if plan.model is None else [plan.model]
         common = [*model, "--dtype", plan.dtype, *plan.options]
         self.router = Part(
@@ -159,7 +153,7 @@ class Parts:
             tampering = plan.sender_tampering
         tampering = replace(
             tampering, seed=tampering.seed + number + 1, address_file=str(file),
-            advertise=f"tcp://127.0.0.1:{to_worker}",
+            switch=str(self.switch), advertise=f"tcp://127.0.0.1:{to_worker}",
         )
         own = {"prefill": plan.prefill_options, "decode": plan.decode_options}.get(role, ())
         arguments = ["worker", *common, "--role", role, "--id", name,
@@ -182,14 +176,9 @@ class Parts:
         self.close()
 
     def close(self) -> None:
-        """End all processes and links. Idempotent."""
-        parts = [*self.workers.values(), self.router]
-        for part in parts:
-            part.signal(signal.SIGCONT)
-            part.signal(signal.SIGTERM)
-        for part in parts:
-            with contextlib.suppress(AssertionError):
-                part.end(5.0)
+        """End all processes, without ceremony, and links."""
+        for part in (*self.workers.values(), self.router):
+            part.close()
         self.links.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -87,12 +87,15 @@ class Links:
         return port
 
     def cut(self, *names: str) -> None:
-        for name in names:
-            self._loop.call_soon_threadsafe(self._links[name].set_cut, True)
+        """Nothing passes any more when this returns."""
+        self._run(self._set(names, cut=True))
 
     def mend(self, *names: str) -> None:
+        self._run(self._set(names, cut=False))
+
+    async def _set(self, names: tuple[str, ...], *, cut: bool) -> None:
         for name in names:
-            self._loop.call_soon_threadsafe(self._links[name].set_cut, False)
+            self._links[name].set_cut(cut)
 
     def connections(self, name: str) -> int:
         """How many were made so far."""
