@@ -96,12 +96,12 @@ class MiniWorker:
             on_fatal=self.fatal.append)
         self.transport = InprocTransport()
         self.links = CapturedLinks()
-        metrics = Metrics("inproc")
+        metrics = self.metrics = Metrics("inproc")
         self.worker = Worker(
             role=role, submit=self.engine.submit, load=self.engine.load,
             transport=self.transport, metrics=metrics, heartbeat_interval=0.05,
             watchdog=60, on_stuck=lambda reason: self.fatal.append(RuntimeError(reason)))
-        mover = BlockMover(self.transport, blocks_of(memory.view(np.uint8)))
+        mover = self.mover = BlockMover(self.transport, blocks_of(memory.view(np.uint8)))
         self.outgoing = OutgoingPeers(
             self.identity, self._hello, self.transport, self._retire, mover)
         self.incoming = IncomingPeers(self.identity, self._hello)

@@ -25,7 +25,7 @@ from baton.protocol.records import DIRECT, Scheme
 
 T = TypeVar("T")
 
-SCHEMES = (DIRECT, DIRECT, Scheme(1, True), Scheme(2, True), Scheme(3, True))
+SCHEMES = (DIRECT, Scheme(2), Scheme(3), Scheme(1, True), Scheme(2, True), Scheme(4, True))
 
 
 class Storm:
