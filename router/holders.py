@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from baton.protocol.hashing import HASH_BYTES, root_hash
+from baton.protocol.hashing import HASH_BYTES
 from baton.protocol.ids import Identity
 
 MAX_BLOCKS = 1 << 16
@@ -22,9 +22,9 @@ TOKEN_BYTES = 4
 class Chain:
     """Hashes of the full blocks of a growing sequence of tokens, each over all before it."""
 
-    def __init__(self, cache_salt: str) -> None:
+    def __init__(self, root: bytes) -> None:
         self.hashes: list[bytes] = []
-        self._root = root_hash(cache_salt)
+        self._root = root
 
     def extend(self, packed: bytes, block_size: int) -> None:
         """`packed`: all tokens so far, of which what was here before is the beginning
@@ -50,8 +50,9 @@ class Holders:
 
     def remember(self, worker: Identity, chain: Sequence[bytes]) -> None:
         """It has the KV of all these blocks now."""
+        alone = (worker,)
         for name in reversed(chain):  # the first is forgotten last: the others need it
-            known = self._blocks.get(name, ())
+            known = self._blocks.setdefault(name, alone)
             if worker not in known:
                 # Another life of the same worker has nothing any more.
                 others = tuple(w for w in known if w.node_id != worker.node_id)
