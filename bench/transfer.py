@@ -1,299 +1,260 @@
-"""How fast blocks move between two processes of this machine, and what that costs.
+"""How fast blocks move between two processes of this machine, what that costs, and beside it what
+the machine itself does: one contiguous buffer over the same transport, a memory copy, NIXL.
 
-Each case moves scattered blocks, one message per block, as a hand-off does; beside it, in the same
-run, one contiguous buffer of the same size over the same transport, and a memory copy of the same
-blocks within one process. Every round is timed from the first send posted until word that all has
-been received has come back. Neither coalescing nor staging is applied.
+Scattered, cold blocks, drawn anew for each round from pools much larger than the caches, move as a
+hand-off moves them, in every scheme that a probe chooses from. With the privilege, the same
+between two network namespaces whose link is shaped, beside a plain TCP stream.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json as jsonlib
-import multiprocessing
-import multiprocessing.connection
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-import uvloop
 
-from baton.kvtransfer.registry import create_transport
-from baton.kvtransfer.tags import TagIssuer
-from baton.kvtransfer.transport import Endpoint, Operation, Transport
+from baton.bench.wire.cases import (
+    CONTIGUOUS,
+    POOL_BYTES,
+    POSTING,
+    SCATTERED,
+    Case,
+    Round,
+    blocks_of,
+    plan,
+    schemes,
+)
+from baton.bench.wire.namespaces import shaped_link, tcp_bytes_per_s, why_not
+from baton.bench.wire.pair import Job, Outcome, Sample, run_pair
+from baton.kvtransfer.checksum import checksum
 
 MIB = 1 << 20
-START_SECONDS = 60.0
-READY, DONE = 0, 1
-"""Offsets of the two tags, before those of the blocks, that each round uses for itself."""
+SHAPED_MBIT = (1000, 10000)
+SHAPED_CASE = Case(360 << 10, 64)
+NIXL_PEER = Path(__file__).parent / "peers" / "nixl_peer.py"
+NIXL_SECONDS = 300.0
 
 
-class Case(msgspec.Struct, frozen=True):
-    """Blocks of `block_bytes` each; `count` 1 is the contiguous buffer."""
-
-    block_bytes: int
-    count: int
-
-    @property
-    def total(self) -> int:
-        return self.block_bytes * self.count
-
-
-SCATTERED = (
-    Case(64 << 10, 1024),
-    Case(12 << 10, 960),
-    Case(2 << 20, 32),
-    Case(360 << 10, 32),
-)
+def summarize(case: Case, samples: Sequence[Sample]) -> dict[str, float]:
+    """The first sample is the warm-up and is left out. Of the rest, the medians."""
+    counted = samples[1:]
+    mib = case.total / MIB
+    seconds = statistics.median(each.seconds for each in counted)
+    return {
+        "gb_per_s": case.total / seconds / 1e9,
+        "best_gb_per_s": case.total / min(each.seconds for each in counted) / 1e9,
+        "posting_share": statistics.median(each.posting / each.seconds for each in counted),
+        "sender_cpu_us_per_mib": statistics.median(each.sender_cpu for each in counted) / mib * 1e6,
+        "receiver_cpu_us_per_mib": statistics.median(each.receiver_cpu for each in counted)
+        / mib
+        * 1e6,
+    }
 
 
-class Sample(msgspec.Struct, frozen=True):
-    """One round: seconds in all, seconds within the posting calls, and the CPU seconds of both
-    processes."""
-
-    seconds: float
-    posting: float
-    sender_cpu: float
-    receiver_cpu: float
-
-
-class Round(msgspec.Struct, frozen=True):
-    """What the sender tells the receiver of a round; sent over the pipe for all rounds at once."""
-
-    case: Case
-    ready_tag: int
-    first_tag: int
-
-
-def plan(rounds: int) -> list[Round]:
-    """Every case with its contiguous counterpart. The tags are issued here for both sides; a
-    real receiver issues its own."""
-    tags = TagIssuer()
-    result = []
-    # Two cases of the same total share one contiguous buffer.
-    for case in dict.fromkeys((*SCATTERED, *(Case(each.total, 1) for each in SCATTERED))):
-        for _ in range(rounds + 1):
-            first = tags.issue(2 + case.count)
-            result.append(Round(case, first, first + 2))
-    return result
+def by_case(rounds: Sequence[Round], outcome: Outcome) -> list[dict[str, Any]]:
+    """One entry per case: what each variant did, and which of them the probe chose."""
+    found: dict[Case, dict[str, list[Sample]]] = {}
+    for each, sample in zip(rounds, outcome.samples, strict=True):
+        found.setdefault(each.case, {}).setdefault(each.variant, []).append(sample)
+    entries = []
+    for case, variants in found.items():
+        result = outcome.probes[case.block_bytes]
+        chosen = next(
+            name for name, scheme in schemes(case.block_bytes).items() if scheme == result.chosen
+        )
+        summaries = {name: summarize(case, samples) for name, samples in variants.items()}
+        contiguous = summaries.pop(CONTIGUOUS)
+        entries.append(
+            {
+                "case": case.name,
+                "block_bytes": case.block_bytes,
+                "blocks": case.count,
+                "chosen": chosen,
+                "schemes": summaries,
+                "contiguous": contiguous,
+                "of_contiguous": summaries[chosen]["gb_per_s"] / contiguous["gb_per_s"],
+            }
+        )
+    return entries
 
 
-def blocks_of(pool: np.ndarray[Any, Any], case: Case) -> list[np.ndarray[Any, Any]]:
-    """Blocks of the pool with a hole after each, in an order that is not that of memory."""
-    order = np.random.default_rng(1).permutation(case.count) if case.count > 1 else [0]
-    return [pool[2 * i * case.block_bytes :][: case.block_bytes] for i in order]
+def nixl(python: str, rounds: int) -> dict[str, Any]:
+    """What NIXL does with the same cases, the better of its two directions for each. Raises
+    RuntimeError when it fails."""
+    wanted = {
+        "rounds": rounds,
+        "pool_bytes": POOL_BYTES,
+        "cases": [[case.block_bytes, case.count] for case in SCATTERED],
+    }
+    answer = subprocess.run(
+        [python, str(NIXL_PEER), jsonlib.dumps(wanted)],
+        capture_output=True,
+        text=True,
+        timeout=NIXL_SECONDS,
+        check=False,
+    )
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("{")]
+    if answer.returncode or not lines:
+        raise RuntimeError(f"NIXL: {answer.stderr.strip()[-500:]}")
+    told = jsonlib.loads(lines[-1])
+    speeds: dict[str, dict[str, float]] = {}
+    for each in told["results"]:
+        case = Case(each["block_bytes"], each["blocks"])
+        speed = case.total / statistics.median(each["seconds"]) / 1e9
+        speeds.setdefault(case.name, {})[each["operation"]] = speed
+    return {"version": told["version"], "gb_per_s": speeds}
 
 
-def make_pool() -> np.ndarray[Any, Any]:
-    """Touched memory, large enough for every case with its holes."""
-    return np.ones(2 * max(case.total for case in SCATTERED), np.uint8)
+def memcpy_gb_per_s(case: Case, rounds: int) -> float:
+    """The median of copying cold scattered blocks of one pool into those of another, in one
+    thread."""
+    count = POOL_BYTES // case.block_bytes
+    source, target = (np.ones((count, case.block_bytes), np.uint8) for _ in range(2))
+
+    def copy(number: int) -> float:
+        each = Round(case, "", number, 0)
+        pairs = list(zip(blocks_of(each, 1), blocks_of(each, 2), strict=True))
+        return seconds_of(lambda: [np.copyto(target[to], source[of]) for of, to in pairs])
+
+    return case.total / statistics.median(copy(number) for number in range(rounds)) / 1e9
 
 
-class Awaited:
-    """A future for `count` operations."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def done(self, operation: Operation) -> None:
-        self._left -= 1
-        if operation.error is not None and not self.future.done():
-            self.future.set_exception(operation.error)
-        elif not self._left and not self.future.done():
-            self.future.set_result(None)
+def checksum_gb_per_s() -> float:
+    """Of the checksums that `--kv-checksum` adds on either side, over cold memory."""
+    blocks = np.ones((256, 360 << 10), np.uint8)
+    return blocks.nbytes / seconds_of(lambda: [checksum(block) for block in blocks]) / 1e9
 
 
-async def send_one(endpoint: Endpoint, buffer: Any, tag: int) -> None:
-    waited = Awaited(1)
-    endpoint.post_send(buffer, tag, waited.done)
-    await waited.future
-
-
-async def receive_side(pipe: multiprocessing.connection.Connection, name: str) -> None:
-    """The other process: posts the receives of a round, says so, and says when they ended."""
-    transport = create_transport(name)
-    pipe.send(transport.address)
-    sender, rounds = pipe.recv()
-    endpoint = transport.connect(sender, same_host=True)
-    pool = make_pool()
-    for each in rounds:
-        waited = Awaited(each.case.count)
-        for index, block in enumerate(blocks_of(pool, each.case)):
-            transport.post_receive(block, each.first_tag + index, waited.done)
-        await send_one(endpoint, b"", each.ready_tag + READY)
-        cpu = time.process_time()
-        await waited.future
-        spent = np.array([time.process_time() - cpu], np.float64)
-        await send_one(endpoint, spent, each.ready_tag + DONE)
-    pipe.recv()
-    await transport.close()
-
-
-def receiver_main(pipe: multiprocessing.connection.Connection, name: str) -> None:
-    uvloop.run(receive_side(pipe, name))
-
-
-async def send_round(
-    transport: Transport, endpoint: Endpoint, pool: np.ndarray[Any, Any], each: Round
-) -> Sample:
-    ready, done = Awaited(1), Awaited(1)
-    receiver_cpu = np.zeros(1, np.float64)
-    transport.post_receive(bytearray(1), each.ready_tag + READY, ready.done)
-    transport.post_receive(receiver_cpu, each.ready_tag + DONE, done.done)
-    blocks = blocks_of(pool, each.case)
-    sent = Awaited(each.case.count)
-    await ready.future
-    cpu, started = time.process_time(), time.perf_counter()
-    for index, block in enumerate(blocks):
-        endpoint.post_send(block, each.first_tag + index, sent.done)
-    posted = time.perf_counter()
-    await done.future
-    ended, cpu = time.perf_counter(), time.process_time() - cpu
-    await sent.future
-    return Sample(ended - started, posted - started, cpu, float(receiver_cpu[0]))
-
-
-async def send_side(
-    pipe: multiprocessing.connection.Connection, name: str, rounds: list[Round]
-) -> tuple[str, list[Sample]]:
-    transport = create_transport(name)
-    if not pipe.poll(START_SECONDS):
-        raise TimeoutError("the receiving process did not start")
-    address = pipe.recv()
-    pipe.send((transport.address, rounds))
-    endpoint = transport.connect(address, same_host=True)
-    pool = make_pool()
-    samples = [await send_round(transport, endpoint, pool, each) for each in rounds]
-    pipe.send("end")
-    carriers = endpoint.carriers
-    await transport.close()
-    return carriers, samples
-
-
-def memcpy_seconds(pool: np.ndarray[Any, Any], case: Case, rounds: int) -> float:
-    """The best time of copying the blocks of one pool into those of another."""
-    source, target = blocks_of(pool, case), blocks_of(make_pool(), case)
-
-    def copy() -> None:
-        for a, b in zip(source, target, strict=True):
-            np.copyto(b, a)
-
-    return min(seconds_of(copy) for _ in range(rounds + 1))
-
-
-def seconds_of(function: Callable[[], None]) -> float:
+def seconds_of(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return time.perf_counter() - started
 
 
-def summarize(case: Case, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The first sample is the warm-up and is left out."""
-    best = min(samples[1:], key=lambda each: each.seconds)
-    median = statistics.median(each.seconds for each in samples[1:])
-    mib = case.total / MIB
-    return {
-        "best_gb_per_s": case.total / best.seconds / 1e9,
-        "median_gb_per_s": case.total / median / 1e9,
-        "posting_share": best.posting / best.seconds,
-        "posting_us_per_operation": best.posting / case.count * 1e6,
-        "sender_cpu_us_per_mib": best.sender_cpu / mib * 1e6,
-        "receiver_cpu_us_per_mib": best.receiver_cpu / mib * 1e6,
-    }
+def shaped(rounds: int) -> list[dict[str, Any]]:
+    """Two namespaces, a link of each rate, a TCP stream before and after ours."""
+    entries = []
+    for mbit in SHAPED_MBIT:
+        total = SHAPED_CASE.total * (2 if mbit < 5000 else 8)
+        with shaped_link(mbit) as namespaces:
+            before = tcp_bytes_per_s(namespaces, total)
+            schedule = plan((SHAPED_CASE,), rounds)
+            outcome = run_pair(Job(schedule, same_host=False, namespaces=namespaces))
+            after = tcp_bytes_per_s(namespaces, total)
+        (entry,) = by_case(schedule, outcome)
+        stream = (before + after) / 2 / 1e9
+        entry |= {
+            "mbit_per_s": mbit,
+            "carriers": outcome.carriers,
+            "tcp_stream_gb_per_s": stream,
+            "of_tcp_stream": entry["schemes"][entry["chosen"]]["gb_per_s"] / stream,
+        }
+        entries.append(entry)
+    return entries
 
 
-def measure(transport: str, rounds: int) -> dict[str, Any]:
-    """Everything, as plain values."""
-    # Imports torch, which the receiving process has no use for.
+def measure(rounds: int, *, nixl_python: str | None, network: bool) -> dict[str, Any]:
+    """Everything, as plain values. What is skipped says so, and why."""
+    # Imports torch, which the measuring processes have no use for.
     from baton.bench.machine import describe
 
-    schedule = plan(rounds)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    receiver = context.Process(target=receiver_main, args=(theirs, transport), daemon=True)
-    receiver.start()
-    theirs.close()
-    try:
-        carriers, samples = uvloop.run(send_side(ours, transport, schedule))
-        receiver.join(10)
-    finally:
-        receiver.kill()
-    by_case: dict[tuple[int, int], list[Sample]] = {}
-    for each, sample in zip(schedule, samples, strict=True):
-        by_case.setdefault((each.case.block_bytes, each.case.count), []).append(sample)
-    pool = make_pool()
-    cases = []
-    for case in SCATTERED:
-        whole = Case(case.total, 1)
-        cases.append(
-            {
-                "block_bytes": case.block_bytes,
-                "blocks": case.count,
-                "scattered": summarize(case, by_case[case.block_bytes, case.count]),
-                "contiguous": summarize(whole, by_case[whole.block_bytes, 1]),
-                "memcpy_gb_per_s": case.total / memcpy_seconds(pool, case, rounds) / 1e9,
-            }
-        )
-    return {
+    schedule = plan((*SCATTERED, POSTING), rounds)
+    outcome = run_pair(Job(schedule))
+    cases = by_case(schedule, outcome)
+    result: dict[str, Any] = {
         "benchmark": "transfer",
-        "transport": transport,
-        "carriers": carriers,
+        "carriers": outcome.carriers,
         "rounds": rounds,
         "cases": cases,
-        "machine": describe(),
-        "versions": versions(),
+        "checksum_gb_per_s": checksum_gb_per_s(),
+        "nixl": {"skipped": "no --nixl-python"},
+        "shaped": {"skipped": "no --network"},
     }
+    if nixl_python is not None:
+        result["nixl"] = nixl(nixl_python, rounds)
+    for entry, case in zip(cases, (*SCATTERED, POSTING), strict=True):
+        entry["memcpy_gb_per_s"] = memcpy_gb_per_s(case, rounds)
+        theirs = result["nixl"].get("gb_per_s", {}).get(case.name)
+        if theirs:
+            ours = entry["schemes"][entry["chosen"]]["gb_per_s"]
+            entry["nixl_gb_per_s"] = max(theirs.values())
+            entry["times_nixl"] = ours / max(theirs.values())
+    if network:
+        why = why_not()
+        result["shaped"] = {"skipped": why} if why else shaped(max(2, rounds // 2))
+    return {**result, "machine": describe(), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
     """Of what the bytes pass through; a package may be there under another name (CUDA major)."""
     names = {each.metadata["Name"]: each.version for each in distributions()}
-    wanted = ("baton-serve", "ucxx", "libucx", "uvloop", "numpy")
+    wanted = ("baton-serve", "ucxx", "libucx", "uvloop", "numpy", "xxhash")
     return {name: number for name, number in names.items() if name.startswith(wanted)}
 
 
 def render(result: dict[str, Any]) -> str:
+    machine = result["machine"]
     lines = [
-        f"{result['transport']} over {result['carriers']}, {result['machine']['cpu']}, "
-        f"{result['machine']['cores']} cores; GB/s best (median) of {result['rounds']} rounds",
-        f"{'blocks':>16} {'scattered':>14} {'contiguous':>14} {'memcpy':>7} "
-        f"{'us/post':>8} {'posting':>8} {'CPU us/MiB send, receive':>25}",
+        f"{result['carriers']}, {machine['cpu']}, {machine['cores']} cores; GB/s, median of "
+        f"{result['rounds']} rounds, cold blocks",
+        f"{'blocks':>15} {'chosen':>15} {'GB/s':>6} {'contig.':>8} {'share':>6} {'NIXL':>6} "
+        f"{'times':>6} {'memcpy':>7} {'posting':>8} {'CPU us/MiB':>11}",
     ]
     for case in result["cases"]:
-        scattered, whole = case["scattered"], case["contiguous"]
-        speed = f"{scattered['best_gb_per_s']:.1f} ({scattered['median_gb_per_s']:.1f})"
-        whole_speed = f"{whole['best_gb_per_s']:.1f} ({whole['median_gb_per_s']:.1f})"
-        shape = f"{case['block_bytes'] >> 10} KiB x {case['blocks']}"
-        cpu = (
-            f"{scattered['sender_cpu_us_per_mib']:.0f}, {scattered['receiver_cpu_us_per_mib']:.0f}"
-        )
+        ours = case["schemes"][case["chosen"]]
+        theirs = f"{case['nixl_gb_per_s']:.1f}" if "nixl_gb_per_s" in case else "-"
+        times = f"{case['times_nixl']:.1f}" if "times_nixl" in case else "-"
+        cpu = f"{ours['sender_cpu_us_per_mib']:.0f}, {ours['receiver_cpu_us_per_mib']:.0f}"
         lines.append(
-            f"{shape:>16} {speed:>14} {whole_speed:>14} {case['memcpy_gb_per_s']:>7.1f} "
-            f"{scattered['posting_us_per_operation']:>8.1f} {scattered['posting_share']:>8.0%} "
-            f"{cpu:>25}"
+            f"{case['case']:>15} {case['chosen']:>15} {ours['gb_per_s']:>6.1f} "
+            f"{case['contiguous']['gb_per_s']:>8.1f} {case['of_contiguous']:>6.0%} {theirs:>6} "
+            f"{times:>6} {case['memcpy_gb_per_s']:>7.1f} {ours['posting_share']:>8.1%} {cpu:>11}"
         )
+        others = ", ".join(
+            f"{name} {each['gb_per_s']:.1f}" for name, each in case["schemes"].items()
+        )
+        lines.append(f"{'':>15} {others}")
+    lines.append(f"checksums: {result['checksum_gb_per_s']:.1f} GB/s on either side")
+    for key in ("nixl", "shaped"):
+        if "skipped" in result[key]:
+            lines.append(f"SKIPPED {key}: {result[key]['skipped']}")
+    if isinstance(result["shaped"], list):
+        lines += [
+            f"{each['mbit_per_s']} Mbit/s: {each['schemes'][each['chosen']]['gb_per_s']:.3f} GB/s "
+            f"({each['chosen']}), TCP stream {each['tcp_stream_gb_per_s']:.3f}, "
+            f"{each['of_tcp_stream']:.0%}"
+            for each in result["shaped"]
+        ]
     return "\n".join(lines)
-
-
-def run(*, json: bool = False, transport: str = "ucx", rounds: int = 7) -> dict[str, Any]:
-    """Measure, print a table or JSON, and return what was measured."""
-    result = measure(transport, rounds)
-    print(jsonlib.dumps(result, indent=2) if json else render(result))
-    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="baton bench transfer", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds per case")
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds per case and scheme")
+    parser.add_argument("--output", type=Path, help="write the JSON to this file as well")
+    parser.add_argument("--plot", type=Path, help="draw it, as PNG or SVG (needs matplotlib)")
+    parser.add_argument("--nixl-python", help="the Python of an environment that has `nixl`")
+    parser.add_argument("--network", action="store_true", help="shaped namespaces too (as root)")
     options = parser.parse_args(arguments)
-    run(json=options.json, rounds=options.rounds)
+    result = measure(options.rounds, nixl_python=options.nixl_python, network=options.network)
+    text = jsonlib.dumps(result, indent=2)
+    print(text if options.json else render(result))
+    if options.output is not None:
+        options.output.write_text(text + "\n")
+    if options.plot is not None:
+        from baton.bench.wire.plot import draw
+
+        draw(result, options.plot)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -94,21 +94,23 @@ class Channel:
 
     def opened(
         self,
-        session: Session,
+        session: Session | None,
         endpoint: Endpoint,
         ours: KVLayout | None = None,
         theirs: KVLayout | None = None,
     ) -> None:
-        """Raises ValueError when our layout cannot be mapped onto theirs."""
+        """Blocks can go, and through the session records. Raises ValueError when our layout cannot
+        be mapped onto theirs."""
         if ours is not None and theirs is not None and ours != theirs:
             self._converter = Converter(ours, theirs)
             self._block_bytes = theirs.block_bytes
         if self._mover is not None:
             self._buffers = self._mover.send_buffers(self._block_bytes)
         self.session, self.endpoint = session, endpoint
-        for record in self._waiting:
-            session.send(record)
-        self._waiting.clear()
+        if session is not None:
+            for record in self._waiting:
+                session.send(record)
+            self._waiting.clear()
 
     def close(self) -> None:
         """Answer the tags of messages that still wait with zero bytes, and end these with an

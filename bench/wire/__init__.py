@@ -1,0 +1,1 @@
+"""What `baton bench transfer` is made of: two processes that move blocks, in one network or two."""

@@ -1,0 +1,48 @@
+"""The picture of `baton bench transfer`, drawn from its JSON: `python -m baton.bench.wire.plot
+RESULT.json PICTURE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def draw(result: dict[str, Any], target: Path) -> None:
+    """Bars per case; the losing ones are shown too. Raises ImportError without matplotlib."""
+    import matplotlib  # type: ignore[import-not-found]
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot  # type: ignore[import-not-found]
+
+    cases = result["cases"]
+    bars: dict[str, list[float]] = {
+        "Baton, as probed": [c["schemes"][c["chosen"]]["gb_per_s"] for c in cases],
+        "Baton, block by block": [c["schemes"]["block by block"]["gb_per_s"] for c in cases],
+        "Baton, staged": [c["schemes"]["staged"]["gb_per_s"] for c in cases],
+        "NIXL": [c.get("nixl_gb_per_s", 0.0) for c in cases],
+        "one contiguous buffer": [c["contiguous"]["gb_per_s"] for c in cases],
+        "memory copy": [c["memcpy_gb_per_s"] for c in cases],
+    }
+    figure, axes = pyplot.subplots(figsize=(11, 4.5))
+    width = 0.8 / len(bars)
+    for index, (name, heights) in enumerate(bars.items()):
+        places = [at + index * width - 0.4 + width / 2 for at in range(len(cases))]
+        axes.bar(places, heights, width, label=name)
+    axes.set_xticks(range(len(cases)), [c["case"] for c in cases])
+    axes.set_ylabel("GB/s, median")
+    machine = result["machine"]
+    axes.set_title(
+        f"Scattered cold KV blocks between two processes: {machine['cpu']}, "
+        f"{machine['cores']} cores, {result['carriers']}\n"
+        f"{machine['command']} ({machine['commit']})",
+        fontsize=9,
+    )
+    axes.legend(fontsize=8, ncols=3)
+    figure.tight_layout()
+    figure.savefig(target, dpi=120)
+
+
+if __name__ == "__main__":
+    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
