@@ -169,6 +169,14 @@ class BlockPool:
         self._name[block], self._parent[block] = name, parent
         self._keeper(block, name)
 
+    def take_changes(self) -> tuple[CacheChange, ...]:
+        """What was noted since the last time, in its order."""
+        if not self._changes:
+            return ()
+        taken = tuple(self._changes)
+        self._changes.clear()
+        return taken
+
     # -- inside ------------------------------------------------------------------------------
 
     def _take(self, count: int, use: Use) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from baton.engine.cache_log import CacheChange
 from baton.protocol.curves import StepShape
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import BlockCounts, Request, TokenLogprobs
@@ -190,3 +191,5 @@ class StepCompleted:
     events: tuple[Event, ...]
     load: EngineLoad
     stats: StepStats | None = field(default=None)
+    cache: tuple[CacheChange, ...] = ()
+    """What can be found in the prefix cache since the last one, and what cannot any more."""

@@ -151,8 +151,9 @@ class Engine:
     def _tell(self, events: list[Event], stats: StepStats | None) -> None:
         self._load = self._scheduler.load()
         self._last_sign = self._clock()
-        if events or stats is not None:
-            self._publish(StepCompleted(tuple(events), self._load, stats))
+        cache = self._scheduler.take_cache_changes()
+        if events or cache or stats is not None:
+            self._publish(StepCompleted(tuple(events), self._load, stats, cache))
 
     # -- failures ----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence as Seq
 
 from baton.engine.batch import BatchItem, StepResult
 from baton.engine.block_pool import BlockPool, IntegrityError, Use
+from baton.engine.cache_log import CacheChange
 from baton.engine.commands import (
     ChangeRole,
     Command,
@@ -87,6 +88,10 @@ class Scheduler:
         """Events since the last call, apart from those that `complete` returned."""
         events, self._events = self._events, []
         return events
+
+    def take_cache_changes(self) -> tuple[CacheChange, ...]:
+        """See `BlockPool.take_changes`."""
+        return self.pool.take_changes()
 
     def _set_role(self, role: str) -> None:
         if role not in ROLES:

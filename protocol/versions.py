@@ -4,8 +4,8 @@
 |---|---|
 | 1 | the first |
 | 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; `CacheEvents`, `CacheDump`, `ResendCache`; |
-|   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks` and |
-|   | `checksums` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
+|   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks` |
+|   | and `checksums` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
 
 A field at the end of a record is skipped by a peer that does not know it. That is harmless for all
 of version 2's but a Grant's scheme: an older sender would send other messages than were posted.

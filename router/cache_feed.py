@@ -84,6 +84,10 @@ class CacheFeed(Generic[W]):
         if feed is not None:
             self._drop_content(feed)
 
+    def __contains__(self, worker: W) -> bool:
+        """Whether it joined, and is believed."""
+        return worker in self._feeds
+
     def in_step(self, worker: W) -> bool:
         """Whether the index says exactly what the worker last told."""
         feed = self._feeds.get(worker)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from itertools import count
 
+from baton.protocol.cache_events import CacheDump, CacheEvents
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import RequestKey
 from baton.protocol.link import LossCause, Session
@@ -29,6 +30,7 @@ from baton.protocol.records import (
     WorkerHello,
     WorkerMetrics,
 )
+from baton.router.caches import Caches
 from baton.router.deadlines import DeadlineWatch, no_worker
 from baton.router.drain import Drain
 from baton.router.flight import Flight, Taken
@@ -63,7 +65,8 @@ class Dispatcher:
         self._max_queue = max_queue
         self._flights: dict[str, Flight] = {}
         self._numbers = count()
-        self._lending = Lending(self.registry, self._observer)
+        self._caches = Caches(self.registry)
+        self._lending = Lending(self.registry, self._observer, self._caches.known)
         self._placement = Placement(self.registry, self._lending)
         self._deadlines = DeadlineWatch(self._fail)
         self._sending = Sending(self._placement, self._observer, self._deadlines.watch)
@@ -162,6 +165,7 @@ class Dispatcher:
                 previous.session.lose("the worker was started again", LossCause.PROCESS)
             self.worker_lost(previous, "it joined again")
         worker = self.registry.add(hello, session, _now())
+        self._caches.worker_joined(worker)
         self._retries.is_back(worker.identity, self._flights.values())
         log.info("worker %s joined as %s", hello.identity.node_id, hello.role)
         self._sending.pump_soon(0.0)
@@ -169,6 +173,7 @@ class Dispatcher:
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its session is over: what it held goes elsewhere. Idempotent."""
+        self._caches.worker_lost(worker)
         self._retries.worker_lost(worker, reason)
 
     def on_record(self, worker: Worker, record: Record) -> None:
@@ -181,6 +186,8 @@ class Dispatcher:
                 self._on_load(worker, record)
             case Curves():
                 worker.curves = record
+            case CacheEvents() | CacheDump():
+                self._caches.on_record(worker, record, _now())
             case Admitted():
                 self._on_admitted(worker, record)
             case Parked():
@@ -209,6 +216,7 @@ class Dispatcher:
         worker.state = load.state
         worker.promised.clear()
         self._observer.worker_load(worker.identity.node_id, load)
+        self._caches.tick(_now())
         if self._sending.queue:
             self._sending.pump()
         self._drain.pump()

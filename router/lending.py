@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from baton.protocol.hashing import kv_root
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Lend
 from baton.protocol.tokens import pack_tokens
 from baton.router.flight import Flight
 from baton.router.holders import Chain, Holders
+from baton.router.known_prefixes import KnownPrefixes
 from baton.router.observer import Observer
 from baton.router.policy import MIN_LOAN_BLOCKS, lender_for
 from baton.router.registry import Registry, Worker
@@ -22,7 +24,10 @@ from baton.router.registry import Registry, Worker
 
 class Lending:
     def __init__(
-        self, registry: Registry, observer: Observer, holders: Holders | None = None
+        self,
+        registry: Registry,
+        observer: Observer,
+        holders: Holders | KnownPrefixes | None = None,
     ) -> None:
         self._registry = registry
         self._observer = observer
@@ -87,11 +92,16 @@ class Lending:
         return 0 if layout is None else (flight.num_tokens - 1) // layout.block_size
 
     def _chain(self, flight: Flight) -> list[bytes]:
-        layout = self._registry.layout
+        layout, model = self._registry.layout, self._registry.model
         assert layout is not None, "there are workers"
+        assert model is not None, "there are workers"
         chain = self._chains.get(flight)
         if chain is None:
-            chain = self._chains[flight] = Chain(flight.request.cache_salt)
+            # As the workers name their blocks, so that it meets what they tell of them.
+            root = kv_root(
+                model.fingerprint, layout.dtype, layout.block_size, flight.request.cache_salt
+            )
+            chain = self._chains[flight] = Chain(root)
         count = self._num_blocks(flight)
         if len(chain.hashes) < count:
             packed = flight.request.prompt + pack_tokens(flight.accepted)

@@ -15,7 +15,8 @@ A worker's content lives in a *slot*, which is a bit of the sets:
                  +------------------close()---------------^
 
 A new content for a worker fills a slot beside the old one, and takes its place in no time; the old
-bits are swept out shard by shard.
+bits are swept out shard by shard. A worker may have several slots: it then has what the best of
+them has.
 """
 
 from __future__ import annotations
@@ -67,16 +68,19 @@ class PrefixIndex(Generic[W]):
         return slot
 
     def show(self, slot: int, owner: W) -> None:
-        """From now on `match` counts the slot's blocks as this worker's. A worker has at most one
-        slot that is shown."""
+        """From now on `match` counts the slot's blocks as this worker's."""
         self._owners[slot] = owner
         self._shown |= self._bits[slot]
 
     def close(self, slot: int) -> None:
-        """Its blocks count no more. It is used again when `tidy` has been through all shards."""
+        """Its blocks count no more. It is used again when `tidy` has been through all shards, at
+        once if it is empty."""
         self._shown &= ~self._bits[slot]
         self._owners[slot] = None
-        self._closed[slot] = self._swept
+        if self._sizes[slot]:
+            self._closed[slot] = self._swept
+        else:
+            heappush(self._free, slot)
 
     def size(self, slot: int) -> int:
         """Blocks in it."""
@@ -169,5 +173,6 @@ class PrefixIndex(Generic[W]):
             bit = holders & -holders
             owner = self._owners[bit.bit_length() - 1]
             assert owner is not None, "a slot is shown that has no owner"
-            found[owner] = count
+            if count > found.get(owner, 0):
+                found[owner] = count
             holders ^= bit

@@ -78,6 +78,10 @@ class RouterLinks:
     def forget(self, key: RequestKey) -> None:
         self._owners.pop(key, None)
 
+    def tell_router(self, router: Identity, record: Record) -> None:
+        """Nothing if it is gone."""
+        self._send(router, record)
+
     def tell_all(self, record: Record) -> None:
         for router in list(self._sessions):
             self._send(router, record)

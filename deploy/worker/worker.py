@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from baton.decode import DecodeStage
+from baton.deploy.worker.cache_teller import CacheTeller
 from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
@@ -29,6 +30,7 @@ from baton.engine.commands import (
 )
 from baton.kvtransfer.transport import Transport
 from baton.prefill import PrefillStage
+from baton.protocol.cache_events import ResendCache
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import (
     Cancel,
@@ -77,6 +79,10 @@ class Worker:
         self._transport = transport
         self._metrics = metrics
         self._curves = curves or CurveKeeper()
+        self._cache = CacheTeller(
+            tell_all=lambda record: self.links.tell_all(record),
+            tell_router=lambda router, record: self.links.tell_router(router, record),
+        )
         self._heartbeat_interval = heartbeat_interval
         self._watchdog = watchdog
         self._on_stuck = on_stuck
@@ -110,6 +116,8 @@ class Worker:
                 self.role = record.role
                 self._submit(ChangeRole(record.role))
                 self._send_load()
+            case ResendCache():
+                self._cache.resend(router)
             case _:
                 log.error("router %s may not send %s", router.node_id, type(record).__name__)
 
@@ -176,6 +184,7 @@ class Worker:
         if step.stats is not None:
             self._metrics.step(step.stats)
             self._curves.step(step.stats)
+        self._cache.changed(step.cache)
 
     def _failed(self, event: SequenceFailed) -> None:
         self.links.tell(
@@ -247,6 +256,7 @@ class Worker:
         self._metrics.handoffs(
             sending=self.prefill.in_flight(),
             receiving=self.decode.in_flight(),
+            backlog=self.prefill.backlog(),
             quarantined_bytes=self._load()[0].blocks.quarantined * self.decode.block_bytes,
         )
         samples = self._metrics.take()

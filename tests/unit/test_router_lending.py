@@ -33,13 +33,13 @@ BLOCK = LAYOUT.block_size
 
 def test_a_chain_grows_with_its_tokens() -> None:
     tokens = list(range(1000, 1050))
-    chain = Chain("salt")
+    chain = Chain(root_hash("salt"))
     chain.extend(pack_tokens(tokens[:15]), 16)
     assert chain.hashes == []
     for end in (16, 20, 47, 48, 50):
         chain.extend(pack_tokens(tokens[:end]), 16)
         assert chain.hashes == chain_hashes(root_hash("salt"), tokens[:end], 16)
-    other = Chain("other")
+    other = Chain(root_hash("other"))
     other.extend(pack_tokens(tokens), 16)
     assert not set(other.hashes) & set(chain.hashes)
 
