@@ -160,6 +160,16 @@ class PrefillStage:
             counts[node] = counts.get(node, 0) + handoff.machine.in_flight
         return counts
 
+    def backlog(self) -> dict[str, tuple[int, int]]:
+        """Messages and bytes that wait for their turn, by receiver."""
+        waiting: dict[str, tuple[int, int]] = {}
+        for peer in self._refs:
+            channel = self._peers.get(peer)
+            if channel is not None:
+                queue = channel.sends
+                waiting[peer.node_id] = (queue.waiting_messages, queue.waiting_bytes)
+        return waiting
+
     # -- from the router ---------------------------------------------------------------------
 
     def on_prefill(self, record: Prefill) -> Start | None:

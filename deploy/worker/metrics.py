@@ -36,6 +36,7 @@ class Metrics:
         self._changed = False
         self._moved: dict[str, float] = {}
         self._under_way: dict[tuple[str, str], float] = {}
+        self._backlog: dict[str, tuple[int, int]] = {}
         self._quarantined = 0
         self.step_seconds = Histogram(
             "baton_step_seconds",
@@ -94,6 +95,18 @@ class Metrics:
             ["peer", "direction"],
             registry=self._registry,
         )
+        self.backlog_messages = Gauge(
+            "baton_handoff_backlog_messages",
+            "Messages of KV blocks that wait for their turn to be sent",
+            ["peer"],
+            registry=self._registry,
+        )
+        self.backlog_bytes = Gauge(
+            "baton_handoff_backlog_bytes",
+            "Their bytes",
+            ["peer"],
+            registry=self._registry,
+        )
         self.quarantined_bytes = Gauge(
             "baton_kv_quarantined_bytes",
             "KV memory that an unfinished operation may still touch",
@@ -147,6 +160,7 @@ class Metrics:
         *,
         sending: Mapping[str, int],
         receiving: Mapping[str, int],
+        backlog: Mapping[str, tuple[int, int]],
         quarantined_bytes: int,
     ) -> None:
         """What is under way now, by peer."""
@@ -162,6 +176,13 @@ class Metrics:
                 self.in_flight.labels(*place).set(number)
                 self._changed = True
         self._under_way = now
+        for peer in self._backlog.keys() | backlog.keys():
+            messages, num_bytes = backlog.get(peer, (0, 0))
+            if self._backlog.get(peer) != (messages, num_bytes):
+                self.backlog_messages.labels(peer).set(messages)
+                self.backlog_bytes.labels(peer).set(num_bytes)
+                self._changed = True
+        self._backlog = dict(backlog)
         if quarantined_bytes != self._quarantined:
             self._quarantined = quarantined_bytes
             self.quarantined_bytes.set(quarantined_bytes)
