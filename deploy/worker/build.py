@@ -109,7 +109,7 @@ def build_engine(
         dtype=dtype,
     )
     scheduler = Scheduler(
-        BlockPool(num_blocks),
+        BlockPool(num_blocks, changes=[]),
         SchedulerLimits(
             max_model_len=max_model_len,
             max_running=settings.max_running,
