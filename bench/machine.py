@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "commit": _commit(),
         "command": shlex.join(["baton", *sys.argv[1:]]),
     }

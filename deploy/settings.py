@@ -120,6 +120,8 @@ class WorkerSettings:
     memory_share: float = 1.0
     """The part of the device's memory that is this worker's to plan with, in (0, 1]."""
     transport: str = "ucx"
+    profile_seconds: float = 0.4
+    """For timing steps at the first start with a model on a device; with 0, only requests tell."""
     json_logs: bool = False
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ class WorkerSettings:
             )
         check_range("--memory-share", self.memory_share, 0.01, 1)
         check_choice("--transport", self.transport, TRANSPORTS)
+        check_range("--profile-seconds", self.profile_seconds, 0, 60)
 
 
 @dataclass(frozen=True, kw_only=True)

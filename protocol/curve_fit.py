@@ -49,6 +49,8 @@ _LEVEL_FORGOTTEN = 0.9
 _LEVEL_DEVIATION = 3.0
 """Of the anchor's level, relative to it: next to nothing is claimed."""
 _ONE_SIGMA = 0.683
+_DOUBT = 0.3
+"""Few samples fit any curve well: the spread is at least this over the root of their number."""
 _SIGMA_OF_MEDIAN = 1.4826
 """Of a normal distribution: its standard deviation over the median of absolute deviations."""
 
@@ -119,7 +121,8 @@ class CurveFit:
             ratios = [self._ratio(features, seconds) for features, seconds in samples]
             self._rescale(median(ratios))
             offs = [abs(math.log(self._ratio(*sample))) for sample in samples]
-            self.spread = _within(_SIGMA_OF_MEDIAN * median(offs), *SPREAD_RANGE)
+            least = _DOUBT / math.sqrt(len(samples))
+            self.spread = _within(max(least, _SIGMA_OF_MEDIAN * median(offs)), *SPREAD_RANGE)
             self._information = [[0.0] * size for _ in range(size)]
             self._moment = [0.0] * size
             for features, seconds in samples:

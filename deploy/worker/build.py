@@ -9,6 +9,7 @@ import torch
 
 from baton.deploy.settings import WorkerSettings
 from baton.deploy.status import LOADING, StatusWriter
+from baton.deploy.worker.profiling import start_curve
 from baton.deploy.worker.sizing import pool_blocks, resolve_dtype
 from baton.engine.block_pool import BlockPool
 from baton.engine.commands import StepCompleted
@@ -22,7 +23,9 @@ from baton.engine.models.llama import LlamaModel
 from baton.engine.models.registry import build_model
 from baton.engine.runner import ModelRunner
 from baton.engine.scheduler import Scheduler
+from baton.engine.step_profile import Bounds
 from baton.engine.weights import iter_weights
+from baton.protocol.curves import StepCurve
 from baton.protocol.errors import ConfigError
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import ModelCard
@@ -41,6 +44,8 @@ class EngineParts:
     memory: KVMemory
     scheduler: Scheduler
     runner: ModelRunner
+    curve: StepCurve | None
+    """How long steps take, by a profile."""
 
     def engine(
         self,
@@ -108,13 +113,14 @@ def build_engine(
         vocab_size=config.vocab_size,
         dtype=dtype,
     )
+    limits = SchedulerLimits(
+        max_model_len=max_model_len,
+        max_running=settings.max_running,
+        max_batch_tokens=settings.max_batch_tokens or _BATCH_TOKENS[device.type],
+    )
     scheduler = Scheduler(
         BlockPool(num_blocks, changes=[]),
-        SchedulerLimits(
-            max_model_len=max_model_len,
-            max_running=settings.max_running,
-            max_batch_tokens=settings.max_batch_tokens or _BATCH_TOKENS[device.type],
-        ),
+        limits,
         block_size=wanted.block_size,
         role=settings.role,
         salt=(card.fingerprint, layout.dtype),
@@ -126,7 +132,9 @@ def build_engine(
         runner.warm_up(prefill_tokens=1, batch=1)  # threads, and pages that a fork copies
     else:
         runner.warm_up()
-    return EngineParts(card, layout, num_blocks, memory, scheduler, runner)
+    bounds = Bounds.of(limits, num_blocks, wanted.block_size)
+    curve = start_curve(runner, memory, card, bounds, settings.profile_seconds)
+    return EngineParts(card, layout, num_blocks, memory, scheduler, runner, curve)
 
 
 def warm_up(loaded: LoadedModel, block_size: int) -> LoadedModel:

@@ -21,6 +21,7 @@ import uvloop
 from baton.decode import DecodeStage
 from baton.deploy.settings import WorkerSettings, join_address
 from baton.deploy.status import StatusWriter
+from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.pinning import pinned
@@ -92,6 +93,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         load=engine.load,
         transport=transport,
         metrics=metrics,
+        curves=CurveKeeper(parts.curve),
         heartbeat_interval=settings.heartbeat_interval,
         watchdog=settings.watchdog,
         on_stuck=lambda reason: end(1, reason),
