@@ -175,7 +175,7 @@ class InprocTransport(Transport):
 def _bytes_of(buffer: Any) -> memoryview:
     """Raises ValueError unless `buffer` is contiguous host memory, or rows: then a copy."""
     if isinstance(buffer, Rows):
-        return memoryview(buffer.copy())
+        return buffer.copy().data
     try:
         view = memoryview(buffer)
     except TypeError as error:

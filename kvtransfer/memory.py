@@ -52,7 +52,8 @@ class HostBlocks:
     def block(self, index: int) -> Bytes:
         if not 0 <= index < len(self._memory):
             raise IndexError(f"block {index} is outside 0..{len(self._memory) - 1}")
-        return self._memory[index]
+        row: Bytes = self._memory[index]
+        return row
 
     def rows(self, indexes: Sequence[int]) -> Rows:
         return Rows(self._memory, indexes)

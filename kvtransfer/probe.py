@@ -25,7 +25,7 @@ import numpy as np
 from baton.kvtransfer.memory import HostBlocks
 from baton.kvtransfer.mover import BlockMover, OnDone
 from baton.kvtransfer.staging import STAGING_BYTES
-from baton.kvtransfer.transport import Endpoint, Transport
+from baton.kvtransfer.transport import Endpoint, Operation, Transport
 from baton.protocol.records import DIRECT, Probe, ProbeRound, Record, Scheme
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,9 @@ class _Round:
     begun: float = 0.0
     ended: float = 0.0
 
+    def begin(self, operation: Operation) -> None:
+        self.begun = time.perf_counter()
+
 
 @dataclass
 class ProbeReceiver:
@@ -122,7 +125,7 @@ class ProbeReceiver:
         for each in rounds:
             state = _Round(each.messages)
             self._rounds.append(state)
-            self.transport.post_receive(bytearray(1), tag, lambda _, state=state: _begin(state))
+            self.transport.post_receive(bytearray(1), tag, state.begin)
             for index, blocks in enumerate(_messages(each, len(memory))):
                 mover.receive(blocks, tag + 1 + index, each.scheme, self._done(state))
             tag += each.messages + 1
@@ -149,10 +152,6 @@ class ProbeReceiver:
             for scheme, state in zip(self._tried, self._rounds[1:], strict=True)
         )
         self.on_result(ProbeResult(choose(rates), rates))
-
-
-def _begin(state: _Round) -> None:
-    state.begun = time.perf_counter()
 
 
 def _messages(each: ProbeRound, num_blocks: int) -> list[range]:

@@ -1,0 +1,77 @@
+"""The probe of schemes, over a transport of this process; and the rule that stands without it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from transports import Ends, until
+
+from baton.kvtransfer.probe import (
+    CLEARLY,
+    ProbeReceiver,
+    ProbeResult,
+    answer_probe,
+    candidates,
+    choose,
+    rule,
+)
+from baton.kvtransfer.tags import TagIssuer
+from baton.protocol.records import DIRECT, Probe, ProbeRound, Scheme
+from baton.protocol.wire import from_wire, to_wire
+
+
+@pytest.mark.parametrize("name", ["inproc", "ucx"])
+@pytest.mark.parametrize("block_bytes", [96, 12 << 10, 360 << 10, 8 << 20])
+async def test_a_probe_tries_every_candidate(name: str, block_bytes: int) -> None:
+    ends = Ends(name)
+    results: list[ProbeResult] = []
+    receiver = ProbeReceiver(ends.b, TagIssuer().issue, block_bytes, results.append)
+    record = receiver.start(same_host=True)
+    told = from_wire(to_wire(record))
+    assert told == record
+    assert isinstance(told, Probe)
+    answer_probe(told, ends.to_b, ends.a)
+    await until(lambda: results, "the probe's result")
+    (result,) = results
+    assert [scheme for scheme, _ in result.rates] == candidates(block_bytes, 4 << 20)
+    assert all(rate > 0 for _, rate in result.rates)
+    assert result.chosen == choose(result.rates)
+    size = told.block_bytes * told.num_blocks
+    assert ends.a.bytes_sent() == {ends.to_b.carriers: size * len(told.rounds)}
+    assert ends.b.totals.received.failures == 0
+    await ends.close()
+
+
+async def test_nonsense_is_refused_and_costs_no_memory() -> None:
+    ends = Ends("inproc")
+    good = ProbeRound(DIRECT, 1)
+    for wrong in (
+        Probe(first_tag=1, block_bytes=1 << 40, num_blocks=1 << 20, rounds=(good,)),
+        Probe(first_tag=1, block_bytes=0, num_blocks=1, rounds=(good,)),
+        Probe(first_tag=1, block_bytes=-8, num_blocks=-8, rounds=(good,)),
+        Probe(first_tag=1, block_bytes=8, num_blocks=8, rounds=(ProbeRound(Scheme(0, False), 1),)),
+        Probe(first_tag=1, block_bytes=8, num_blocks=8, rounds=()),
+    ):
+        with pytest.raises(ValueError, match="a probe of"):
+            answer_probe(wrong, ends.to_b, ends.a)
+    await asyncio.sleep(0)
+    assert sum(ends.a.bytes_sent().values()) == 0
+    await ends.close()
+
+
+def test_only_a_clear_winner_displaces_what_is_preferred() -> None:
+    first, second, third = Scheme(4, False), Scheme(16, False), DIRECT
+    assert choose([(first, 10.0), (second, 10.0 * CLEARLY), (third, 11.0)]) == first
+    assert choose([(first, 10.0), (second, 13.0), (third, 14.0)]) == second
+    assert choose([(first, 1.0), (second, 2.0), (third, 9.0)]) == third
+
+
+@pytest.mark.parametrize("block_bytes", np.geomspace(1, 64 << 20, 40).astype(int).tolist())
+def test_the_rule_fits_what_it_is_for(block_bytes: int) -> None:
+    host, device = rule(block_bytes, scatters=True), rule(block_bytes, scatters=False)
+    assert not host.staged
+    assert host.blocks_per_message * block_bytes <= 1 << 20 or host.blocks_per_message == 1
+    assert device == DIRECT or (device.staged and block_bytes < 128 << 10)
+    assert host == candidates(block_bytes, 4 << 20)[0]
