@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baton.kvtransfer.conversion import Converter, Cut
@@ -29,6 +30,7 @@ class _Message:
     cut: Cut | None
     num_bytes: int
     on_done: OnDone
+    put_at: float
 
 
 class Channel:
@@ -46,6 +48,8 @@ class Channel:
         self._buffers: StagingBuffers | None = None
         self._block_bytes = mover.blocks.block_bytes if mover is not None else 0
         self._waiting: list[Record] = []
+        self.on_phase: Callable[[str, float], None] | None = None
+        """Told for each message: "queue" and "post", in seconds."""
 
     @property
     def block_sizes(self) -> tuple[int, int]:
@@ -83,7 +87,8 @@ class Channel:
             cut = Cut(0, len(blocks))
         count = len(blocks) if cut is None else cut.num_blocks
         num_bytes = count * self._block_bytes
-        message = _Message(tuple(blocks), tag, scheme, cut, num_bytes, on_done)
+        now = time.perf_counter()
+        message = _Message(tuple(blocks), tag, scheme, cut, num_bytes, on_done, now)
         self.sends.put(key, num_bytes, message)
         self._post()
 
@@ -130,6 +135,7 @@ class Channel:
         assert self.endpoint is not None
         assert self._buffers is not None
         while (message := self.sends.take()) is not None:
+            taken_at = time.perf_counter()
             try:
                 self._mover.send(
                     self.endpoint,
@@ -144,6 +150,9 @@ class Channel:
             except ValueError as error:
                 self.send_empty(message.tag)
                 _report(self._done(message), error)
+            if self.on_phase is not None:
+                self.on_phase("queue", taken_at - message.put_at)
+                self.on_phase("post", time.perf_counter() - taken_at)
 
     def _done(self, message: _Message) -> OnDone:
         def done(error: Exception | None) -> None:

@@ -57,12 +57,15 @@ class OutgoingPeers:
         self._retire = retire
         self._channels: dict[Identity, Channel] = {}
         self.events: ChannelEvents | None = None
+        self.on_phase: Callable[[str, float], None] | None = None
+        """See Channel; of channels that are made after it is set."""
 
     def reach(self, peer: WorkerRef) -> Channel:
         """The channel to this life of the peer, dialled if there is none yet."""
         channel = self._channels.get(peer.identity)
         if channel is None:
             channel = self._channels[peer.identity] = Channel(self._mover)
+            channel.on_phase = self.on_phase
             channel.dialer = Dialer(
                 self._identity,
                 peer.peer_address,

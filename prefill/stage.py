@@ -80,6 +80,9 @@ class SendObserver(Protocol):
     def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:
         """`stamps`: see Sender, and "ended"."""
 
+    def message_phase(self, phase: str, seconds: float) -> None:
+        """See Channel.on_phase."""
+
 
 class Kind(Enum):
     PREFILL = "prefill"
@@ -136,6 +139,7 @@ class PrefillStage:
         self._refs: dict[Identity, WorkerRef] = {}
         self._debts: dict[Identity, _Debt] = {}
         peers.events = self
+        peers.on_phase = observer.message_phase
 
     @property
     def active(self) -> int:

@@ -11,7 +11,7 @@ from baton.engine.commands import StepStats
 from baton.protocol.records import WorkerMetrics
 
 _STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_TRANSFER_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
+_TRANSFER_BUCKETS = (0.00002, 0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 _SENDER_PHASES = {
@@ -153,6 +153,11 @@ class Metrics:
                 self.phase_seconds.labels(name).observe(seconds)
         elif outcome not in _NO_FAILURES:
             self.transfer_failures.labels(_reason(kind, outcome)).inc()
+        self._changed = True
+
+    def message_phase(self, phase: str, seconds: float) -> None:
+        """Of one message: "queue" until its turn, "post" within the transport's call."""
+        self.phase_seconds.labels(phase).observe(seconds)
         self._changed = True
 
     def handoffs(

@@ -88,6 +88,7 @@ class StormOutgoing:
         self.life = life
         self.channels: dict[Identity, StormChannel] = {}
         self.events: Any = None
+        self.on_phase: Any = None
 
     def reach(self, peer: WorkerRef) -> StormChannel:
         channel = self.channels.get(peer.identity)

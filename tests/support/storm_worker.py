@@ -43,6 +43,8 @@ class Observer:
     ) -> None:
         self.outcomes.append((f"receive {kind}", outcome))
 
+    def message_phase(self, phase: str, seconds: float) -> None: ...
+
     def step(self, stats: object) -> None: ...
 
 
