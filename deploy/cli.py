@@ -3,7 +3,6 @@ immediate and nothing here knows torch."""
 
 from __future__ import annotations
 
-import importlib
 import secrets
 import socket
 import sys
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from baton.deploy import options
+from baton.deploy.measuring import add_measuring
 from baton.deploy.options import model_settings
 from baton.deploy.settings import (
     LOOPBACK,
@@ -26,15 +26,6 @@ from baton.deploy.settings import (
 )
 from baton.engine.limits import ROLES
 from baton.protocol.errors import ConfigError
-
-BENCHES = {
-    "engine": ("baton.bench.engine", "step times of the engine, beside what the machine can do"),
-    "transfer": ("baton.bench.transfer", "moving KV blocks between two processes over UCX"),
-    "handoff": ("baton.bench.handoff", "from the first token to the second, seen by a client"),
-    "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
-    "faults": ("baton.bench.faults.command", "kills, stops, cut links, full pools, bad bytes"),
-    "routing": ("baton.bench.routing.command", "what a decision costs"),
-}
 
 app = typer.Typer(
     name="baton",
@@ -368,26 +359,7 @@ def doctor(
     raise typer.Exit(run_doctor(as_json=as_json))
 
 
-@app.command(
-    rich_help_panel="Look",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def bench(context: typer.Context) -> None:
-    """Measure a part: [bold]baton bench engine[/], [bold]baton bench transfer[/].
-
-    `baton bench NAME --help` shows its options.
-    """
-    name, *arguments = context.args or ["--help"]
-    if name in ("-h", "--help"):
-        typer.echo("Usage: baton bench NAME [OPTIONS]; `baton bench NAME --help` says more.\n")
-        for known, (_, what) in BENCHES.items():
-            typer.echo(f"  {known:<10} {what}")
-        return
-    if name not in BENCHES:
-        raise ConfigError(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}")
-    # Found by name: nothing in this package imports the benchmarks.
-    raise typer.Exit(importlib.import_module(BENCHES[name][0]).main(arguments) or 0)
+add_measuring(app)
 
 
 @app.command(rich_help_panel="Look")

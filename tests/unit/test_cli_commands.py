@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tiny_model import make_tiny_model
 
+from baton.protocol.profile import decode_profile
+
 
 def baton(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -26,7 +28,9 @@ def baton(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 def test_help_shows_every_command() -> None:
     done = baton("--help")
     assert done.returncode == 0
-    for command in ("up", "router", "worker", "chat", "drain", "doctor", "bench", "version"):
+    for command in (
+        "up", "router", "worker", "chat", "drain", "doctor", "profile", "bench", "version",
+    ):
         assert command in done.stdout
 
 
@@ -52,6 +56,8 @@ def test_help_of_a_command(command: str) -> None:
         (["worker", "--role", "decode"], 2, "--join"),
         (["router", "--control", "nonsense"], 1, "--control must be HOST:PORT"),
         (["bench", "nothing"], 1, "no benchmark 'nothing'"),
+        (["profile", "--seconds", "soon"], 2, "such as 300ms"),
+        (["profile", "/nonexistent"], 1, "/nonexistent"),
         (["drain"], 2, "WORKER"),
         (["drain", "d0", "--url", "http://127.0.0.1:9"], 1, "no router at http://127.0.0.1:9"),
         (["chat", "--url", "http://127.0.0.1:9"], 1, "no server at http://127.0.0.1:9"),
@@ -92,6 +98,23 @@ def test_bench_engine_as_json(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"][0]["dtype"] == "float32"
+
+
+def test_profile_writes_what_can_be_read_again(tmp_path: Path) -> None:
+    model = make_tiny_model(tmp_path)
+    done = baton(
+        "profile", str(model), "--seconds", "1s", "--threads", "1", "--dtype", "float32",
+        "--max-context", "128", "--out", str(tmp_path / "profile.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "prefill" in done.stdout
+    assert "steps that were not fitted" in done.stdout
+    profile = decode_profile((tmp_path / "profile.json").read_bytes())
+    assert (profile.dtype, profile.device, profile.threads) == ("float32", "cpu", 1)
+    assert profile.curve.steps == len(profile.samples) >= 16
+    assert profile.curve.base > 0
+    assert profile.error is not None
+    assert profile.machine["command"].startswith("baton profile")
 
 
 def test_doctor() -> None:
