@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from baton.kvtransfer.conversion import Converter, Cut
 from baton.kvtransfer.mover import BlockMover, OnDone
 from baton.kvtransfer.send_queue import SendQueue
 from baton.kvtransfer.staging import StagingBuffers
-from baton.kvtransfer.transport import Endpoint, Operation
+from baton.kvtransfer.transport import Bytes, Endpoint, Operation
 from baton.protocol.ids import RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.link import Dialer, Session
@@ -91,6 +93,14 @@ class Channel:
         message = _Message(tuple(blocks), tag, scheme, cut, num_bytes, on_done, now)
         self.sends.put(key, num_bytes, message)
         self._post()
+
+    def converted(self, blocks: Sequence[int], cut: Cut) -> Bytes:
+        """What such a message holds, in new memory."""
+        assert self._mover is not None, "channels that send blocks need a mover"
+        assert self._converter is not None, "the layouts are the same"
+        message: Bytes = np.empty(self._converter.message_bytes(cut), np.uint8)
+        self._converter.gather(self._mover.blocks, blocks, cut, message)
+        return message
 
     def send_empty(self, tag: int) -> None:
         """Answer a tag with zero bytes. Nothing happens when there was never a way to the peer."""

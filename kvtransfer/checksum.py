@@ -26,7 +26,8 @@ def checksum(block: Buffer) -> bytes:
 
 @dataclass(slots=True)
 class _Job:
-    blocks: tuple[int, ...]
+    count: int
+    part: Callable[[int], Buffer]
     on_done: Callable[[bytes], None]
     sums: bytearray = field(default_factory=bytearray)
 
@@ -48,9 +49,21 @@ class ChecksumQueue:
 
     def compute(self, blocks: tuple[int, ...], on_done: Callable[[bytes], None]) -> None:
         """`on_done(checksums)`: 8 bytes per block, in order."""
-        self._jobs.append(_Job(blocks, on_done))
-        if len(self._jobs) == 1:
-            self._call_soon(self._slice)
+        self._add(_Job(len(blocks), lambda index: self._block_buffer(blocks[index]), on_done))
+
+    def compute_parts(
+        self, read: Callable[[], Buffer], count: int, on_done: Callable[[bytes], None]
+    ) -> None:
+        """The same of `count` equal parts of what `read` returns when their turn has come."""
+        parts: list[memoryview] = []
+
+        def part(index: int) -> Buffer:
+            if not parts:
+                parts.append(memoryview(read()).cast("B"))
+            size = len(parts[0]) // count
+            return parts[0][index * size : (index + 1) * size]
+
+        self._add(_Job(count, part, on_done))
 
     def verify(
         self, blocks: tuple[int, ...], wanted: bytes, on_done: Callable[[tuple[int, ...]], None]
@@ -64,16 +77,21 @@ class ChecksumQueue:
 
         self.compute(blocks, compare)
 
+    def _add(self, job: _Job) -> None:
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
+            self._call_soon(self._slice)
+
     def _slice(self) -> None:
         left = self._slice_bytes
         done: list[_Job] = []
         while self._jobs and left > 0:
             job = self._jobs[0]
-            while left > 0 and len(job.sums) < len(job.blocks) * CHECKSUM_BYTES:
-                block = memoryview(self._block_buffer(job.blocks[len(job.sums) // CHECKSUM_BYTES]))
+            while left > 0 and len(job.sums) < job.count * CHECKSUM_BYTES:
+                block = memoryview(job.part(len(job.sums) // CHECKSUM_BYTES))
                 job.sums += checksum(block)
-                left -= block.nbytes
-            if len(job.sums) == len(job.blocks) * CHECKSUM_BYTES:
+                left -= max(block.nbytes, 1)
+            if len(job.sums) == job.count * CHECKSUM_BYTES:
                 done.append(self._jobs.popleft())
         if self._jobs:
             self._call_soon(self._slice)

@@ -254,6 +254,9 @@ class PrefillStage:
         self._debts.pop(peer, None)
 
     def on_record(self, peer: Identity, record: Record) -> None:
+        channel = self._peers.get(peer)
+        if channel is None or channel.session is None:
+            return  # of a way that was given up; the next session makes up for it
         match record:
             case Grant():
                 handoff = self._handoff(record.key, peer, self._lease)
@@ -311,9 +314,7 @@ class PrefillStage:
         assert channel is not None, "a grant came without a session"
         sizes = BlockSizes(*channel.block_sizes)
         machine = handoff.machine
-        self._do(
-            handoff, machine.on_grant(grant, self._clock(), sizes, converts=channel.converts)
-        )
+        self._do(handoff, machine.on_grant(grant, self._clock(), sizes))
 
     def _to(self, peer: Identity) -> list[_Handoff]:
         return [handoff for handoff in self._handoffs.values() if handoff.peer == peer]
@@ -399,12 +400,20 @@ class PrefillStage:
 
     def _sum(self, handoff: _Handoff, action: Checksum) -> None:
         assert self._checksums is not None
+        channel = self._peers.get(handoff.peer)
+        assert channel is not None, "a message was sent on it"
 
         def done(sums: bytes) -> None:
             machine = handoff.machine
             self._do(handoff, machine.on_checksums(action.tag, sums, self._clock()))
 
-        self._checksums.compute(action.blocks, done)
+        if channel.converts:
+            cut = Cut(action.skip, action.num_blocks)
+            self._checksums.compute_parts(
+                lambda: channel.converted(action.blocks, cut), action.num_blocks, done
+            )
+        else:
+            self._checksums.compute(action.blocks, done)
 
     def _ended(self, handoff: _Handoff, ended: Ended) -> None:
         machine = handoff.machine

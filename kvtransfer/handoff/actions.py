@@ -29,10 +29,13 @@ class PostSend:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """Compute the checksums of the blocks of one message. Report with on_checksums."""
+    """Compute the checksums of a message, one for each of the receiver's blocks in it; the fields
+    are those of its PostSend. Report with on_checksums."""
 
     blocks: tuple[int, ...]
     tag: int
+    num_blocks: int
+    skip: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class SenderState(Enum):
 
 class Sender:
     """`lease`: seconds without progress; `deadline` is on the clock that `now` comes from.
-    `checksums`: seal with one for each block, unless the receiver's blocks are others than ours."""
+    `checksums`: seal with one for each of the receiver's blocks."""
 
     def __init__(
         self, key: RequestKey, epoch: int, *, now: float, lease: float, checksums: bool = False
@@ -118,14 +118,13 @@ class Sender:
         return self._close(reason, reroute=False, tell=True, release=False)
 
     def on_grant(
-        self, grant: Grant, now: float, sizes: BlockSizes | None = None, *, converts: bool = False
+        self, grant: Grant, now: float, sizes: BlockSizes | None = None
     ) -> list[Action]:
-        """The grant counts the receiver's blocks. `converts`: these are laid out differently."""
+        """The grant counts the receiver's blocks."""
         if self._answered:
             return []
         self._answered = True
         self._sizes = sizes or self._sizes
-        self._with_checksums = self._with_checksums and not converts
         self._operation = grant.operation
         self._messages = Messages.of(grant)
         self._stamp("granted", now)
@@ -249,7 +248,7 @@ class Sender:
         ]
         if self._with_checksums:
             self._summing.add(tag)
-            actions.append(Checksum(blocks, tag))
+            actions.append(Checksum(blocks, tag, stop - first, skip))
         return actions
 
     def _seal(self, messages: Messages) -> Sealed:

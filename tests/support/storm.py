@@ -274,9 +274,8 @@ class Storm:
         return session is not None
 
     def corrupt(self) -> bool:
-        """Only what checksums would notice: blocks in flight, between equal layouts."""
-        sends = [send for send in self.wire.matchable() if send.blocks and send.cut is None]
-        send = self._one(sends)
+        """Only where checksums have to notice it."""
+        send = self._one([send for send in self.wire.matchable() if send.blocks])
         if send is None or not self.checksums:
             return False
         self.wire.match(send, corrupt=True)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from storm_wire import converted_rows, row_bytes
+
 from baton.kvtransfer.conversion import Cut
 from baton.kvtransfer.mover import OnDone
 from baton.protocol.ids import Identity, ProcessRef, RequestKey
@@ -75,6 +77,11 @@ class StormChannel:
     ) -> None:
         assert self.session is not None, "no session, so no grant"
         self.life.wire.post_send(self.life, self.session.receiver, tag, blocks, on_done, cut)
+
+    def converted(self, blocks: Sequence[int], cut: Cut) -> bytes:
+        assert self.session is not None
+        rows = converted_rows(self.life, self.session.receiver, blocks, cut)
+        return b"".join(row_bytes(row) for row in rows)
 
     def send_empty(self, tag: int) -> None:
         if self.session is not None:

@@ -7,6 +7,7 @@ block that was given away too early holds somebody else's content, which the run
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 Row = list[int | None]
 
 _IN_USE = (BlockState.ACTIVE, BlockState.HELD, BlockState.QUARANTINED)
+
+
+def row_bytes(row: Row) -> bytes:
+    return array("q", [-1 if value is None else value for value in row]).tobytes()
+
+
+def converted_rows(
+    sender: Life, receiver: Life, blocks: Sequence[int], cut: Cut | None
+) -> list[Row]:
+    """Copies of blocks of the sender, or what `cut` takes of them in blocks of the receiver."""
+    rows: list[Row] = [list(sender.runner.memory[block]) for block in blocks]
+    if cut is None:
+        return rows
+    size = receiver.block_size
+    flat = [slot for row in rows for slot in row][cut.skip :]
+    flat = (flat + [None] * (cut.num_blocks * size))[: cut.num_blocks * size]
+    return [flat[i * size : (i + 1) * size] for i in range(cut.num_blocks)]
 
 
 class Send:
@@ -42,12 +60,7 @@ class Send:
         if self.rows is None:
             for block in self.blocks:
                 self.sender.assert_in_use(block, "is read by a send")
-            self.rows = [list(self.sender.runner.memory[block]) for block in self.blocks]
-            if self.cut is not None:
-                size = self.receiver.block_size
-                flat = [slot for row in self.rows for slot in row][self.cut.skip :]
-                flat += [None] * (self.cut.num_blocks * size - len(flat))
-                self.rows = [flat[i * size : (i + 1) * size] for i in range(self.cut.num_blocks)]
+            self.rows = converted_rows(self.sender, self.receiver, self.blocks, self.cut)
 
 
 class Receive:

@@ -3,7 +3,6 @@ runner that knows what has to be in each block, and nothing that runs by itself.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -189,8 +188,7 @@ class Life:
         return first
 
     def _bytes_of(self, block: int) -> bytes:
-        row = self.runner.memory[block]
-        return array("q", [-1 if value is None else value for value in row]).tobytes()
+        return storm_wire.row_bytes(self.runner.memory[block])
 
     def _load(self) -> Any:
         return self.scheduler.load(), 0.0
