@@ -56,8 +56,9 @@ _SWEEP_SECONDS = 0.25
 class Worker:
     """`load` gives (engine load, seconds since the last step while work is pending). When these
     exceed `watchdog`, `on_stuck` is told: the process should end, and its supervisor start
-    another. The same when more than `quarantine_share` of the blocks is quarantined and what runs
-    has ended: only the end of the process gives such blocks back."""
+    another. The same when more than `quarantine_share` of the blocks has been quarantined for
+    `quarantine_seconds` and what runs has ended: only the end of the process gives such blocks
+    back."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Worker:
         watchdog: float,
         on_stuck: Callable[[str], None],
         quarantine_share: float = 0.1,
+        quarantine_seconds: float = 5.0,
     ) -> None:
         self.role = role
         self._submit = submit
@@ -87,6 +89,8 @@ class Worker:
         self._watchdog = watchdog
         self._on_stuck = on_stuck
         self._quarantine_share = quarantine_share
+        self._quarantine_seconds = quarantine_seconds
+        self._over_cap_since: float | None = None
         self.draining = False
         """Takes no new requests."""
         # Set by the composition before `run`, since each needs the other.
@@ -237,10 +241,17 @@ class Worker:
         ))
 
     def _watch_quarantine(self, engine: EngineLoad) -> None:
-        """Drain over the cap; back under it, go on."""
+        """Drain when over the cap for long (a burst of cancels is over it for a moment); back under
+        it, go on."""
         blocks = engine.blocks
         total = blocks.free + blocks.cached + blocks.active + blocks.held + blocks.quarantined
-        draining = blocks.quarantined > total * self._quarantine_share
+        now = time.monotonic()
+        if blocks.quarantined <= total * self._quarantine_share:
+            self._over_cap_since = None
+        elif self._over_cap_since is None:
+            self._over_cap_since = now
+        since = self._over_cap_since
+        draining = since is not None and now >= since + self._quarantine_seconds
         if draining != self.draining:
             self.draining = draining
             log.warning(

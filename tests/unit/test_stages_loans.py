@@ -331,8 +331,11 @@ async def test_over_the_cap_a_worker_takes_nothing_new_finishes_and_ends(
     worker = a.worker
     ended: list[str] = []
     worker._on_stuck = ended.append
+    worker._quarantine_seconds = 0.2
+    gate = Gate(a)
     give(a, Generate(request=make_request("runs", TRUNK, max_tokens=30)))
-    await a.until(lambda: len(a.links.tokens("runs")) >= 2, "it runs")
+    gate.open(3)
+    await gate.tokens(2)
     right = worker._load
 
     def load() -> tuple[EngineLoad, float]:
@@ -343,9 +346,13 @@ async def test_over_the_cap_a_worker_takes_nothing_new_finishes_and_ends(
         return replace(load, blocks=counts), age
 
     worker._load = load
+    await a.until(lambda: worker._over_cap_since, "it is over the cap")
+    assert not worker.draining, "which may be a burst"
     await a.until(lambda: worker.draining, "it drains")
     give(a, Generate(request=make_request("new", TRUNK)))
     assert told(a, Declined)[0].reason == "draining"
+    assert not ended, "something runs"
+    gate.open()
     await a.until(lambda: ended, "the end")
     assert len(a.links.tokens("runs")) == 30, "what ran has finished"
     assert ended[0] == "8 of 64 blocks are quarantined"
