@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from baton.protocol.cache_events import CacheDump, CacheEvents, short_name
+from baton.protocol.cache_events import CacheDump, CacheEvents, short_name, unpack_names
 from baton.protocol.ids import Identity
 from baton.router.cache_feed import CacheFeed
 from baton.router.holders import Holders
@@ -62,8 +62,12 @@ class KnownPrefixes:
         then."""
         if isinstance(record, CacheDump):
             self._feed.on_dump(worker, record, now)
-        else:
-            self._feed.on_events(worker, record)
+            return
+        self._feed.on_events(worker, record)
+        for generation in (self._recent, self._before):
+            recent = generation.get(worker)
+            if recent is not None:
+                self._index.evict(recent.slot, unpack_names(record.evicted))
 
     def tick(self, now: float) -> list[Identity]:
         """To be called every now and then, some times a second. Workers to send a ResendCache."""

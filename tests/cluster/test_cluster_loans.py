@@ -118,8 +118,10 @@ def test_a_lender_that_has_forgotten_costs_nothing(long_model: Path) -> None:
         ask(cluster, text(900, seed=5), 80, "other")
         output, cached = ask(cluster, prompt, NEXT, "a")
         assert (output, cached) == (cold, 0)
-        assert asked(cluster) == 1
-        wait_for(lambda: loans(cluster) == 1, "the loan is counted")
+        # The worker told that it forgot, as a rule before it could be asked.
+        named = asked(cluster)
+        assert named <= 1
+        wait_for(lambda: loans(cluster) == named, "the loan is counted")
         assert loans(cluster, "adopted") == 0
 
 

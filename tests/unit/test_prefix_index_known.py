@@ -59,6 +59,16 @@ def test_what_was_just_computed_counts_before_it_is_told_and_not_for_ever() -> N
     assert rig.known.held(OTHER) == {}
 
 
+def test_what_was_computed_and_is_evicted_is_gone_when_that_is_told() -> None:
+    rig = Rig().in_step(3)
+    rig.known.remember(A, NAMES[:3])
+    rig.known.tick(GENERATION)
+    rig.known.remember(A, NAMES[:3])
+    rig.log.add([(NAMES[2], None), (NAMES[1], None)])
+    rig.tell()
+    assert rig.known.held(NAMES) == {A: 1}
+
+
 def test_generations_reuse_their_slots() -> None:
     rig = Rig().in_step(3)
     for turn in range(1, 50):
