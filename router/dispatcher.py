@@ -212,9 +212,7 @@ class Dispatcher:
             return
         if worker.state != load.state:
             log.info("worker %s is %s", worker.identity.node_id, load.state)
-        worker.load, worker.role, worker.heard = load, load.role, _now()
-        worker.state = load.state
-        worker.promised.clear()
+        worker.hear(load, _now())
         self._observer.worker_load(worker.identity.node_id, load)
         self._caches.tick(_now())
         if self._sending.queue:

@@ -124,7 +124,7 @@ class Migrations:
     def _keep_no_room(self, migration: _Migration) -> None:
         target = self._registry.get(migration.target)
         if target is not None and not migration.moving:
-            target.promised.pop(migration.flight, None)
+            target.break_promise(migration.flight)
 
 
 def _to_resume(flight: Flight) -> Request:

@@ -69,13 +69,13 @@ class Placement:
 
     def promise(self, flight: Flight, worker: Worker) -> None:
         """It is about to come there."""
-        worker.promised[flight] = self.facts(flight).blocks
+        worker.promise(flight, self.facts(flight).blocks)
 
     def move(self, flight: Flight, source: Worker, target: Worker) -> None:
         """Its decoding has stopped at `source` and goes on at `target` after a hand-off."""
-        source.decoding.discard(flight)
+        source.end_decode(flight)
         source.hold_prefill(flight, 0)
-        target.decoding.add(flight)
+        target.hold_decode(flight)
         self.promise(flight, target)
         flight.holders = {target.identity: "decode", source.identity: "prefill"}
         flight.admitted = False
@@ -120,8 +120,8 @@ class Placement:
         self, flight: Flight, decision: Decision, facts: RequestFacts, held: Mapping[Identity, int]
     ) -> None:
         decode = self._worker(decision.decode)
-        decode.decoding.add(flight)
-        decode.promised[flight] = facts.blocks
+        decode.hold_decode(flight)
+        decode.promise(flight, facts.blocks)
         flight.decision = decision
         if decision.prefill is None:
             decode.hold_prefill(flight, facts.tokens)
@@ -131,7 +131,7 @@ class Placement:
             return
         prefill = self._worker(decision.prefill)
         prefill.hold_prefill(flight, facts.tokens)
-        prefill.promised[flight] = facts.blocks
+        prefill.promise(flight, facts.blocks)
         flight.holders = {decode.identity: "decode", prefill.identity: "prefill"}
         decode.send(Reserve(request=flight.request, prefill=prefill.ref))
         lender = self._lending.arrange(flight, prefill, held)

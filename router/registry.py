@@ -69,6 +69,8 @@ class Worker:
     promised: dict[Flight, int] = field(default_factory=dict)
     """Flights sent since the last heartbeat. What they will take of this worker is counted in its
     own blocks, which may be of another size than the cluster's."""
+    _candidate: Candidate | None = None
+    """Until something of it changes. (That its flights grow it learns by the next heartbeat.)"""
 
     @property
     def identity(self) -> Identity:
@@ -109,7 +111,31 @@ class Worker:
             return CERTAIN_BLAME
         return POSSIBLE_BLAME if self.session.was_handed_out(number) else 0
 
+    def hear(self, load: Load, now: float) -> None:
+        """Its heartbeat."""
+        self.load, self.role, self.state, self.heard = load, load.role, load.state, now
+        self.promised.clear()
+        self._candidate = None
+
+    def promise(self, flight: Flight, blocks: int) -> None:
+        """It will take so many of the cluster's blocks."""
+        self.promised[flight] = blocks
+        self._candidate = None
+
+    def break_promise(self, flight: Flight) -> None:
+        self.promised.pop(flight, None)
+        self._candidate = None
+
+    def hold_decode(self, flight: Flight) -> None:
+        self.decoding.add(flight)
+        self._candidate = None
+
+    def end_decode(self, flight: Flight) -> None:
+        self.decoding.discard(flight)
+        self._candidate = None
+
     def hold_prefill(self, flight: Flight, tokens: int) -> None:
+        self._candidate = None
         self.prefilling[flight] = tokens
         self.prefill_tokens += tokens
         if flight.trouble.recompute and tokens:
@@ -118,11 +144,12 @@ class Worker:
     def end_prefill(self, flight: Flight) -> None:
         self.prefill_tokens -= self.prefilling.pop(flight, 0)
         self.recomputing.pop(flight, None)
+        self._candidate = None
 
     def forget(self, flight: Flight) -> None:
-        self.decoding.discard(flight)
         self.sent.pop(flight.key, None)
-        self.promised.pop(flight, None)
+        self.end_decode(flight)
+        self.break_promise(flight)
         self.end_prefill(flight)
 
     def available_blocks(self) -> int:
@@ -140,7 +167,12 @@ class Worker:
         return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
 
     def candidate(self, cluster: KVLayout) -> Candidate:
-        """Its blocks are counted in those of the cluster."""
+        """Its blocks are counted in those of the cluster, which is always the same."""
+        if self._candidate is None:
+            self._candidate = self._as_candidate(cluster)
+        return self._candidate
+
+    def _as_candidate(self, cluster: KVLayout) -> Candidate:
         tokens = self.available_blocks() * self.hello.layout.block_size
         return Candidate(
             identity=self.identity,

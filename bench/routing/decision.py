@@ -2,7 +2,8 @@
 
 A prompt of 4,096 tokens: its blocks are hashed (`hashing`), looked up in the prefix index
 (`match`, for prompts that meet the caches in different ways), the workers' state is collected
-(`candidates`) and a decision is taken (`decide`); sending it is not part of it. With --structures,
+(`candidates`) and a decision is taken (`decide`); sending it is not part of it. `together` is one
+measurement of all but the hashing, for a conversation's next turn. With --structures,
 other structures than the index's hold the same caches, each in a process of its own, and do the
 same look-ups.
 """
@@ -96,7 +97,7 @@ def make_registry(workers: int) -> Registry:
             if hello.role == "prefill":
                 worker.hold_prefill(flight, 2048)
             else:
-                worker.decoding.add(flight)
+                worker.hold_decode(flight)
     return registry
 
 
@@ -123,16 +124,35 @@ def measure_decision(rounds: int, blocks: int, counts: Sequence[int]) -> list[di
         rows.append({
             "workers": count,
             "match_us": match_kinds(structure, caches, rounds),
-            **policy(make_registry(count), rounds),
+            **decide_parts(structure, caches, make_registry(count), rounds),
         })
     return rows
 
 
-def policy(registry: Registry, rounds: int) -> dict[str, dict[str, float]]:
+def decide_parts(
+    structure: Structure, caches: Caches, registry: Registry, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Before each decision two workers have changed, as by the decision before it."""
     facts = RequestFacts(tokens=PROMPT_TOKENS, blocks=PROMPT_BLOCKS + 1, remaining=100)
+    workers, random = list(registry), Random(4)
+
+    def change() -> Registry:
+        for worker in random.choices(workers, k=2):
+            flight = next(iter(worker.decoding | worker.prefilling.keys()))
+            worker.promise(flight, facts.blocks)
+        return registry
+
+    def prompt() -> list[bytes]:
+        change()
+        return caches.prompt("next_turn")
+
+    def everything(names: list[bytes]) -> object:
+        return structure.match(names), decide(facts, registry.candidates())
+
     return {
-        "candidates_us": timed(lambda: registry, Registry.candidates, rounds),
+        "candidates_us": timed(change, Registry.candidates, rounds),
         "decide_us": timed(registry.candidates, lambda everyone: decide(facts, everyone), rounds),
+        "together_us": timed(prompt, everything, rounds),
     }
 
 
@@ -186,13 +206,14 @@ def render(result: dict[str, Any]) -> str:
         f"hashing {PROMPT_BLOCKS} blocks: {_pair(result['hashing_us'])} us, median (p99)",
         "",
         f"{'workers':>24}" + "".join(f"{kind:>15}" for kind in KINDS)
-        + f"{'candidates':>15}{'decide':>15}   us, median (p99)",
+        + f"{'candidates':>15}{'decide':>15}{'together':>15}   us, median (p99)",
     ]
     for row in result["decision"]:
         lines.append(
             f"{row['workers']:>24}"
             + "".join(f"{_pair(row['match_us'][kind]):>15}" for kind in KINDS)
             + f"{_pair(row['candidates_us']):>15}{_pair(row['decide_us']):>15}"
+            + f"{_pair(row['together_us']):>15}"
         )
     if result["structures"]:
         lines += ["", f"{'structure':>24}" + "".join(f"{kind:>15}" for kind in KINDS)

@@ -1,0 +1,70 @@
+"""What the policy sees of a worker is kept until something changes, and no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.link import Session
+from baton.protocol.records import BlockCounts, Load, ModelCard, Request, WorkerHello
+from baton.protocol.sampling import SamplingParams
+from baton.protocol.tokens import pack_tokens
+from baton.router.flight import Flight
+from baton.router.registry import Registry, Worker
+
+LAYOUT = KVLayout(2, 2, 8, 16, "float32")
+
+
+def make_flight(number: int) -> Flight:
+    request = Request(
+        key=RequestKey(f"r{number}", 0), choice=0, prompt=pack_tokens(range(100)),
+        sampling=SamplingParams(seed=1, max_tokens=9),
+    )
+    return Flight(request, number, 0.0, lambda flight, outcome, reason: None)
+
+
+def make_worker() -> tuple[Registry, Worker]:
+    hello = WorkerHello(
+        identity=Identity("w", 1), pid=1, host="h", role="mixed", layout=LAYOUT, num_blocks=100,
+        model=ModelCard(fingerprint="f", name="n", max_model_len=99, vocab_size=9, dtype="d"),
+        max_running=4, peer_address="p", device="cpu",
+    )
+    registry = Registry()
+    session = Session(1, 2, hello, now=0.0, notify=lambda: None)
+    return registry, registry.add(hello, session, 0.0)
+
+
+OLD, NEW = make_flight(1), make_flight(2)
+LOAD = Load(
+    role="decode", state="ready", waiting=0, running=1, handoffs=0, waiting_tokens=33,
+    blocks=BlockCounts(free=40, cached=5, active=55, held=0, quarantined=0),
+    step_age=0.0, steps=1, preemptions=0,
+)
+CHANGES: dict[str, Callable[[Worker], None]] = {
+    "hear": lambda w: w.hear(LOAD, 1.0),
+    "hold_decode": lambda w: w.hold_decode(NEW),
+    "hold_prefill": lambda w: w.hold_prefill(NEW, 100),
+    "end_decode": lambda w: w.end_decode(OLD),
+    "end_prefill": lambda w: w.end_prefill(OLD),
+    "promise": lambda w: w.promise(NEW, 50),
+    "break_promise": lambda w: w.break_promise(OLD),
+    "forget": lambda w: w.forget(OLD),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_shows_at_once(change: Callable[[Worker], None]) -> None:
+    registry, worker = make_worker()
+    worker.hear(LOAD, 0.0)
+    worker.hold_decode(OLD)
+    worker.hold_prefill(OLD, 100)
+    worker.promise(OLD, 7)
+    [before] = registry.candidates()
+    assert registry.candidates()[0] is before
+    change(worker)
+    [after] = registry.candidates()
+    assert after == worker._as_candidate(LAYOUT)
+    assert after is not before
