@@ -65,6 +65,10 @@ _TOKEN_BYTES = 4
 LOAN_PATIENCE = 1.0
 """Seconds without progress, after which a borrower computes the blocks itself."""
 
+LAST_BYTES_SECONDS = 1.0
+"""What a process sent before it died may still lie in shared memory, for our own transport to
+write into the blocks."""
+
 
 class ReceiveObserver(Protocol):
     def receive_ended(
@@ -114,6 +118,7 @@ class DecodeStage:
         self._draining: list[_Receiving] = []
         self._processes: dict[Identity, ProcessRef] = {}
         """Of the senders on this host: while one lives, it may write into what it was granted."""
+        self._gone_since: dict[Identity, float] = {}
         peers.events = self
 
     @property
@@ -223,16 +228,21 @@ class DecodeStage:
         for receiving in list(self._live.values()):
             self._do(receiving, receiving.machine.on_time(now))
         for peer in {receiving.machine.sender for receiving in self._draining}:
-            process = self._processes.get(peer)
-            if self._peers.is_connected(peer) or process is None:
-                continue
-            if self._process_gone(process):
+            if self._is_gone(peer, now):
                 for receiving in self._from(peer):
                     self._do(receiving, receiving.machine.on_peer_gone())
         senders = {r.machine.sender for r in (*self._live.values(), *self._draining)}
         for peer in self._processes.keys() - senders:
             if not self._peers.is_connected(peer):
                 del self._processes[peer]
+                self._gone_since.pop(peer, None)
+
+    def _is_gone(self, peer: Identity, now: float) -> bool:
+        """Its process has been dead for long enough that what it left in shared memory was read."""
+        process = self._processes.get(peer)
+        if process is None or self._peers.is_connected(peer) or not self._process_gone(process):
+            return False
+        return now >= self._gone_since.setdefault(peer, now) + LAST_BYTES_SECONDS
 
     # -- inside ------------------------------------------------------------------------------
 
