@@ -27,7 +27,7 @@ from baton.deploy.worker.profiling import device_name, profile_path, step_timer,
 from baton.engine.kv_memory import KVMemory
 from baton.engine.model.fingerprint import fingerprint
 from baton.engine.runner import ModelRunner
-from baton.engine.step_fit import fit_steps
+from baton.engine.step_fit import StepFit, fit_steps
 from baton.engine.step_profile import Bounds, Samples, StepTimer, random_case
 from baton.protocol.curves import StepShape
 from baton.protocol.errors import ConfigError
@@ -37,6 +37,7 @@ from baton.protocol.units import format_bytes, parse_duration
 _POOL_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 _BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 _LEAST_STEPS = 16
+_LEARNED_FROM = 50
 
 
 def measure(
@@ -68,13 +69,27 @@ def held_out(samples: Samples, again: Sequence[float]) -> HeldOut:
     repeats = [
         abs(second / first - 1) for (_, first), second in zip(samples, again, strict=True)
     ]
+    ahead = _ahead(samples)
     return HeldOut(
         steps=len(errors),
         median=statistics.median(errors),
         p90=_p90(errors),
         again_median=statistics.median(repeats),
         again_p90=_p90(repeats),
+        ahead_median=statistics.median(ahead) if ahead else None,
+        ahead_p90=_p90(ahead) if ahead else None,
     )
+
+
+def _ahead(samples: Samples) -> list[float]:
+    """Errors of a fit that begins with nothing, one step ahead of it each time."""
+    fit = StepFit()
+    errors = []
+    for place, (shape, seconds) in enumerate(samples):
+        if place >= _LEARNED_FROM:
+            errors.append(abs(fit.curve().seconds(shape) / seconds - 1))
+        fit.observe(shape, seconds)
+    return errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,6 +223,11 @@ def _show(profile: Profile, console: Console) -> None:
             f"{error.median:.1%} off at the median, {error.p90:.1%} at p90; the same step again: "
             f"{error.again_median:.1%} and {error.again_p90:.1%}"
         )
+        if error.ahead_median is not None:
+            console.print(
+                f"learned on the way, each step predicted from those before it: "
+                f"{error.ahead_median:.1%} and {error.ahead_p90:.1%}"
+            )
 
 
 def _examples(profile: Profile) -> dict[str, StepShape]:

@@ -25,6 +25,9 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     again_median: float
     """The same steps run again: what no curve can be better than."""
     again_p90: float
+    ahead_median: float | None = None
+    """Each step predicted from those before it, as a worker does, from the 51st on."""
+    ahead_p90: float | None = None
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
