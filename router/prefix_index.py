@@ -36,7 +36,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 class PrefixIndex(Generic[W]):
-    """`W`: whatever names a worker. Memory: some 100 bytes for each block that one worker has
+    """`W`: whatever names a worker. Memory: some 60 bytes for each block that one worker has
     alone, next to nothing for each further worker that has it."""
 
     def __init__(self) -> None:
