@@ -84,15 +84,15 @@ class CacheLog:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _at_last_batch(self) -> list[int]:
+    def _at_last_batch(self) -> list[bytes]:
         """Changes that no batch told yet are not in it: the next one says what changed since."""
         before = [name for name, now in self._pending.items() if not now]
         for name in self._parents:
             if name not in self._hidden and name not in self._pending:
                 before.append(name)
-        return [short_name(name) for name in before]
+        return before
 
-    def _parts(self, names: list[int], dump: int, sequence: int) -> Iterator[CacheDump]:
+    def _parts(self, names: list[bytes], dump: int, sequence: int) -> Iterator[CacheDump]:
         size = self._part_names
         count = max(1, -(-len(names) // size))
         for part in range(count):
@@ -101,7 +101,7 @@ class CacheLog:
                 sequence=sequence,
                 part=part,
                 parts=count,
-                names=pack_names(names[part * size : (part + 1) * size]),
+                names=pack_names(map(short_name, names[part * size : (part + 1) * size])),
             )
 
     def _store(self, name: bytes, parent: bytes) -> None:

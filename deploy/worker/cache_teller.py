@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from baton.engine.cache_log import CacheChange, CacheLog
+from baton.protocol.cache_events import CacheDump
 from baton.protocol.ids import Identity
 from baton.protocol.records import Record
 
@@ -36,9 +37,14 @@ class CacheTeller:
             self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
 
     def resend(self, router: Identity) -> None:
-        """It asked for all of it."""
-        for part in self._log.dump():
+        """It asked for all of it: a part at each turn of the loop, which has better to do."""
+        self._send_next(router, self._log.dump())
+
+    def _send_next(self, router: Identity, parts: Iterator[CacheDump]) -> None:
+        part = next(parts, None)
+        if part is not None:
             self._tell_router(router, part)
+            asyncio.get_running_loop().call_soon(self._send_next, router, parts)
 
     def _tell(self) -> None:
         self._timer = None

@@ -106,7 +106,7 @@ async def test_a_router_that_comes_later_is_told_all() -> None:
     await until(lambda: rig.lost == 0)
     assert rig.known() == 0
     rig.answer()
-    assert rig.known() == 6
+    await rig.until_known(6)
 
 
 async def test_a_lost_batch_is_noticed_with_the_next() -> None:
