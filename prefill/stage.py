@@ -186,6 +186,10 @@ class PrefillStage:
             return None
         return Start(request, hold=True)
 
+    def is_started(self, key: RequestKey) -> bool:
+        """There is a hand-off that will release the blocks of this key in the engine."""
+        return key in self._started
+
     def on_lend(self, record: Lend) -> None:
         request = record.request
         key = loan_key(request.key)

@@ -142,7 +142,13 @@ class Worker:
         if lender is None:
             self._submit(start)
         else:
-            self.decode.borrow(start.request, lender, lambda: self._submit(start))
+            self.decode.borrow(start.request, lender, lambda: self._start_if_wanted(start))
+
+    def _start_if_wanted(self, start: Start) -> None:
+        """While the loan came the hand-off may have ended, and then nobody would ever release
+        what the engine holds for it."""
+        if not start.hold or self.prefill.is_started(start.request.key):
+            self._submit(start)
 
     def on_router_joined(self) -> None:
         """It decides by our load, so it should not have to wait for a heartbeat."""

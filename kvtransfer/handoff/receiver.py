@@ -6,7 +6,7 @@ that receive is over or the sender's process is gone; until then it is quarantin
 land in buffers of the transport (staged) are detached from the blocks instead.
 
     RESERVING  asked the pool                       deadline: creation + lease
-    RESERVED   no session with the sender           deadline: creation + lease
+    RESERVED   no session with the sender           deadline: reservation + SESSION_GRACE
     GRANTED    receives posted, Grant told          deadline: progress + lease
     VERIFYING  all arrived; checksums are compared  deadline: progress + lease
     ADMITTED   the engine has the blocks
@@ -37,6 +37,10 @@ from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import DIRECT, Ack, Grant, Revoke, Scheme, Sealed
 
 CHECKSUM_BYTES = 8
+SESSION_GRACE = 3.0
+"""Seconds that reserved blocks wait for the sender to be reached. It dials as soon as it has heard
+of the request, so after this the way to it is cut, and the client has its first token and waits
+for the second."""
 
 
 class ReceiverState(Enum):
@@ -118,6 +122,7 @@ class Receiver:
         self.cached_blocks = min(cached, self.num_blocks)
         if self.loan and not self.received_blocks:
             return self._fail("all_cached", reroute=False, revoke=True)
+        self.deadline = min(self.deadline, now + SESSION_GRACE)
         return self._grant(now)
 
     def on_refused(self, reason: str) -> list[Action]:

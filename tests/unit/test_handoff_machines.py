@@ -21,7 +21,7 @@ from baton.kvtransfer.handoff.actions import (
     ReleaseBlocks,
     Tell,
 )
-from baton.kvtransfer.handoff.receiver import Receiver, ReceiverState
+from baton.kvtransfer.handoff.receiver import SESSION_GRACE, Receiver, ReceiverState
 from baton.kvtransfer.handoff.sender import Sender, SenderState, answer_unknown
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import DIRECT, Aborted, Ack, Grant, Revoke, Scheme, Sealed
@@ -363,3 +363,19 @@ def test_a_grant_lost_with_its_session_is_answered_after_the_next() -> None:
     world.settle()
     assert not world.quarantined
     assert world.receiver.state is ReceiverState.DONE
+
+
+def test_a_sender_that_cannot_be_reached_is_given_up_long_before_the_lease_ends() -> None:
+    """Its client may have had the first token already, and waits."""
+    issue_tags = count(1).__next__
+    for reached in (False, True):
+        receiver = Receiver(
+            KEY, P, operation=1, num_blocks=2, issue_tags=lambda n: issue_tags(), now=0.0,
+            lease=30.0,
+        )
+        receiver.on_reserved((100, 101), 0, 10.0)
+        if reached:
+            receiver.on_session(DIRECT, 10.0)
+        assert receiver.on_time(10.0 + SESSION_GRACE - 0.1) == []
+        ended = [a for a in receiver.on_time(10.0 + SESSION_GRACE) if isinstance(a, Ended)]
+        assert ended == ([] if reached else [Ended("expired", reroute=True)])

@@ -164,6 +164,22 @@ async def test_a_request_cancelled_while_it_borrows_never_starts(three: list[Min
     assert not b.links.deltas
 
 
+async def test_a_hand_off_that_ends_while_its_prefill_borrows_holds_nothing(
+    three: list[MiniWorker]
+) -> None:
+    """The receiver is lost, not the request cancelled: nobody would come to release it."""
+    a, b, c = three
+    request = make_request("r", TRUNK, max_tokens=4)
+    give(b, Prefill(request=request, decode=c.ref, lender=a.ref))
+    assert loan_key(request.key) in b.worker.decode._live
+    b.worker.prefill.on_peer_lost(c.identity)
+    assert told(b, Declined)
+    await b.until(lambda: not b.worker.decode._live, "the loan is over")
+    await all_clean([a, b, c])
+    assert not b.runner.sizes
+    assert not b.links.deltas
+
+
 # -- migration -------------------------------------------------------------------------------
 
 
