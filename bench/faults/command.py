@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ RESULTS = Path("bench/results/faults.json")
 
 def measure(
     model: str, scale: Scale, *, only: str, seed: int, console: Console, folder: Path
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """All cases with one model: "tiny" (written into `folder`), "embedded", or as for `baton up`.
-    Verdicts as plain values, shown as they come."""
+    Verdicts as plain values, as they come."""
     path, asks = _load_for(model, scale.in_flight, seed, folder)
     base = Plan(model=path)
     oracle: Oracle | None = None
-    rows: list[dict[str, Any]] = []
     for case in cases():
         began = time.monotonic()
         try:
@@ -45,14 +44,12 @@ def measure(
                 case, base, asks, scale, seed=seed, only=only, oracle=oracle
             ):
                 oracle = learned
-                row = {"model": model, "cluster": case.name, **verdict.to_dict()}
-                rows.append(row)
                 _tell(console, verdict, time.monotonic() - began)
+                yield {"model": model, "cluster": case.name, **verdict.to_dict()}
         except (PartFailed, RuntimeError) as failure:
             verdict = Verdict(case.name, problems=[str(failure)])
-            rows.append({"model": model, "cluster": case.name, **verdict.to_dict()})
             _tell(console, verdict, time.monotonic() - began)
-    return rows
+            yield {"model": model, "cluster": case.name, **verdict.to_dict()}
 
 
 def _load_for(
@@ -126,13 +123,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             cancels=options.cancels or (10_000 if tiny else 500),
         )
         with tempfile.TemporaryDirectory(prefix="baton-faults-") as folder:
-            rows += measure(model, scale, only=options.only, seed=options.seed,
-                            console=console, folder=Path(folder))
+            for row in measure(model, scale, only=options.only, seed=options.seed,
+                               console=console, folder=Path(folder)):
+                rows.append(row)
+                if options.json:  # after each, for a run that is cut short
+                    result = {"benchmark": "faults", "machine": described, "dtype": "float32",
+                              "seed": options.seed, "faults": rows}
+                    options.json.write_text(json.dumps(result, indent=1) + "\n")
     console.print(table_of(rows))
     console.print(f"{described['cpu']}, {described['cores']} cores, torch {described['torch']}, "
                   f"commit {described['commit']}; {described['command']}", markup=False)
-    if options.json:
-        result = {"benchmark": "faults", "machine": described, "dtype": "float32",
-                  "seed": options.seed, "faults": rows}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if rows and all(row["held"] for row in rows) else 1
