@@ -1,7 +1,8 @@
 """Runs steps of chosen shapes, to see how long they take, before a worker serves. No torch here.
 
 The blocks of the pool are written without regard to what they hold, and contexts that were never
-computed are attended to: what a step costs does not depend on what it computes.
+computed are attended to: what a step costs does not depend on what it computes. Tokens are drawn
+greedily; what other ways of drawing cost is learned from requests.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _sequence(length: int, computed: int) -> Sequence:
         key=RequestKey("profile", 0),
         choice=0,
         prompt=pack_tokens([0] * length),
-        sampling=SamplingParams(seed=0, max_tokens=1, temperature=1.0, top_p=0.9),
+        sampling=SamplingParams(seed=0, max_tokens=1, temperature=0.0),
     )
     seq = Sequence.from_request(request, hold=False)
     seq.num_computed = computed
