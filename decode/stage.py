@@ -320,8 +320,11 @@ class DecodeStage:
             actions = receiving.machine.on_receive_done(action.tag, error, self._clock())
             self._do(receiving, actions)
 
+        # Of its own, so that a sender that dies takes no other's messages with it.
+        inbox = self._peers.inbox_of(receiving.machine.sender)
+        place = {} if inbox is None else {"inbox": inbox}
         receiving.landings[action.tag] = self._mover.receive(
-            action.blocks, action.tag, action.scheme, done
+            action.blocks, action.tag, action.scheme, done, **place
         )
 
     def _verify(self, receiving: _Receiving, action: Verify) -> None:

@@ -20,7 +20,7 @@ from typing import Protocol
 from baton.kvtransfer.conversion import Converter, Cut
 from baton.kvtransfer.memory import Blocks
 from baton.kvtransfer.staging import STAGING_BYTES, StagingBuffers
-from baton.kvtransfer.transport import Bytes, Endpoint, Operation, Transport
+from baton.kvtransfer.transport import Bytes, Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import Scheme
 
 OnDone = Callable[[Exception | None], None]
@@ -81,14 +81,21 @@ class BlockMover:
             endpoint.post_send(memory, tag, lambda operation: on_done(operation.error))
 
     def receive(
-        self, blocks: Sequence[int], tag: int, scheme: Scheme, on_done: OnDone
+        self,
+        blocks: Sequence[int],
+        tag: int,
+        scheme: Scheme,
+        on_done: OnDone,
+        *,
+        inbox: Inbox | None = None,
     ) -> Landing:
-        """Await one message into these blocks. `on_done`: it is in them, or (an error) nothing
-        will come any more. Raises ValueError as `send` does."""
+        """Await one message into these blocks, in this inbox or that of the transport. `on_done`:
+        it is in them, or (an error) nothing will come any more. Raises ValueError as `send`."""
+        inbox = inbox or self.transport
         if scheme.staged or (len(blocks) > 1 and not self.blocks.scatters):
-            return _Staged(self, tuple(blocks), tag, on_done)
+            return _Staged(self, inbox, tuple(blocks), tag, on_done)
         memory = self.blocks.rows(blocks) if len(blocks) > 1 else self.blocks.block(blocks[0])
-        self.transport.post_receive(memory, tag, lambda operation: on_done(operation.error))
+        inbox.post_receive(memory, tag, lambda operation: on_done(operation.error))
         return _Direct()
 
     def _send_staged(
@@ -136,9 +143,15 @@ class _Staged:
     were not given up."""
 
     def __init__(
-        self, mover: BlockMover, blocks: tuple[int, ...], tag: int, on_done: OnDone
+        self,
+        mover: BlockMover,
+        inbox: Inbox,
+        blocks: tuple[int, ...],
+        tag: int,
+        on_done: OnDone,
     ) -> None:
         self._mover = mover
+        self._inbox = inbox
         self._blocks: tuple[int, ...] | None = blocks
         self._size = len(blocks) * mover.blocks.block_bytes
         if self._size > mover.landing_buffers.size:
@@ -148,7 +161,7 @@ class _Staged:
         self._landing = False
         self._lost = False
         self._abandoned = False
-        mover.transport.watch(tag, lambda: mover.landing_buffers.take(self._land))
+        inbox.watch(tag, lambda: mover.landing_buffers.take(self._land))
 
     def detach(self) -> bool:
         if self._blocks is not None:
@@ -159,7 +172,7 @@ class _Staged:
         return True
 
     def abandon(self) -> None:
-        self._mover.transport.unwatch(self._tag)
+        self._inbox.unwatch(self._tag)
         self._abandoned = True
         if self._landing:
             self._landing = False
@@ -184,4 +197,4 @@ class _Staged:
             self._mover.landing_buffers.give_back(buffer, was_lost=self._lost)
             self._on_done(operation.error)
 
-        self._mover.transport.post_receive(message, self._tag, done)
+        self._inbox.post_receive(message, self._tag, done)

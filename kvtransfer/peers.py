@@ -11,14 +11,16 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from baton.kvtransfer.channel import Channel
 from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.probe import ProbeReceiver, ProbeResult, answer_probe, rule
-from baton.kvtransfer.transport import Transport
+from baton.kvtransfer.transport import Inbox, Transport
 from baton.protocol.errors import ConfigError
-from baton.protocol.ids import Identity
+from baton.protocol.ids import Identity, ProcessRef
 from baton.protocol.kvlayout import why_unmappable
-from baton.protocol.link import Dialer, Listener, Session
+from baton.protocol.link import Dialer, Listener, Session, is_gone
 from baton.protocol.records import DIRECT, PeerHello, Probe, Record, Scheme, WorkerRef
 from baton.protocol.versions import version_of_kind
 
@@ -175,6 +177,8 @@ class IncomingPeers:
         self._hello = hello
         self._mover = mover
         self._issue_tags = issue_tags
+        self._processes: dict[Identity, ProcessRef | None] = {}
+        """Of the senders that have an inbox."""
         self.probes: dict[str, ProbeResult] = {}
         """The last result by the sender's node id."""
         self._sessions: dict[Identity, Session] = {}
@@ -201,6 +205,12 @@ class IncomingPeers:
         blocks = self._mover.blocks
         return rule(blocks.block_bytes, scatters=blocks.scatters)
 
+    def inbox_of(self, peer: Identity) -> Inbox | None:
+        """Where this sender's messages arrive; None: where all do."""
+        if self._mover is None or peer not in self._processes:
+            return None
+        return self._mover.transport.inbox(peer)
+
     def is_connected(self, peer: Identity) -> bool:
         return peer in self._sessions
 
@@ -226,6 +236,11 @@ class IncomingPeers:
             raise ConfigError(f"KV layouts cannot be mapped: {why}")
         peer = hello.identity
         self._sessions[peer] = session
+        if self._mover is not None:
+            self._forget_dead(peer)
+            self._processes[peer] = hello.process
+            address = self._mover.transport.inbox(peer).address
+            ours = msgspec.structs.replace(ours, transport_address=address)
         session.on_lost = lambda reason: self._lost(peer, session, reason)
         events = self.events
         if events is not None:
@@ -233,6 +248,16 @@ class IncomingPeers:
             events.on_session(peer)
         self._probe(peer, session, hello, ours)
         return ours
+
+    def _forget_dead(self, newcomer: Identity) -> None:
+        """Give up the inboxes of lives that are over."""
+        for peer, process in list(self._processes.items()):
+            if peer in self._sessions or peer == newcomer:
+                continue  # the same life again: what it was granted may still come
+            if peer.node_id == newcomer.node_id or (process is not None and is_gone(process)):
+                del self._processes[peer]
+                if self._mover is not None:
+                    self._mover.transport.forget(peer)
 
     def _probe(
         self, peer: Identity, session: Session, sender: PeerHello, ours: PeerHello
@@ -250,7 +275,8 @@ class IncomingPeers:
             rates = ", ".join(f"{_name(s)} {rate / 1e9:.1f} GB/s" for s, rate in result.rates)
             log.info("KV from %s: %s (%s)", peer.node_id, _name(result.chosen), rates)
 
-        probe = ProbeReceiver(mover.transport, issue_tags, mover.blocks.block_bytes, keep)
+        probe = ProbeReceiver(mover.transport, issue_tags, mover.blocks.block_bytes, keep,
+                              self.inbox_of(peer))
         session.send(probe.start(same_host=sender.host == ours.host))
 
     def _lost(self, peer: Identity, session: Session, reason: str) -> None:

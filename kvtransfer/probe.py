@@ -25,7 +25,7 @@ import numpy as np
 from baton.kvtransfer.memory import HostBlocks
 from baton.kvtransfer.mover import BlockMover, OnDone
 from baton.kvtransfer.staging import STAGING_BYTES
-from baton.kvtransfer.transport import Endpoint, Operation, Transport
+from baton.kvtransfer.transport import Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import DIRECT, Probe, ProbeRound, Record, Scheme
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ class ProbeReceiver:
     issue_tags: Callable[[int], int]
     block_bytes: int
     on_result: Callable[[ProbeResult], None]
+    inbox: Inbox | None = None
     _rounds: list[_Round] = field(default_factory=list)
 
     def start(self, *, same_host: bool) -> Record:
@@ -114,6 +115,7 @@ class ProbeReceiver:
         tried = candidates(self.block_bytes, scratch)
         memory = _scratch(self.block_bytes, scratch)
         mover = BlockMover(self.transport, memory)
+        inbox = self.inbox or self.transport
         self._tried = tried
         self._num_bytes = len(memory) * self.block_bytes
         self._failed = False
@@ -125,9 +127,10 @@ class ProbeReceiver:
         for each in rounds:
             state = _Round(each.messages)
             self._rounds.append(state)
-            self.transport.post_receive(bytearray(1), tag, state.begin)
+            inbox.post_receive(bytearray(1), tag, state.begin)
             for index, blocks in enumerate(_messages(each, len(memory))):
-                mover.receive(blocks, tag + 1 + index, each.scheme, self._done(state))
+                done = self._done(state)
+                mover.receive(blocks, tag + 1 + index, each.scheme, done, inbox=inbox)
             tag += each.messages + 1
         return Probe(
             first_tag=first_tag,

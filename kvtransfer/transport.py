@@ -7,7 +7,7 @@ an operation ends when the transport says so, and until then its memory is not t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,22 +86,13 @@ class Endpoint(ABC):
         """Give the way up without blocking. Operations under way are not cancelled."""
 
 
-class Transport(ABC):
-    """One process's end."""
-
-    name: str
-    totals: Totals
-    """What it has moved so far."""
+class Inbox(ABC):
+    """Where messages arrive."""
 
     @property
     @abstractmethod
     def address(self) -> bytes:
-        """What a peer passes to `connect`."""
-
-    @abstractmethod
-    def connect(self, address: bytes, *, same_host: bool) -> Endpoint:
-        """A way to the transport with this address. Raises ConnectionError. A peer that is not
-        there any more may also show only by failing sends."""
+        """What a peer passes to `connect` to send here."""
 
     @abstractmethod
     def post_receive(
@@ -118,6 +109,28 @@ class Transport(ABC):
     @abstractmethod
     def unwatch(self, tag: int) -> None:
         """Not any more. Nothing happens when the tag is not watched."""
+
+
+class Transport(Inbox):
+    """One process's end, with an inbox for whoever has none of its own."""
+
+    name: str
+    totals: Totals
+    """What it has moved so far."""
+
+    @abstractmethod
+    def connect(self, address: bytes, *, same_host: bool) -> Endpoint:
+        """A way to the inbox with this address. Raises ConnectionError. A peer that is not there
+        any more may also show only by failing sends."""
+
+    def inbox(self, peer: Hashable) -> Inbox:
+        """For this sender alone, where a sender that dies could block an inbox for all; the same
+        one each time, until `forget`."""
+        return self
+
+    def forget(self, peer: Hashable) -> None:
+        """The sender is gone. Nothing is written any more by what it sent, and no operation in
+        its inbox reports again. Nothing happens when it has none."""
 
     @abstractmethod
     async def close(self) -> None:

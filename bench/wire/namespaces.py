@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-_CLONE_NEWNET = 0x40000000
+_CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
+_MS_REC, _MS_SLAVE, _MNT_DETACH = 0x4000, 0x80000, 2
 ADDRESSES = ("10.200.77.1", "10.200.77.2")
 _PIECE = 1 << 20
 
@@ -61,11 +62,20 @@ def _run(*words: str) -> None:
 
 
 def enter(namespace: str) -> None:
-    """This thread, and all that it starts, from now on. Raises OSError."""
-    with open(f"/var/run/netns/{namespace}") as file:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
+    """This thread, and all that it starts, from now on, with a /sys of its own: UCX looks for its
+    devices there. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def check(status: int) -> None:
+        if status != 0:
             raise OSError(ctypes.get_errno(), f"cannot enter network namespace {namespace}")
+
+    with open(f"/var/run/netns/{namespace}") as file:
+        check(libc.setns(file.fileno(), _CLONE_NEWNET))
+    check(libc.unshare(_CLONE_NEWNS))
+    check(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None))
+    libc.umount2(b"/sys", _MNT_DETACH)
+    check(libc.mount(b"sysfs", b"/sys", b"sysfs", ctypes.c_ulong(0), None))
 
 
 def tcp_bytes_per_s(namespaces: tuple[str, str], total: int) -> float:

@@ -12,7 +12,8 @@ with a dying peer):
 Life of an endpoint: open -> closing, while sends are under way -> given back to UCX. It is *lost*
 once its peer has died (a failed send says so, on the same host also the kernel): then everything
 under way on it fails at once, and so does every later send. Receives belong to no endpoint: one
-whose sender died stays outstanding, harmless, until `close`.
+whose sender died stays outstanding, harmless, until `forget` or `close`. Why each sender should
+have an inbox of its own is told in inbox.py.
 
 Nothing waits for a peer: UCX objects that still have work under way at `close` are kept until the
 process exits, with the memory that they may touch.
@@ -23,15 +24,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from baton.kvtransfer import transport
-from baton.kvtransfer.traffic import Totals, Traffic
+from baton.kvtransfer.traffic import Totals
 from baton.kvtransfer.transport import Buffer, Operation
 from baton.kvtransfer.ucx import binding
-from baton.kvtransfer.ucx.address import UcxAddress, own_address, unpack
-from baton.kvtransfer.ucx.progress import Progress
+from baton.kvtransfer.ucx.address import UcxAddress, unpack
+from baton.kvtransfer.ucx.inbox import UcxInbox
+from baton.kvtransfer.ucx.operation import OnDone, UcxOperation
 from baton.protocol.link import ProcessWatch
 
 log = logging.getLogger(__name__)
@@ -41,26 +43,6 @@ DEFAULT_OPTIONS = {"TLS": "^cma", "SYSV_FIFO_SIZE": "1024"}
 there are cores, each turn of the sender or receiver moves so much more, at half the CPU time."""
 CLOSE_SECONDS = 0.1
 """How long `close` gives endpoints to say good-bye."""
-
-OnDone = Callable[[Operation], None]
-
-
-class _Operation(Operation):
-    __slots__ = ("endpoint", "num_bytes", "traffic")
-
-    def __init__(
-        self,
-        buffer: Buffer,
-        on_done: OnDone,
-        num_bytes: int,
-        traffic: Traffic,
-        endpoint: UcxEndpoint | None,
-    ) -> None:
-        super().__init__(buffer, on_done)
-        self.num_bytes = num_bytes
-        self.traffic = traffic
-        self.endpoint = endpoint
-
 
 class _Goodbye(Operation):
     """The closing of an endpoint, which is kept as long as that takes."""
@@ -118,7 +100,7 @@ class UcxEndpoint(transport.Endpoint):
     def post_send(self, buffer: Buffer, tag: int, on_done: OnDone) -> Operation:
         array = binding.view(buffer)
         progress = self._owner.progress
-        operation = _Operation(buffer, on_done, array.nbytes, self._traffic, self)
+        operation = UcxOperation(buffer, on_done, array.nbytes, self._traffic, self)
         if self._lost is not None:
             progress.fail(operation, self._lost)
         elif self._closing:
@@ -177,9 +159,10 @@ class UcxTransport(transport.Transport):
     def __init__(self, options: Mapping[str, str] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.totals = Totals()
-        self.worker = binding.Worker({**DEFAULT_OPTIONS, **(options or {})})
-        self.progress = Progress(self.worker, self.loop, self._ended)
-        self._address = own_address(binding.VERSION, self.worker.address).pack()
+        self._options = {**DEFAULT_OPTIONS, **(options or {})}
+        self._inbox = self._make_inbox()
+        self._inboxes: dict[Hashable, UcxInbox] = {}
+        self.worker, self.progress = self._inbox.worker, self._inbox.progress
         self._endpoints: set[UcxEndpoint] = set()
         self._goodbyes: set[_Goodbye] = set()
         self._all_said = asyncio.Event()
@@ -189,7 +172,20 @@ class UcxTransport(transport.Transport):
 
     @property
     def address(self) -> bytes:
-        return self._address
+        return self._inbox.address
+
+    def inbox(self, peer: Hashable) -> UcxInbox:
+        if self._closed:
+            raise RuntimeError("the transport is closed")
+        inbox = self._inboxes.get(peer)
+        if inbox is None:
+            inbox = self._inboxes[peer] = self._make_inbox()
+        return inbox
+
+    def forget(self, peer: Hashable) -> None:
+        inbox = self._inboxes.pop(peer, None)
+        if inbox is not None:
+            inbox.close()
 
     def connect(self, address: bytes, *, same_host: bool) -> UcxEndpoint:
         if self._closed:
@@ -203,26 +199,20 @@ class UcxTransport(transport.Transport):
         return endpoint
 
     def post_receive(self, buffer: Buffer, tag: int, on_done: OnDone) -> Operation:
-        if self._closed:
-            raise RuntimeError("the transport is closed")
-        array = binding.view(buffer)
-        operation = _Operation(buffer, on_done, array.nbytes, self.totals.received, None)
-        request = self.worker.receive(array, tag)
-        self.progress.outstanding.add_receive(tag, request, operation)
-        self.progress.posted()
-        return operation
+        return self._inbox.post_receive(buffer, tag, on_done)
 
     def watch(self, tag: int, on_arrival: Callable[[], None]) -> None:
-        self.progress.watched[tag] = on_arrival
-        self.progress.posted()
+        self._inbox.watch(tag, on_arrival)
 
     def unwatch(self, tag: int) -> None:
-        self.progress.watched.pop(tag, None)
+        self._inbox.unwatch(tag)
 
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._inbox.closed = True
+        for inbox in self._inboxes.values():
+            inbox.close()
         for endpoint in self._endpoints:
             if endpoint.is_lost:
                 # Nobody hears our good-bye, and UCX would log that as an error.
@@ -256,8 +246,11 @@ class UcxTransport(transport.Transport):
                 self._abandoned.append((request, operation.buffer))
             self.progress.fail(operation, error)
 
+    def _make_inbox(self) -> UcxInbox:
+        return UcxInbox(self._options, self.loop, self.totals.received, self._ended)
+
     def _ended(self, operation: Operation, error: Exception | None) -> None:
-        if not isinstance(operation, _Operation):
+        if not isinstance(operation, UcxOperation):
             operation.finish(error)
             return
         if self._closed:

@@ -139,6 +139,9 @@ class StormIncoming:
         self.sessions: dict[Identity, StormSession] = {}
         self.events: Any = None
 
+    def inbox_of(self, peer: Identity) -> None:
+        """One for all."""
+
     def scheme_from(self, peer: Identity) -> Scheme:
         return self.life.scheme
 
