@@ -10,14 +10,12 @@ from baton.bench.faults.entry import Tampering
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import Oracle, Verdict
 from baton.bench.faults.load import Ask
-from baton.bench.faults.parts import Parts, Plan
+from baton.bench.faults.parts import BLOCK, Parts, Plan
 
 SHARE = 0.05
 """Of control messages that each kind of chaos strikes."""
 CORRUPT_EVERY = 20
 """Of so many messages with blocks, one has a wrong byte."""
-BLOCK = 16
-"""Tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import Verdict
+from baton.bench.faults.parts import BLOCK
 
 
 def no_room(ground: Ground, name: str) -> Verdict:
@@ -13,6 +14,10 @@ def no_room(ground: Ground, name: str) -> Verdict:
     with ground.disturbed(verdict, at=0.02) as (load, _):
         load.wait()
     verdict.notes["preemptions"] = _preemptions(ground) - before
+    smallest = min(view["num_blocks"] for view in ground.parts.views().values())
+    wanted = sum(len(ask.prompt) // BLOCK for ask in ground.asks) // len(ground.parts.workers)
+    verdict.notes |= {"smallest_pool_blocks": smallest, "prompt_blocks_for_each": wanted}
+    verdict.check(wanted > smallest, "the pool had room for everything")
     return ground.settle(verdict)
 
 

@@ -30,6 +30,8 @@ from baton.bench.faults.proxy import Links, free_port
 ROUTER = "router"
 START_SECONDS = 120.0
 CLEAN_SECONDS = 20.0
+BLOCK = 16
+"""Tokens of a KV block, unless told otherwise."""
 
 
 class PartFailed(RuntimeError):
