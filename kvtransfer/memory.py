@@ -44,6 +44,7 @@ class HostBlocks:
 
     def __init__(self, memory: Bytes) -> None:
         self._memory = memory
+        self._address: int = memory.__array_interface__["data"][0]
         self.block_bytes = int(memory.shape[1])
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class HostBlocks:
         return row
 
     def rows(self, indexes: Sequence[int]) -> Rows:
-        return Rows(self._memory, indexes)
+        return Rows(self._memory, indexes, self._address)
 
     def gather(self, indexes: Sequence[int], out: Bytes) -> None:
         rows = self.rows(indexes)

@@ -26,18 +26,26 @@ class Rows:
     ([n, bytes] uint8, each row contiguous), in this order, at least one. What is sent as rows may
     be received as one buffer, or as other rows, and the other way round."""
 
-    __slots__ = ("indexes", "memory")
+    __slots__ = ("address", "indexes", "memory")
 
-    def __init__(self, memory: Bytes, indexes: Sequence[int]) -> None:
-        """Raises ValueError for memory of another form, IndexError for a row outside it."""
+    def __init__(
+        self, memory: Bytes, indexes: Sequence[int], address: int | None = None
+    ) -> None:
+        """`address` is that of `memory`, for who knows it already. Raises ValueError for memory of
+        another form, IndexError for a row outside it."""
+        # Lists and plain integers: once the caches are cold, the first call into each part of
+        # numpy takes longer than all of this.
         if memory.ndim != 2 or memory.dtype != np.uint8 or memory.strides[1] != 1:
             raise ValueError("rows need an array [n, bytes] of uint8 with contiguous rows")
         self.memory = memory
-        self.indexes = np.array(indexes, np.int64)
-        if not len(self.indexes):
+        self.indexes = list(indexes)
+        if not self.indexes:
             raise ValueError("no rows")
-        if self.indexes.min() < 0 or self.indexes.max() >= len(memory):
+        if min(self.indexes) < 0 or max(self.indexes) >= len(memory):
             raise IndexError(f"rows {self.indexes} are not all within 0..{len(memory) - 1}")
+        self.address: int = (
+            memory.__array_interface__["data"][0] if address is None else address
+        )
 
     @property
     def nbytes(self) -> int:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from array import array
 from typing import Any
-
-import numpy as np
 
 from baton.kvtransfer.transport import Rows
 
@@ -45,6 +44,7 @@ class _Param(ctypes.Structure):
 
 
 _PARAM = _Param(op_attr_mask=_FIELD_DATATYPE, datatype=_DATATYPE_IOV)
+_PARAM_ADDRESS = ctypes.addressof(_PARAM)
 
 
 class Request:
@@ -76,7 +76,7 @@ def send(endpoint_handle: int, rows: Rows, tag: int) -> Request:
     spans = _spans(rows)
     call = _functions()["send"]
     return _request(
-        call(endpoint_handle, spans.ctypes.data, len(spans), tag, ctypes.addressof(_PARAM)), spans
+        call(endpoint_handle, spans.buffer_info()[0], len(rows.indexes), tag, _PARAM_ADDRESS), spans
     )
 
 
@@ -86,7 +86,12 @@ def receive(worker_handle: int, rows: Rows, tag: int) -> Request:
     call = _functions()["receive"]
     return _request(
         call(
-            worker_handle, spans.ctypes.data, len(spans), tag, _WHOLE_TAG, ctypes.addressof(_PARAM)
+            worker_handle,
+            spans.buffer_info()[0],
+            len(rows.indexes),
+            tag,
+            _WHOLE_TAG,
+            _PARAM_ADDRESS,
         ),
         spans,
     )
@@ -99,17 +104,11 @@ def _request(pointer: int | None, spans: Any) -> Request:
     return Request(address, spans)
 
 
-def _spans(rows: Rows) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """ucp_dt_iov_t: [n, 2] of address and length, neighbours in memory joined."""
-    width, step = rows.memory.shape[1], rows.memory.strides[0]
-    first = rows.memory.ctypes.data
-    starts = first + rows.indexes * step
-    begins = np.ones(len(starts), bool)
-    begins[1:] = starts[1:] != starts[:-1] + width
-    heads = np.flatnonzero(begins)
-    spans = np.empty((len(heads), 2), np.int64)
-    spans[:, 0] = starts[heads]
-    spans[:, 1] = np.diff(heads, append=len(starts)) * width
+def _spans(rows: Rows) -> array[int]:
+    """ucp_dt_iov_t of each row: address and length."""
+    width, step, first = rows.memory.shape[1], rows.memory.strides[0], rows.address
+    spans = array("q", [width]) * (2 * len(rows.indexes))
+    spans[::2] = array("q", [first + index * step for index in rows.indexes])
     return spans
 
 
