@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json as jsonlib
+import os
 import statistics
 import subprocess
 import sys
@@ -171,6 +172,7 @@ def measure(rounds: int, *, nixl_python: str | None, network: bool) -> dict[str,
     # Imports torch, which the measuring processes have no use for.
     from baton.bench.machine import describe
 
+    load = os.getloadavg()[0]
     schedule = plan((*SCATTERED, POSTING), rounds)
     outcome = run_pair(Job(schedule))
     cases = by_case(schedule, outcome)
@@ -178,6 +180,7 @@ def measure(rounds: int, *, nixl_python: str | None, network: bool) -> dict[str,
         "benchmark": "transfer",
         "carriers": outcome.carriers,
         "rounds": rounds,
+        "load_average": load,
         "cases": cases,
         "checksum_gb_per_s": checksum_gb_per_s(),
         "nixl": {"skipped": "no --nixl-python"},
@@ -209,7 +212,7 @@ def render(result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines = [
         f"{result['carriers']}, {machine['cpu']}, {machine['cores']} cores; GB/s, median of "
-        f"{result['rounds']} rounds, cold blocks",
+        f"{result['rounds']} rounds, cold blocks; load average before {result['load_average']:.1f}",
         f"{'blocks':>15} {'chosen':>15} {'GB/s':>6} {'contig.':>8} {'share':>6} {'NIXL':>6} "
         f"{'times':>6} {'memcpy':>7} {'posting':>8} {'CPU us/MiB':>11}",
     ]
