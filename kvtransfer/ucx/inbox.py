@@ -1,10 +1,9 @@
 """Where UCX messages arrive: a UCX worker with a shared-memory queue of its own.
 
-All senders of one host write into the queue of the worker that they send to, each reserving a
-place before it fills it. One that is killed in between leaves a place that is never filled, and
-the receiver waits there for ever, whoever else has sent meanwhile. (Of senders killed in the midst
-of a transfer every second one did so.) So each sender gets an inbox of its own, and takes down
-nothing but that.
+All senders of one host write into the queue of the worker that they send to. When one of them is
+killed in the midst of a transfer, nothing that anyone sends arrives there any more, up to every
+second time: it had reserved a place, it seems, that is now never filled. So each sender gets an
+inbox of its own, and takes down nothing but that.
 """
 
 from __future__ import annotations

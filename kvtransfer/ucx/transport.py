@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 DEFAULT_OPTIONS = {"TLS": "^cma", "SYSV_SEG_SIZE": "32K"}
 """Fragments of 32 KiB instead of 8 make the shared-memory queue 8 MiB instead of 2: where more
 processes want to run than there are cores, each turn of the sender or receiver moves so much more.
-64 KiB is too much for UCX, whose fragments then lose their length."""
+With 64 KiB, messages arrive truncated."""
 CLOSE_SECONDS = 0.1
 """How long `close` gives endpoints to say good-bye."""
 
