@@ -38,10 +38,11 @@ from baton.protocol.link import ProcessWatch
 
 log = logging.getLogger(__name__)
 
-DEFAULT_OPTIONS = {"TLS": "^cma", "SYSV_SEG_SIZE": "32K"}
-"""Fragments of 32 KiB instead of 8 make the shared-memory queue 8 MiB instead of 2: where more
-processes want to run than there are cores, each turn of the sender or receiver moves so much more.
-With 64 KiB, messages arrive truncated."""
+DEFAULT_OPTIONS = {"TLS": "^cma", "SYSV_FIFO_SIZE": "1024", "RNDV_THRESH": "128K"}
+"""FIFO: 8 MiB of shared memory between two processes instead of 2. Where more processes want to run
+than there are cores, each turn of the sender or receiver moves so much more, at half the CPU time.
+RNDV: what is larger waits at the sender for its receive. Left to itself, UCX sends even 256 KiB
+without asking here, and keeps it in memory of a receiver that has posted nothing."""
 CLOSE_SECONDS = 0.1
 """How long `close` gives endpoints to say good-bye."""
 

@@ -17,7 +17,8 @@ from baton.protocol.records import DIRECT, Scheme
 
 SCHEMES = [DIRECT, Scheme(4, False), Scheme(4, True)]
 BLOCK_BYTES = 256 << 10
-NUM_BLOCKS = 64
+NUM_BLOCKS = 256
+"""More than the queue in shared memory holds, which takes 16 MiB."""
 
 
 def pool() -> Bytes:
