@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 HASH_BYTES = 16
+TOKEN_BYTES = 4
+"""Of a packed token id."""
 
 
 def root_hash(*parts: str) -> bytes:
@@ -35,7 +37,11 @@ def extend_chain(parent: bytes, tokens: Sequence[int]) -> bytes:
     packed = array("i", tokens)
     if sys.byteorder == "big":
         packed.byteswap()
-    return blake2b(packed.tobytes(), key=parent, digest_size=HASH_BYTES).digest()
+    return _extend(parent, packed.tobytes())
+
+
+def _extend(parent: bytes, packed: bytes) -> bytes:
+    return blake2b(packed, key=parent, digest_size=HASH_BYTES).digest()
 
 
 def chain_hashes(root: bytes, tokens: Sequence[int], block_size: int) -> list[bytes]:
@@ -46,3 +52,20 @@ def chain_hashes(root: bytes, tokens: Sequence[int], block_size: int) -> list[by
         parent = extend_chain(parent, tokens[start : start + block_size])
         hashes.append(parent)
     return hashes
+
+
+class Chain:
+    """Hashes of the full blocks of a sequence of packed tokens that grows (`pack_tokens`)."""
+
+    def __init__(self, root: bytes) -> None:
+        self.hashes: list[bytes] = []
+        self._root = root
+
+    def extend(self, packed: bytes, block_size: int) -> None:
+        """`packed`: all tokens so far, of which what was here before is the beginning.
+        `block_size`: in tokens, always the same."""
+        size = block_size * TOKEN_BYTES
+        parent = self.hashes[-1] if self.hashes else self._root
+        for start in range(len(self.hashes) * size, len(packed) - size + 1, size):
+            parent = _extend(parent, packed[start : start + size])
+            self.hashes.append(parent)

@@ -3,8 +3,8 @@
     what a worker tells     exact, as of its last batch              prefix_index, cache_feed
     what it is known to     from when this router hears of it until  here: slots of the same index
     have got since          the worker has surely told it itself
-    workers that tell       a guess, from what they computed         holders
-    nothing (version 1)
+
+Of a worker that tells nothing (version 1 of the protocol) nothing is known: it cannot lend either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from baton.protocol.cache_events import CacheDump, CacheEvents, short_name, unpack_names
 from baton.protocol.ids import Identity
 from baton.router.cache_feed import CacheFeed
-from baton.router.holders import Holders
 from baton.router.prefix_index import PrefixIndex
 
 GENERATION = 1.0
@@ -34,12 +33,11 @@ class _Recent:
 
 
 class KnownPrefixes:
-    """The same questions as of `Holders`."""
+    """Of all workers that tell."""
 
     def __init__(self) -> None:
         self._index: PrefixIndex[Identity] = PrefixIndex()
         self._feed = CacheFeed(self._index)
-        self._silent = Holders()
         self._recent: dict[Identity, _Recent] = {}
         self._before: dict[Identity, _Recent] = {}
         """The generation before."""
@@ -84,7 +82,6 @@ class KnownPrefixes:
     def remember(self, worker: Identity, chain: Sequence[bytes]) -> None:
         """It has the KV of all these blocks now."""
         if worker not in self._feed:
-            self._silent.remember(worker, chain)
             return
         recent = self._recent.get(worker)
         if recent is None:
@@ -97,12 +94,7 @@ class KnownPrefixes:
     def held(self, chain: Sequence[bytes]) -> dict[Identity, int]:
         """How many leading blocks of a chain each worker has. Those that have none are not named;
         some that are named may have died."""
-        found = self._index.match(chain)
-        if len(self._silent):
-            for worker, count in self._silent.held(chain).items():
-                if worker not in self._feed:
-                    found[worker] = count
-        return found
+        return self._index.match(chain)
 
     # -- inside ------------------------------------------------------------------------------
 

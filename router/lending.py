@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from baton.protocol.hashing import kv_root
+from baton.protocol.hashing import Chain, kv_root
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Lend
 from baton.protocol.tokens import pack_tokens
 from baton.router.flight import Flight
-from baton.router.holders import Chain, Holders
 from baton.router.known_prefixes import KnownPrefixes
 from baton.router.observer import Observer
 from baton.router.policy import MIN_LOAN_BLOCKS, lender_for
@@ -27,26 +26,26 @@ class Lending:
         self,
         registry: Registry,
         observer: Observer,
-        holders: Holders | KnownPrefixes | None = None,
+        known: KnownPrefixes,
     ) -> None:
         self._registry = registry
         self._observer = observer
-        self._holders = Holders() if holders is None else holders
+        self._known = known
         self._chains: dict[Flight, Chain] = {}
         """Of flights that were asked about, until they end."""
         self._lenders: dict[Flight, Identity] = {}
         """Who was told to lend for the current attempt."""
 
     def held(self, flight: Flight) -> dict[Identity, int]:
-        """How many blocks of its prompt and accepted tokens each worker is likely to have."""
+        """How many blocks of its prompt and accepted tokens each worker has."""
         if len(self._registry) < 2 or self._num_blocks(flight) < MIN_LOAN_BLOCKS:
             return {}
-        return self._holders.held(self._chain(flight))
+        return self._known.held(self._chain(flight))
 
     def computed(self, flight: Flight, worker: Identity) -> None:
         """It has the KV of all tokens so far but the last."""
         if self._num_blocks(flight) >= MIN_LOAN_BLOCKS:
-            self._holders.remember(worker, self._chain(flight))
+            self._known.remember(worker, self._chain(flight))
 
     def arrange(
         self, flight: Flight, borrower: Worker, held: Mapping[Identity, int]

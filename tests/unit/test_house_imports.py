@@ -48,8 +48,6 @@ PURE = (
     "router/prefix_index.py",
     "router/cache_feed.py",
     "router/known_prefixes.py",
-    "router/holders.py",
-    "router/holders.py",
 )
 """State in, decision out: the simulator runs these as they are."""
 

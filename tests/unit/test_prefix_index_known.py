@@ -1,4 +1,4 @@
-"""What a router knows of its workers' caches: told, just computed, or guessed."""
+"""What a router knows of its workers' caches: told, or just computed."""
 
 from __future__ import annotations
 
@@ -93,14 +93,25 @@ def test_a_lost_worker_has_nothing() -> None:
     assert rig.known.tick(100.0) == [again]
 
 
-def test_one_that_tells_nothing_is_guessed() -> None:
+def test_of_one_that_tells_nothing_nothing_is_known() -> None:
     rig = Rig().in_step(2)
     rig.known.remember(B, NAMES[:5])
-    for turn in range(5):
-        rig.known.tick(turn * GENERATION)
-    assert rig.known.held(NAMES) == {A: 2, B: 5}
-    rig.known.join(B, 100)  # now it does
     assert rig.known.held(NAMES) == {A: 2}
+    rig.known.join(B, 100)  # now it does
+    rig.known.remember(B, NAMES[:5])
+    assert rig.known.held(NAMES) == {A: 2, B: 5}
+
+
+def test_leading_blocks_are_counted_for_each() -> None:
+    rig = Rig()
+    rig.known.join(B, 100)
+    rig.known.remember(A, NAMES[:3])
+    rig.known.remember(B, NAMES[:1])
+    rig.known.remember(B, [NAMES[2]])  # without the one before it, worth nothing
+    assert rig.known.held(NAMES[:4]) == {A: 3, B: 1}
+    assert rig.known.held([NAMES[0], OTHER[0]]) == {A: 1, B: 1}
+    assert rig.known.held([OTHER[0], NAMES[0]]) == {}
+    assert rig.known.held([]) == {}
 
 
 def test_nothing_is_kept_of_one_that_tells_too_much() -> None:

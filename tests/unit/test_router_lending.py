@@ -9,12 +9,11 @@ import msgspec
 import pytest
 from scripted_workers import LAYOUT, Cluster, FakeWorker, until
 
-from baton.protocol.hashing import chain_hashes, root_hash
+from baton.protocol.hashing import Chain, chain_hashes, root_hash
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Lend, Prefill, Reserve
 from baton.protocol.tokens import pack_tokens
 from baton.router.flight import Flight
-from baton.router.holders import Chain, Holders
 from baton.router.policy import (
     MIN_LOAN_BLOCKS,
     Candidate,
@@ -28,7 +27,7 @@ A, B = Identity("a", 1), Identity("b", 1)
 BLOCK = LAYOUT.block_size
 
 
-# -- chains and holders --------------------------------------------------------------------------
+# -- chains --------------------------------------------------------------------------------------
 
 
 def test_a_chain_grows_with_its_tokens() -> None:
@@ -42,48 +41,6 @@ def test_a_chain_grows_with_its_tokens() -> None:
     other = Chain(root_hash("other"))
     other.extend(pack_tokens(tokens), 16)
     assert not set(other.hashes) & set(chain.hashes)
-
-
-def names(*text: str) -> list[bytes]:
-    return [name.encode() for name in text]
-
-
-def test_leading_blocks_are_counted_for_each() -> None:
-    holders = Holders()
-    holders.remember(A, names("1", "2", "3"))
-    holders.remember(B, names("1"))
-    assert holders.held(names("1", "2", "3", "4")) == {A: 3, B: 1}
-    assert holders.held(names("1", "x")) == {A: 1, B: 1}
-    assert holders.held(names("x", "1")) == {}
-    assert holders.held([]) == {}
-
-
-def test_who_lacks_a_block_in_the_middle_has_none_of_those_behind_it() -> None:
-    holders = Holders()
-    holders.remember(A, names("1", "2", "3"))
-    holders.remember(B, names("1"))
-    holders.remember(B, names("3"))
-    assert holders.held(names("1", "2", "3")) == {A: 3, B: 1}
-
-
-def test_another_life_has_nothing_of_the_one_before() -> None:
-    holders = Holders()
-    holders.remember(A, names("1", "2"))
-    again = Identity("a", 2)
-    holders.remember(again, names("1"))
-    assert holders.held(names("1", "2")) == {again: 1}
-
-
-def test_the_least_recently_used_is_forgotten_from_its_end() -> None:
-    holders = Holders(max_blocks=4)
-    holders.remember(A, names("1", "2", "3"))
-    holders.remember(A, names("x", "y"))
-    assert len(holders) == 4
-    assert holders.held(names("1", "2", "3")) == {A: 2}
-    holders.remember(A, names("1"))
-    holders.remember(A, names("z"))
-    assert holders.held(names("1", "2")) == {A: 1}
-    assert holders.held(names("x", "y")) == {A: 2}
 
 
 # -- policy --------------------------------------------------------------------------------------
