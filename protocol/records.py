@@ -35,6 +35,15 @@ class Deadlines(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A reservation without a seal, or a lease without an acknowledgement, ends after this."""
 
 
+class Targets(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What the operator wants of a request, in seconds. None: as soon as may be."""
+
+    ttft: float | None = None
+    """From its arrival at the router to its first token."""
+    itl: float | None = None
+    """Between tokens."""
+
+
 class Request(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The request record: with the accepted tokens it determines the decode state (nothing else
     does, so any worker can go on from it)."""
@@ -51,6 +60,10 @@ class Request(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     lane: str = "interactive"
     priority: int = 0
     deadlines: Deadlines = Deadlines()
+    targets: Targets = Targets()
+    due_in: float | None = None
+    """Seconds from the receipt of this record until the first token should be there; what is due
+    first is computed first. Negative: late already. None: no target."""
 
 
 # -- handshakes ------------------------------------------------------------------------------
@@ -163,7 +176,13 @@ class Cancel(Record, frozen=True):
 
 
 class SetRole(Record, frozen=True):
+    """What the router will send, and so how the worker fills its steps. Of two commands the one
+    with the higher term counts; people's own carry the term that is in force."""
+
     role: str
+    term: int = 0
+    controller: str = ""
+    """The router that decided, or "" for a person."""
 
 
 # -- worker to router ------------------------------------------------------------------------
@@ -196,6 +215,12 @@ class Load(Record, frozen=True):
     """Seconds since the last step ended, 0 when no work is pending."""
     steps: int
     preemptions: int
+    decoding: int = 0
+    """Of `running`, those whose prompt is computed."""
+    decode_context: int = 0
+    """Tokens that these attend to, all together."""
+    backlog_seconds: float | None = None
+    """Until all of `waiting_tokens` are computed, as the worker predicts it. None: unknown."""
 
 
 class Curves(Record, frozen=True):
