@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from baton.kvtransfer.conversion import Converter, Cut
-from baton.kvtransfer.mover import BlockMover, OnDone
+from baton.kvtransfer.mover import BlockMover, OnDone, Part
 from baton.kvtransfer.send_queue import SendQueue
 from baton.kvtransfer.staging import StagingBuffers
 from baton.kvtransfer.transport import Bytes, Endpoint, Operation
@@ -30,6 +30,7 @@ class _Message:
     tag: int
     scheme: Scheme
     cut: Cut | None
+    part: Part | None
     num_bytes: int
     on_done: OnDone
     put_at: float
@@ -80,17 +81,19 @@ class Channel:
         scheme: Scheme,
         on_done: OnDone,
         cut: Cut | None = None,
+        part: Part | None = None,
     ) -> None:
-        """Send these blocks as one message of a hand-off; to a receiver of another layout, what
-        `cut` takes of them (all of them, by default). `on_done`, never from within this call:
-        they are not read any more; with an error, the message may not have gone out."""
+        """Send these blocks as one message of a hand-off, or `part` of each; to a receiver of
+        another layout, what `cut` takes of them (all of them, by default). `on_done`, never from
+        within this call: they are not read any more; with an error, the message may not have gone
+        out."""
         assert self.endpoint is not None, "no session, so no grant"
         if self._converter is not None and cut is None:
             cut = Cut(0, len(blocks))
         count = len(blocks) if cut is None else cut.num_blocks
-        num_bytes = count * self._block_bytes
+        num_bytes = count * (self._block_bytes if part is None else part[1] - part[0])
         now = time.perf_counter()
-        message = _Message(tuple(blocks), tag, scheme, cut, num_bytes, on_done, now)
+        message = _Message(tuple(blocks), tag, scheme, cut, part, num_bytes, on_done, now)
         self.sends.put(key, num_bytes, message)
         self._post()
 
@@ -156,6 +159,7 @@ class Channel:
                     buffers=self._buffers,
                     converter=self._converter,
                     cut=message.cut,
+                    part=message.part,
                 )
             except ValueError as error:
                 self.send_empty(message.tag)

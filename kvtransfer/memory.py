@@ -23,6 +23,9 @@ class Blocks(Protocol):
     scatters: bool
     """Several blocks may travel as one message without a staging buffer."""
 
+    def part(self, start: int, stop: int) -> Blocks:
+        """The same blocks, of which only the bytes from `start` to before `stop` count."""
+
     def block(self, index: int) -> Buffer: ...
 
     def rows(self, indexes: Sequence[int]) -> Rows: ...
@@ -49,6 +52,9 @@ class HostBlocks:
 
     def __len__(self) -> int:
         return len(self._memory)
+
+    def part(self, start: int, stop: int) -> HostBlocks:
+        return HostBlocks(self._memory[:, start:stop])
 
     def block(self, index: int) -> Bytes:
         if not 0 <= index < len(self._memory):
@@ -78,6 +84,9 @@ class DeviceBlocks:
     def __init__(self, memory: Any) -> None:
         self._memory = memory
         self.block_bytes = int(memory.shape[1])
+
+    def part(self, start: int, stop: int) -> DeviceBlocks:
+        return DeviceBlocks(self._memory[:, start:stop])
 
     def block(self, index: int) -> Any:
         if not 0 <= index < len(self._memory):

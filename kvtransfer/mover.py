@@ -25,6 +25,9 @@ from baton.protocol.records import Scheme
 
 OnDone = Callable[[Exception | None], None]
 
+Part = tuple[int, int]
+"""Of each block of a message: the first byte, and the one after the last."""
+
 RECEIVE_BUFFERS = 8
 SEND_BUFFERS = 4
 """For each peer, so that one that takes nothing holds up nobody else."""
@@ -50,6 +53,16 @@ class BlockMover:
         self.blocks = blocks
         self._staging_bytes = max(STAGING_BYTES, blocks.block_bytes)
         self.landing_buffers = StagingBuffers(self._staging_bytes, RECEIVE_BUFFERS)
+        self._parts: dict[Part, Blocks] = {}
+
+    def part(self, part: Part | None) -> Blocks:
+        """The blocks, or what these bytes are of each."""
+        if part is None:
+            return self.blocks
+        blocks = self._parts.get(part)
+        if blocks is None:
+            blocks = self._parts[part] = self.blocks.part(*part)
+        return blocks
 
     def send_buffers(self, block_bytes: int) -> StagingBuffers:
         """For one peer, whose blocks are that large."""
@@ -66,19 +79,21 @@ class BlockMover:
         buffers: StagingBuffers,
         converter: Converter | None = None,
         cut: Cut | None = None,
+        part: Part | None = None,
     ) -> None:
-        """One message with these blocks, or with what `cut` takes of them, converted. `on_done`:
-        the blocks are not read any more. Raises ValueError for a message that has to be staged
-        and is larger than a buffer."""
+        """One message with these blocks, or with `part` of each, or with what `cut` takes of
+        them, converted. `on_done`: the blocks are not read any more. Raises ValueError for a
+        message that has to be staged and is larger than a buffer."""
         scattered = len(blocks) > 1
+        memory = self.part(part)
         if converter is not None:
             assert cut is not None, "a conversion needs to know how much"
-            self._send_staged(endpoint, blocks, tag, on_done, buffers, converter, cut)
-        elif scheme.staged or (scattered and not self.blocks.scatters):
-            self._send_staged(endpoint, blocks, tag, on_done, buffers, None, None)
+            self._send_staged(memory, endpoint, blocks, tag, on_done, buffers, converter, cut)
+        elif scheme.staged or (scattered and not memory.scatters):
+            self._send_staged(memory, endpoint, blocks, tag, on_done, buffers, None, None)
         else:
-            memory = self.blocks.rows(blocks) if scattered else self.blocks.block(blocks[0])
-            endpoint.post_send(memory, tag, lambda operation: on_done(operation.error))
+            message = memory.rows(blocks) if scattered else memory.block(blocks[0])
+            endpoint.post_send(message, tag, lambda operation: on_done(operation.error))
 
     def receive(
         self,
@@ -88,18 +103,22 @@ class BlockMover:
         on_done: OnDone,
         *,
         inbox: Inbox | None = None,
+        part: Part | None = None,
     ) -> Landing:
-        """Await one message into these blocks, in this inbox or that of the transport. `on_done`:
-        it is in them, or (an error) nothing will come any more. Raises ValueError as `send`."""
+        """Await one message into these blocks, or into `part` of each, in this inbox or that of
+        the transport. `on_done`: it is in them, or (an error) nothing will come any more. Raises
+        ValueError as `send`."""
         inbox = inbox or self.transport
-        if scheme.staged or (len(blocks) > 1 and not self.blocks.scatters):
-            return _Staged(self, inbox, tuple(blocks), tag, on_done)
-        memory = self.blocks.rows(blocks) if len(blocks) > 1 else self.blocks.block(blocks[0])
-        inbox.post_receive(memory, tag, lambda operation: on_done(operation.error))
+        memory = self.part(part)
+        if scheme.staged or (len(blocks) > 1 and not memory.scatters):
+            return _Staged(self, memory, inbox, tuple(blocks), tag, on_done)
+        landing = memory.rows(blocks) if len(blocks) > 1 else memory.block(blocks[0])
+        inbox.post_receive(landing, tag, lambda operation: on_done(operation.error))
         return _Direct()
 
     def _send_staged(
         self,
+        memory: Blocks,
         endpoint: Endpoint,
         blocks: Sequence[int],
         tag: int,
@@ -108,7 +127,7 @@ class BlockMover:
         converter: Converter | None,
         cut: Cut | None,
     ) -> None:
-        size = len(blocks) * self.blocks.block_bytes
+        size = len(blocks) * memory.block_bytes
         if converter is not None and cut is not None:
             size = converter.message_bytes(cut)
         if size > buffers.size:
@@ -117,9 +136,9 @@ class BlockMover:
         def use(buffer: Bytes) -> None:
             message = buffer[:size]
             if converter is not None and cut is not None:
-                converter.gather(self.blocks, blocks, cut, message)
+                converter.gather(memory, blocks, cut, message)
             else:
-                self.blocks.gather(blocks, message)
+                memory.gather(blocks, message)
 
             def done(operation: Operation) -> None:
                 buffers.give_back(buffer)
@@ -145,15 +164,17 @@ class _Staged:
     def __init__(
         self,
         mover: BlockMover,
+        memory: Blocks,
         inbox: Inbox,
         blocks: tuple[int, ...],
         tag: int,
         on_done: OnDone,
     ) -> None:
         self._mover = mover
+        self._memory = memory
         self._inbox = inbox
         self._blocks: tuple[int, ...] | None = blocks
-        self._size = len(blocks) * mover.blocks.block_bytes
+        self._size = len(blocks) * memory.block_bytes
         if self._size > mover.landing_buffers.size:
             raise ValueError(f"message of {self._size} bytes for a staging buffer")
         self._tag = tag
@@ -193,7 +214,7 @@ class _Staged:
                 return  # the buffer was written off
             self._landing = False
             if operation.error is None and self._blocks is not None:
-                self._mover.blocks.scatter(self._blocks, message)
+                self._memory.scatter(self._blocks, message)
             self._mover.landing_buffers.give_back(buffer, was_lost=self._lost)
             self._on_done(operation.error)
 

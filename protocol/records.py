@@ -317,6 +317,9 @@ class Scheme(msgspec.Struct, frozen=True, array_like=True):
     staged: bool = False
     """Gathered into a buffer of the transport at the sender, landed in one at the receiver and
     copied into the blocks from there. Otherwise from block to block, one block per message."""
+    layers_per_message: int = 0
+    """A message holds so many layers of its blocks, the next one the following layers of the same
+    blocks; 0: all layers. Only for a sender whose last seal asked for it."""
 
 
 DIRECT = Scheme()
@@ -325,10 +328,12 @@ DIRECT = Scheme()
 class Grant(Record, frozen=True):
     """Receiver to sender: blocks are reserved and receives posted, one per message.
 
-    Message m holds the blocks from `cached_blocks + m * scheme.blocks_per_message` on, at most
-    `scheme.blocks_per_message` of them and none from `num_blocks` on, and goes to tag `first_tag +
-    m`. Every tag is answered, with the blocks' bytes or, after an abort, with zero bytes; no tag
-    is ever used twice.
+    Messages of all layers: message m holds the blocks from `cached_blocks + m *
+    scheme.blocks_per_message` on, at most `scheme.blocks_per_message` of them and none from
+    `num_blocks` on, and goes to tag `first_tag + m`. With `scheme.layers_per_message` each of
+    these is as many messages as it takes for all layers, the first layers first, under
+    consecutive tags. Every tag is answered, with the blocks' bytes or, after an abort, with zero
+    bytes; no tag is ever used twice.
     """
 
     key: RequestKey
@@ -388,6 +393,9 @@ class Sealed(Record, frozen=True):
     """Of a loan: how many blocks were sent, if fewer than granted."""
     checksums: bytes = b""
     """8 bytes for each block that was sent (xxh3_64 of its bytes, little endian), or none."""
+    layers_per_message: int = 0
+    """How the sender wants the next grants of this session cut, see Scheme: what it could not
+    hide behind its prefills was too much, or is not any more."""
 
 
 class Aborted(Record, frozen=True):

@@ -4,11 +4,12 @@
 |---|---|
 | 1 | the first |
 | 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; `CacheEvents`, `CacheDump`, `ResendCache`; |
-|   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks` |
-|   | and `checksums` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
+|   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks`, |
+|   | `checksums` and `layers_per_message` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
 
 A field at the end of a record is skipped by a peer that does not know it. That is harmless for all
 of version 2's but a Grant's scheme: an older sender would send other messages than were posted.
+Cut by layers it is only for a sender that asked for it in its last seal.
 """
 
 from __future__ import annotations

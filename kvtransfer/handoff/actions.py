@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baton.kvtransfer.handoff.messages import Layers
 from baton.protocol.records import DIRECT, Aborted, Ack, Grant, Revoke, Scheme, Sealed
 
 
@@ -16,15 +17,16 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class PostSend:
-    """Send these blocks as one message and report with on_send_done; no blocks: answer the tag
-    with zero bytes, whose end concerns nobody. The message is `num_blocks` of the receiver's
-    blocks, from token `skip` of the first of ours on."""
+    """Send these blocks, or these layers of them, as one message and report with on_send_done; no
+    blocks: answer the tag with zero bytes, whose end concerns nobody. The message is `num_blocks`
+    of the receiver's blocks, from token `skip` of the first of ours on."""
 
     blocks: tuple[int, ...]
     tag: int
     scheme: Scheme = DIRECT
     num_blocks: int = 0
     skip: int = 0
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,13 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class PostReceive:
-    """Await one message into these blocks. Report with on_receive_done."""
+    """Await one message into these blocks, or these layers of them. Report with
+    on_receive_done."""
 
     blocks: tuple[int, ...]
     tag: int
     scheme: Scheme
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,46 @@
-"""How the blocks of one grant become messages. Pure."""
+"""How the blocks of one grant become messages: by blocks and, if the scheme says so, by layers.
+Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
+from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import Grant, Scheme
+
+Layers = tuple[int, int]
+"""The first layer, and the one after the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Blocks `first_block` to `num_blocks` of a sequence, `scheme.blocks_per_message` to a
-    message; message m goes to tag `first_tag + m`."""
+    """Blocks `first_block` to `num_blocks` of a sequence, `scheme.blocks_per_message` to a tile,
+    and each tile one message for each group of layers. Message m goes to tag `first_tag + m`;
+    those of a tile follow each other, first layers first."""
 
     first_block: int
     num_blocks: int
     first_tag: int
     scheme: Scheme
+    num_layers: int = 1
 
     @staticmethod
-    def of(grant: Grant) -> Messages:
-        return Messages(grant.cached_blocks, grant.num_blocks, grant.first_tag, grant.scheme)
+    def of(grant: Grant, num_layers: int = 1) -> Messages:
+        """`num_layers`: of a block; they only matter to a scheme that cuts by layers."""
+        return Messages(
+            grant.cached_blocks, grant.num_blocks, grant.first_tag, grant.scheme, num_layers
+        )
+
+    @property
+    def groups(self) -> int:
+        """Messages of a tile."""
+        return layer_groups(self.scheme, self.num_layers)
 
     @property
     def count(self) -> int:
-        return count_messages(self.num_blocks - self.first_block, self.scheme)
+        return count_messages(self.num_blocks - self.first_block, self.scheme, self.num_layers)
 
     def tag(self, message: int) -> int:
         return self.first_tag + message
@@ -31,8 +48,17 @@ class Messages:
     def span(self, message: int) -> tuple[int, int]:
         """Indexes in the sequence of the first block of a message, and of the one after its
         last."""
-        first = self.first_block + message * self.scheme.blocks_per_message
+        tile = message // self.groups
+        first = self.first_block + tile * self.scheme.blocks_per_message
         return first, min(first + self.scheme.blocks_per_message, self.num_blocks)
+
+    def layers(self, message: int) -> Layers | None:
+        """Which layers of its blocks a message holds; None: all."""
+        step = self.scheme.layers_per_message
+        if self.groups == 1:
+            return None
+        first = message % self.groups * step
+        return first, min(first + step, self.num_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,5 +83,33 @@ class BlockSizes:
         return begin // self.ours, -(-end // self.ours), begin % self.ours
 
 
-def count_messages(num_blocks: int, scheme: Scheme) -> int:
-    return -(-num_blocks // scheme.blocks_per_message)
+def layer_groups(scheme: Scheme, num_layers: int) -> int:
+    step = scheme.layers_per_message
+    return -(-num_layers // step) if 0 < step < num_layers else 1
+
+
+def count_messages(num_blocks: int, scheme: Scheme, num_layers: int = 1) -> int:
+    return -(-num_blocks // scheme.blocks_per_message) * layer_groups(scheme, num_layers)
+
+
+def can_cut(ours: KVLayout, theirs: KVLayout) -> bool:
+    """Whether a group of layers is one span of a block, and the same one on both sides."""
+    return ours == theirs and ours.axes[0] == "layer" and ours.num_layers > 1
+
+
+def cut_by_layers(scheme: Scheme, layers_per_message: int, num_layers: int) -> Scheme:
+    """The same scheme cut by layers, as a sender wishes. Messages take more blocks instead, so
+    that they stay as large as they were, or become smaller, but not more."""
+    if not 0 < layers_per_message < num_layers:
+        return scheme
+    return msgspec.structs.replace(
+        scheme,
+        blocks_per_message=max(1, scheme.blocks_per_message * num_layers // layers_per_message),
+        layers_per_message=layers_per_message,
+    )
+
+
+def layer_bytes(layout: KVLayout, layers: Layers) -> tuple[int, int]:
+    """Where in a block these layers begin and end, where layers are its slowest axis."""
+    each = layout.block_bytes // layout.num_layers
+    return layers[0] * each, layers[1] * each

@@ -65,7 +65,7 @@ class Receiver:
     """`num_blocks` is how many blocks are to come, those that the cache has included;
     `issue_tags(n)` draws n consecutive tags that were never used before (n > 0) and returns the
     first; `lease`: seconds without progress; `loan`: the blocks are for the prefix cache, and may
-    be fewer."""
+    be fewer; `num_layers`: of a block."""
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Receiver:
         now: float,
         lease: float,
         loan: bool = False,
+        num_layers: int = 1,
     ) -> None:
         self.key = key
         self.sender = sender
@@ -91,6 +92,7 @@ class Receiver:
         """When this happened first or, of "arrived", last: "granted", "sealed"."""
         self._lease = lease
         self._issue_tags = issue_tags
+        self._num_layers = num_layers
         self._scheme = DIRECT
         self._blocks: tuple[int, ...] = ()
         self._open: dict[int, tuple[int, ...]] = {}
@@ -150,7 +152,10 @@ class Receiver:
         if blocks is None:
             return []
         if self.state is ReceiverState.DRAINING:
-            actions: list[Action] = [] if self._scheme.staged else [EndQuarantine(blocks)]
+            # Other messages may write other layers of a block.
+            safe = tuple(sorted(set(blocks) - set(self._open_blocks())))
+            quarantined = safe and not self._scheme.staged
+            actions: list[Action] = [EndQuarantine(safe)] if quarantined else []
             if not self._open:
                 self.state = ReceiverState.DONE
             return actions
@@ -227,7 +232,7 @@ class Receiver:
         self.state = ReceiverState.GRANTED
         self.deadline = now + self._lease
         self.stamps["granted"] = now
-        count = count_messages(self.received_blocks, self._scheme)
+        count = count_messages(self.received_blocks, self._scheme, self._num_layers)
         grant = Grant(
             key=self.key,
             operation=self.operation,
@@ -236,12 +241,14 @@ class Receiver:
             first_tag=self._issue_tags(count) if count else 0,
             scheme=self._scheme,
         )
-        messages = Messages.of(grant)
+        messages = Messages.of(grant, self._num_layers)
+        actions: list[Action] = []
         for message in range(count):
             first, stop = messages.span(message)
-            self._open[messages.tag(message)] = self._blocks[first:stop]
-        receives = [PostReceive(blocks, tag, self._scheme) for tag, blocks in self._open.items()]
-        return [*receives, Tell(grant)]
+            tag, blocks = messages.tag(message), self._blocks[first:stop]
+            self._open[tag] = blocks
+            actions.append(PostReceive(blocks, tag, self._scheme, messages.layers(message)))
+        return [*actions, Tell(grant)]
 
     def _complete(self) -> list[Action]:
         """Admit once all is sealed and here, after a look at the checksums if there are any."""
@@ -290,7 +297,7 @@ class Receiver:
         return runs
 
     def _open_blocks(self) -> tuple[int, ...]:
-        return tuple(sorted(block for blocks in self._open.values() for block in blocks))
+        return tuple(sorted({block for blocks in self._open.values() for block in blocks}))
 
     def _fail(
         self, outcome: str, *, reroute: bool, revoke: bool, release: bool = True

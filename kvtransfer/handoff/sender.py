@@ -5,6 +5,7 @@ to answer every tag of the grant exactly once, with blocks or, when the hand-off
 bytes. A block that a send still reads when the lease ends is quarantined until that send is over.
 
     OPEN     the engine computes, what is ready and granted is sent   deadline: progress + lease
+             (whole blocks; layers of blocks that the step under way computes, if so granted)
     SEALED   all sends are over, Sealed is told                       deadline: seal + lease
     CLOSING  failed; sends of quarantined blocks are not over         no deadline: only their end
     DONE     owns nothing; see `lingers`
@@ -39,10 +40,17 @@ class SenderState(Enum):
 
 class Sender:
     """`lease`: seconds without progress; `deadline` is on the clock that `now` comes from.
-    `checksums`: seal with one for each of the receiver's blocks."""
+    `checksums`: seal with one for each of the receiver's blocks. `num_layers`: of a block."""
 
     def __init__(
-        self, key: RequestKey, epoch: int, *, now: float, lease: float, checksums: bool = False
+        self,
+        key: RequestKey,
+        epoch: int,
+        *,
+        now: float,
+        lease: float,
+        checksums: bool = False,
+        num_layers: int = 1,
     ) -> None:
         self.key = key
         self.state = SenderState.OPEN
@@ -50,6 +58,8 @@ class Sender:
         """The request has arrived, so there are, or will be, blocks."""
         self.deadline = now + lease
         self.sent_blocks = 0
+        self.wish = 0
+        """What the seal asks of the next grants, see `Sealed.layers_per_message`."""
         self.stamps: dict[str, float] = {}
         """When this happened first: "started", "granted", "posted", "ready" (all blocks are),
         "sealed"; or last: "sent"."""
@@ -63,7 +73,11 @@ class Sender:
         """No Grant is to come any more that would have to be answered."""
         self._blocks: tuple[int, ...] = ()
         self._ready = 0
-        self._next = 0
+        self._num_layers = num_layers
+        self._begun: tuple[int, int] = (0, 0)
+        """The step under way has computed so many layers of so many of the first blocks."""
+        self._left: list[int] = []
+        """Messages not posted yet."""
         self._in_flight: dict[int, tuple[int, ...]] = {}
         self._asked_again: set[int] = set()
         self._summing: set[int] = set()
@@ -113,6 +127,18 @@ class Sender:
             self._stamp("ready", now)
         return self._advance(now)
 
+    def on_layers(
+        self, blocks: tuple[int, ...], begun: int, layers: int, now: float
+    ) -> list[Action]:
+        """In the midst of a step: the first `layers` layers of the first `begun` of `blocks` are
+        final. If the step fails all the same, the hand-off is cancelled."""
+        if self.state is not SenderState.OPEN or self._tokens is not None:
+            return []
+        self.deadline = now + self._lease
+        self._blocks = blocks
+        self._begun = (begun, layers)
+        return self._advance(now)
+
     def on_nothing(self, reason: str) -> list[Action]:
         """The engine has no blocks to hand over, and holds none."""
         return self._close(reason, reroute=False, tell=True, release=False)
@@ -126,7 +152,8 @@ class Sender:
         self._answered = True
         self._sizes = sizes or self._sizes
         self._operation = grant.operation
-        self._messages = Messages.of(grant)
+        self._messages = Messages.of(grant, self._num_layers)
+        self._left = list(range(self._messages.count))
         self._stamp("granted", now)
         if self.state is not SenderState.OPEN:
             # It ended while the grant was on its way.
@@ -138,7 +165,7 @@ class Sender:
         """A send of blocks is over: they are not read any more."""
         blocks = self._in_flight.pop(tag, ())
         if self.state is SenderState.CLOSING:
-            # Neighbouring messages may share a block, where the receiver's are smaller.
+            # Messages share blocks where they are cut by layers, or the receiver's are smaller.
             freed = set(blocks) - self._read()
             actions: list[Action] = [EndQuarantine(tuple(sorted(freed)))] if freed else []
             if error is not None and tag in self._asked_again:
@@ -210,16 +237,19 @@ class Sender:
             return []
         actions: list[Action] = []
         sendable = self._sendable(messages)
-        while self._next < messages.count:
-            first, stop = messages.span(self._next)
-            if stop > sendable and self._tokens is None:
+        left: list[int] = []
+        for place, message in enumerate(self._left):
+            if self._may_go(messages, message, sendable):
+                actions += self._post(messages, message, sendable)
+                continue
+            left.append(message)
+            if message % messages.groups == 0:
+                left += self._left[place + 1 :]  # what follows is not ready either
                 break
-            # All there is may be less than was granted.
-            actions += self._post(messages.tag(self._next), first, min(stop, sendable))
-            self._next += 1
+        self._left = left
         if actions:
             self._stamp("posted", now)
-        over = self._next >= messages.count and not self._in_flight and not self._summing
+        over = not self._left and not self._in_flight and not self._summing
         if self._tokens is not None and over:
             self.state = SenderState.SEALED
             self.deadline = now + self._lease
@@ -234,19 +264,32 @@ class Sender:
         # The last one may end before it is full: that is where the prompt ends.
         return min(self._sizes.begun(self._ready), messages.num_blocks)
 
-    def _post(self, tag: int, first: int, stop: int) -> list[Action]:
-        """Blocks `first` to before `stop` of the receiver's."""
-        assert self._messages is not None
+    def _may_go(self, messages: Messages, message: int, sendable: int) -> bool:
+        stop = messages.span(message)[1]
+        if self._tokens is not None or stop <= sendable:
+            return True
+        begun, computed = self._begun
+        layers = messages.layers(message)
+        return layers is not None and stop <= begun and layers[1] <= computed
+
+    def _post(self, messages: Messages, message: int, sendable: int) -> list[Action]:
+        first, stop = messages.span(message)
+        layers = messages.layers(message)
+        if self._tokens is not None:
+            stop = min(stop, sendable)  # all there is may be less than was granted
+        tag = messages.tag(message)
         if stop <= first:
             return [PostSend((), tag)]
         begin, end, skip = self._sizes.cover(first, stop)
         blocks = self._blocks[begin:end]
         self._in_flight[tag] = blocks
-        self.sent_blocks += len(blocks)
+        # With its last layers a block is sent, and can be summed.
+        whole = layers is None or layers[1] == self._num_layers
+        self.sent_blocks += len(blocks) if whole else 0
         actions: list[Action] = [
-            PostSend(blocks, tag, self._messages.scheme, stop - first, skip)
+            PostSend(blocks, tag, messages.scheme, stop - first, skip, layers)
         ]
-        if self._with_checksums:
+        if self._with_checksums and whole:
             self._summing.add(tag)
             actions.append(Checksum(blocks, tag, stop - first, skip))
         return actions
@@ -262,14 +305,14 @@ class Sender:
             tokens=self._tokens,
             num_blocks=sent if sent < messages.num_blocks else None,
             checksums=b"".join(self._sums[tag] for tag in sorted(self._sums)),
+            layers_per_message=self.wish,
         )
 
     def _answer_rest(self) -> list[Action]:
         """Zero bytes to every tag that was not answered yet."""
         if self._messages is None:
             return []
-        rest = range(self._next, self._messages.count)
-        self._next = self._messages.count
+        rest, self._left = self._left, []
         return [PostSend((), self._messages.tag(message)) for message in rest]
 
     def _read(self) -> set[int]:
