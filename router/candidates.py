@@ -1,0 +1,63 @@
+"""What decisions are made from: facts about a request, and workers as a router sees them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from baton.protocol.ids import Identity
+from baton.router.speed import WorkerModel
+
+ROLES = ("prefill", "decode", "mixed")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    tokens: int
+    """Prompt and accepted tokens: what has to be computed before the next one."""
+    blocks: int
+    """KV blocks that these take, and the next token."""
+    remaining: int
+    """Output tokens still wanted at most."""
+    recompute: bool = False
+    """Its KV went with a worker that was lost."""
+    expected: float | None = None
+    """Output tokens still to come, by what others had of late. None: all that remain."""
+    due_in: float | None = None
+    """Seconds until its first token should be there. None: no target."""
+    itl: float | None = None
+    """Target for its tokens' intervals, in seconds."""
+    held: Mapping[Identity, int] = field(default_factory=dict)
+    """Leading blocks of it that workers have in their caches."""
+    block_size: int = 16
+    """Tokens of these blocks."""
+    token_bytes: int = 0
+    """Bytes of KV a token."""
+    affinity: Collection[Identity] = ()
+    """Workers that served its session before: taken when it costs next to nothing."""
+    can_borrow: bool = False
+    """Whether cached blocks may be fetched from other workers."""
+
+    @property
+    def output(self) -> float:
+        return self.remaining if self.expected is None else min(self.expected, self.remaining)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worker that is ready, as the policy sees it."""
+
+    identity: Identity
+    role: str
+    max_running: int
+    decoding: int
+    """Requests of ours that it decodes, or will."""
+    prefilling: int
+    """Requests of ours whose first token it owes."""
+    available_blocks: int
+    """Free or only cached, less what was promised since the last heartbeat."""
+    recompute_tokens: int = 0
+    """Prompt tokens that it computes anew because they went with a lost worker."""
+    full: bool = False
+    """It declined a request for lack of room, and nothing of it has ended since."""
+    model: WorkerModel = field(default_factory=WorkerModel)

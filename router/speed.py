@@ -1,0 +1,157 @@
+"""How fast one worker is with what it has on its hands: the numbers that predictions are made of.
+
+    prompt          queue, then chunks, each in a step with all that decodes there
+    decoding        one step a token, stretched by the prompts that are computed in between
+    what others lose    each that decodes: the chunks' own time; each that decodes and each prompt:
+                        what one more sequence adds to a step
+
+Made anew when something of the worker changes, not when time passes: `now` is passed in. Times are
+seconds on the caller's clock. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from baton.protocol.curves import NOTHING, LinkCurve, StepCurve, StepShape, attention_pairs
+
+COUNTING = StepCurve(
+    base=0.0, chunk=0.0, token=1e-4, pair=0.0, decode=1e-4, context=0.0, spread=1.0, steps=0
+)
+"""Where no worker's speed is known: costs are counts of tokens, and their seconds mean nothing."""
+
+CHUNK = 512
+"""Prompt tokens of a chunk where nobody decodes: workers' own default."""
+LEAST_CHUNK = 16
+"""A block: prompts go on even where those that decode leave no room."""
+ITL_SHARE = 0.9
+"""Of the target for tokens' intervals that a step with a chunk may take; the rest is for what a
+curve does not foresee."""
+MOST_PRESSURE = 0.9
+OVERDUE_SHARE = 0.1
+"""Of a prompt that takes longer than predicted, so much is taken to be left."""
+HORIZON = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What measured latencies say that the curves do not: see `accuracy.py`."""
+
+    lag: float = 0.0
+    """Seconds of a first token that depend on no work."""
+    prefill: float = 1.0
+    """Actual over predicted."""
+    decode: float = 1.0
+    handoff: float = 0.0
+    """Seconds from the first token to when decoding goes on elsewhere, beside the transfer."""
+
+
+UNCORRECTED = Correction()
+
+
+@dataclass(slots=True)
+class WorkerModel:
+    """`curve` None: unknown, and `guess` stands for it."""
+
+    curve: StepCurve | None = None
+    guess: StepCurve = COUNTING
+    decoding: int = 0
+    """Sequences that decode here, or are about to; other routers' too."""
+    context: int = 0
+    """Tokens that they attend to."""
+    itl: float | None = None
+    """The tightest target among them."""
+    head_until: float = -math.inf
+    """When the prompt that is being computed will be through; in the past for none."""
+    head_work: float = 0.0
+    """What it takes in all."""
+    queued: float = 0.0
+    """Seconds of prompts behind it."""
+    pressure: float = 0.0
+    """Share of its time that prompts have taken of late."""
+    links: Mapping[str, LinkCurve] = field(default_factory=dict)
+    """By the receiver's worker id."""
+    correction: Correction = UNCORRECTED
+
+    speed: StepCurve = field(init=False)
+    step: float = field(init=False)
+    """Of all that decodes, without prompts; the base alone where nobody does."""
+    chunk: int = field(init=False)
+    """Tokens of a chunk that the intervals of those that decode allow."""
+    chunk_step: float = field(init=False)
+    """A step with such a chunk."""
+    rate: float = field(init=False)
+    """Seconds a prompt token, without attention."""
+    slowing: float = field(init=False)
+    """By how much prompts become slower here when somebody begins to decode, as a share."""
+    horizon: float = field(init=False)
+    """Seconds of prompts that it should have before it: what it needs not to run dry."""
+
+    def __post_init__(self) -> None:
+        speed = self.speed = self.guess if self.curve is None else self.curve
+        beside = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
+        self.step = speed.seconds(beside)
+        self.chunk = largest_chunk(speed, beside, self.itl)
+        self.chunk_step = self.step + speed.chunk + speed.token * self.chunk
+        self.rate = self.chunk_step / self.chunk
+        free = (speed.base + speed.chunk) / CHUNK + speed.token
+        alone = self.rate if self.decoding else _rate_beside_one(speed, self.itl)
+        self.slowing = max(0.0, alone / free - 1) if free else 0.0
+        self.horizon = max(HORIZON, self.chunk_step)
+
+    @property
+    def measured(self) -> bool:
+        return self.curve is not None
+
+    def queue(self, now: float, work: float = math.inf) -> float:
+        """Seconds until a new prompt is begun, or has lost no more: one that takes `work` shares
+        steps with a longer one that is under way, which gets no more than half of them."""
+        if self.head_work <= 0.0:
+            return self.queued + (self.step / 2 if self.decoding else 0.0)
+        left = max(self.head_until - now, OVERDUE_SHARE * self.head_work)
+        return self.queued + min(left, max(self.queued + work, self.chunk_step))
+
+    def prefill(self, tokens: int, cached: int) -> tuple[float, float]:
+        """Seconds to compute all but the first `cached` of so many tokens, and how much of this
+        those that decode lose."""
+        missing = max(1, tokens - cached)
+        speed = self.speed
+        steps = -(-missing // self.chunk)
+        own = (
+            steps * speed.chunk
+            + speed.token * missing
+            + speed.pair * attention_pairs(missing, tokens - missing)
+        )
+        return own + steps * self.step, own
+
+    def first_token(self, queue: float, work: float) -> float:
+        """Seconds until the router has it."""
+        correction = self.correction
+        return correction.lag + correction.prefill * (queue + work)
+
+    def added_step(self, context: float) -> float:
+        """What one more sequence adds to a step, in seconds."""
+        return self.speed.decode + self.speed.context * context
+
+    def interval(self, step: float) -> float:
+        """Between tokens, where steps without prompts take `step`: prompts come in between."""
+        stretched = step / (1 - min(MOST_PRESSURE, self.pressure))
+        if self.itl is not None:
+            stretched = min(stretched, max(step, self.itl))
+        return stretched * self.correction.decode
+
+
+def largest_chunk(speed: StepCurve, beside: StepShape, itl: float | None) -> int:
+    """Prompt tokens of a chunk beside these decodes."""
+    if itl is None or beside.decode_sequences == 0:
+        return CHUNK
+    return max(LEAST_CHUNK, speed.largest_chunk(ITL_SHARE * itl, beside, limit=CHUNK))
+
+
+def _rate_beside_one(speed: StepCurve, itl: float | None) -> float:
+    """Seconds a prompt token beside a single sequence that decodes."""
+    beside = StepShape.decodes(1, CHUNK)
+    chunk = largest_chunk(speed, beside, itl)
+    return (speed.seconds(beside) + speed.chunk) / chunk + speed.token
