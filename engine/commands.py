@@ -6,10 +6,11 @@ Events are published from the engine thread after each step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from baton.engine.cache_log import CacheChange
-from baton.protocol.curves import StepShape
+from baton.protocol.curves import StepCurve, StepShape
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import BlockCounts, Request, TokenLogprobs
 
@@ -99,6 +100,14 @@ class ChangeRole:
     role: str
 
 
+@dataclass(frozen=True, slots=True)
+class UseCurve:
+    """How long steps take here, from now on: what prompts may have of a step beside decodes with
+    an inter-token target follows from it."""
+
+    curve: StepCurve
+
+
 Command = (
     Start
     | ReserveBlocks
@@ -109,6 +118,7 @@ Command = (
     | Release
     | Unquarantine
     | ChangeRole
+    | UseCurve
 )
 
 # -- events ----------------------------------------------------------------------------------
@@ -165,6 +175,27 @@ class SequenceFailed:
 
 Event = Reserved | Refused | Progress | SequenceFailed
 """About one sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayersOf:
+    """Of one sequence in a step: the first `begun` of its `blocks` are final once the step is
+    over."""
+
+    key: RequestKey
+    blocks: tuple[int, ...]
+    begun: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayersDone:
+    """Published in the midst of a step, see `LayerMarks`: of these blocks the first `layers`
+    layers are final, as soon as `ready()`. A step that then fails ends its sequences as ever."""
+
+    sequences: tuple[LayersOf, ...]
+    layers: int
+    ready: Callable[[], bool] | None = None
+    """None: they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from baton.engine.commands import (
     SequenceFailed,
     Start,
     Unquarantine,
+    UseCurve,
 )
 from baton.engine.handoffs import Handoffs
 from baton.engine.limits import ROLES, SchedulerLimits
@@ -36,6 +37,7 @@ from baton.engine.prefix_cache import PrefixCache
 from baton.engine.room import Room
 from baton.engine.sequence import Sequence
 from baton.engine.sequence_table import RESERVED, RUNNING, SequenceTable
+from baton.engine.step_filling import StepFilling
 from baton.engine.stopping import finish_reason
 from baton.protocol.records import TokenLogprobs
 
@@ -59,9 +61,11 @@ class Scheduler:
         self._cache = PrefixCache(pool, block_size, salt)
         self.preemptions = 0
         self.steps = 0
-        self._set_role(role)
         self._table = SequenceTable(pool, self._cache)
         self._room = Room(pool, limits, block_size, self._table)
+        self._filling = StepFilling(
+            self._table, self._cache, self._room, limits, block_size, _known(role)
+        )
         self._handoffs = Handoffs(self._table, self._cache, self._room, limits.max_model_len)
         self._events: list[Event] = []
 
@@ -78,7 +82,9 @@ class Scheduler:
             case Unquarantine():
                 self.pool.unquarantine(command.blocks)
             case ChangeRole():
-                self._set_role(command.role)
+                self._filling.role = _known(command.role)
+            case UseCurve():
+                self._filling.budgets.curve = command.curve
             case _:
                 answer = self._handoffs.apply(command, now)
                 if answer is not None:
@@ -93,10 +99,9 @@ class Scheduler:
         """See `BlockPool.take_changes`."""
         return self.pool.take_changes()
 
-    def _set_role(self, role: str) -> None:
-        if role not in ROLES:
-            raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-        self.role = role
+    @property
+    def role(self) -> str:
+        return self._filling.role
 
     def _start(self, command: Start, now: float) -> None:
         key = command.request.key
@@ -140,71 +145,40 @@ class Scheduler:
         self._table.blocked = None
         preemptions = self.preemptions
         batch: list[BatchItem] = []
-        self._add_decodes(batch)
-        budget = self.limits.prefill_budget(self.role, len(batch))
-        budget = self._add_running_prefills(batch, budget)
-        if self.preemptions > preemptions:
+        prefills = self._add_decodes(batch)
+        crowded = self.preemptions > preemptions
+        if crowded:
             batch = [item for item in batch if item.seq.state is RUNNING]
-        if self.preemptions == preemptions or not batch:
-            self._admit_waiting(batch, budget, now)
-        elif self._table.waiting:
+            prefills = [seq for seq in prefills if seq.state is RUNNING]
+        admit = not crowded or not (batch or prefills)
+        if prefills or (admit and self._table.waiting):
+            self._admitted(self._filling.fill(batch, prefills, admit=admit), now)
+        if not admit and self._table.waiting:
             self._table.blocked = self._table.waiting[0]
         return batch
 
-    def _add_decodes(self, batch: list[BatchItem]) -> None:
+    def _add_decodes(self, batch: list[BatchItem]) -> list[Sequence]:
+        """The running sequences that have more than one token to compute are returned."""
         block_size = self.block_size
+        prefills: list[Sequence] = []
         for seq in self._table.running.copy():
             computed = seq.num_computed
-            if len(seq.tokens) - computed != 1 or seq.state is not RUNNING:
+            if seq.state is not RUNNING:
                 continue
-            if computed < len(seq.block_ids) * block_size or self._grow(seq):
+            if len(seq.tokens) - computed != 1:
+                if self._grow(seq):
+                    prefills.append(seq)
+            elif computed < len(seq.block_ids) * block_size or self._grow(seq):
                 batch.append(BatchItem(seq, 1, seq.request.sampling.max_tokens > 0))
+        return prefills
 
-    def _add_running_prefills(self, batch: list[BatchItem], budget: int) -> int:
-        for seq in self._table.running.copy():
-            if budget <= 0:
-                break
-            if seq.num_uncomputed > 1 and seq.state is RUNNING and self._grow(seq):
-                budget -= self._add_chunk(batch, seq, budget)
-        return budget
-
-    def _admit_waiting(self, batch: list[BatchItem], budget: int, now: float) -> None:
-        index = 0
-        while budget > 0 and index < len(self._table.waiting):
-            seq = self._table.waiting[index]
-            if self._cache.still_coming(seq):
-                index += 1
-                continue
-            matched: list[int] = []
-            if seq.prompt_logprobs is None:
-                # At least one token is left to compute, or there would be no logits.
-                matched = self._cache.match(seq, len(seq.tokens) - 1)
-                if self._cache.is_coming(seq, len(matched)):
-                    index += 1
-                    continue
-            fresh = self._room.blocks_for(len(seq.tokens)) - len(matched)
-            if not self._room.has(matched, fresh):
-                self._table.blocked = seq
-                return
-            self._table.admit_waiting(seq, matched, fresh)
+    def _admitted(self, sequences: list[Sequence], now: float) -> None:
+        for seq in sequences:
             if seq.scheduled_at is None:
                 seq.scheduled_at = now
                 seq.cached_at_first = min(seq.num_cached, seq.prompt_len)
-            if seq.hold and matched:
+            if seq.hold and seq.num_cached:
                 self._events.append(self._hold_progress(seq))
-            budget -= self._add_chunk(batch, seq, budget)
-
-    def _add_chunk(self, batch: list[BatchItem], seq: Sequence, budget: int) -> int:
-        left = seq.num_uncomputed
-        size = min(left, budget, self.limits.prefill_chunk)
-        if size < left:
-            # End where a block ends, so that all of the chunk can be handed over.
-            end = (seq.num_computed + size) // self.block_size * self.block_size
-            if end > seq.num_computed:
-                size = end - seq.num_computed
-        sample = size == left and seq.request.sampling.max_tokens > 0
-        batch.append(BatchItem(seq, size, sample))
-        return size
 
     def _grow(self, seq: Sequence) -> bool:
         """Blocks for all tokens of a running sequence, preempting what ranks worse. False when
@@ -339,3 +313,9 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises IntegrityError unless pool, queues and sequences tell one story."""
         self._table.check_integrity()
+
+
+def _known(role: str) -> str:
+    if role not in ROLES:
+        raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+    return role

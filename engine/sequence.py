@@ -15,6 +15,7 @@ sequence is simply computed again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -49,6 +50,8 @@ class Sequence:
     """Chain over the full blocks of `tokens`, extended as they fill."""
 
     # The rest is the scheduler's own.
+    itl: float = math.inf
+    """The target between its tokens, in seconds."""
     pinned: bool = False
     """Nothing is computed: it is there to keep the cached blocks of its tokens."""
     root: bytes = b""
@@ -72,7 +75,10 @@ class Sequence:
     @classmethod
     def from_request(cls, request: Request, *, hold: bool) -> Sequence:
         prompt = unpack_tokens(request.prompt)
-        return cls(request, hold, len(prompt), prompt + unpack_tokens(request.accepted))
+        seq = cls(request, hold, len(prompt), prompt + unpack_tokens(request.accepted))
+        if request.targets.itl is not None:
+            seq.itl = request.targets.itl
+        return seq
 
     @property
     def key(self) -> RequestKey:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 from baton.decode import DecodeStage
@@ -20,6 +21,7 @@ from baton.engine.commands import (
     ChangeRole,
     Command,
     EngineLoad,
+    LayersDone,
     Progress,
     Refused,
     Release,
@@ -27,6 +29,7 @@ from baton.engine.commands import (
     SequenceFailed,
     Start,
     StepCompleted,
+    UseCurve,
 )
 from baton.kvtransfer.transport import Transport
 from baton.prefill import PrefillStage
@@ -51,6 +54,7 @@ from baton.protocol.records import (
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 0.25
+_ASK_SECONDS = 0.0005
 
 
 class Worker:
@@ -91,6 +95,8 @@ class Worker:
         self._quarantine_share = quarantine_share
         self._quarantine_seconds = quarantine_seconds
         self._over_cap_since: float | None = None
+        self._layers: deque[LayersDone] = deque()
+        """In their order, from the first that is not computed yet on."""
         self.draining = False
         """Takes no new requests."""
         # Set by the composition before `run`, since each needs the other.
@@ -196,12 +202,28 @@ class Worker:
             self._curves.step(step.stats)
         self._cache.changed(step.cache)
 
+    def on_layers(self, event: LayersDone) -> None:
+        """In the midst of a step. On a device they may not be computed yet, so that is asked now
+        and then, which costs less than to be woken by it."""
+        self._layers.append(event)
+        if len(self._layers) == 1:
+            self._take_layers()
+
+    def _take_layers(self) -> None:
+        while self._layers:
+            ready = self._layers[0].ready
+            if ready is not None and not ready():
+                asyncio.get_running_loop().call_later(_ASK_SECONDS, self._take_layers)
+                return
+            self.prefill.on_layers(self._layers.popleft())
+
     def _failed(self, event: SequenceFailed) -> None:
         self.links.tell(
             event.key, RequestFailed(key=event.key, code=event.code, message=event.message)
         )
         self.prefill.on_cancel(event.key)
         self.decode.on_cancel(event.key)
+        self._submit(Release(event.key))  # what a hand-off may still have been sending was kept
         self.links.forget(event.key)
 
     # -- time --------------------------------------------------------------------------------
@@ -233,6 +255,8 @@ class Worker:
         curves = self._curves.take()
         if curves is not None:
             self.links.tell_all(curves)
+            if curves.step is not None:
+                self._submit(UseCurve(curves.step))
         self.links.tell_all(Load(
             role=self.role,
             state="draining" if self.draining else "ready",

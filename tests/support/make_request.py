@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from baton.protocol.ids import RequestKey
-from baton.protocol.records import Request
+from baton.protocol.records import Request, Targets
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
 
@@ -22,6 +22,8 @@ def make_request(
     lane: str = "interactive",
     cache_salt: str = "",
     attempt: int = 1,
+    itl: float | None = None,
+    due_in: float | None = None,
     **sampling: Any,
 ) -> Request:
     """A greedy request for `prompt`, without an end token unless `eos` names some."""
@@ -35,4 +37,6 @@ def make_request(
         cache_salt=cache_salt,
         lane=lane,
         priority=priority,
+        targets=Targets(itl=itl),
+        due_in=due_in,
     )

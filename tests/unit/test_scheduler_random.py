@@ -21,8 +21,9 @@ from hypothesis.stateful import (
 from make_request import make_request
 
 from baton.engine.cache_log import CacheLog
-from baton.engine.commands import Adopt, ChangeRole, Release, Reserved, Unquarantine
+from baton.engine.commands import Adopt, ChangeRole, Release, Reserved, Unquarantine, UseCurve
 from baton.protocol.cache_events import short_name, unpack_names
+from baton.protocol.curves import StepCurve
 from baton.protocol.hashing import chain_hashes
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
@@ -36,7 +37,12 @@ REQUEST = {
     "max_tokens": st.integers(1, 24),
     "priority": st.integers(0, 1),
     "accepted": st.sampled_from([0, 0, 0, 2]),
+    "haste": st.integers(0, 3),
 }
+TARGETS = ({}, {"itl": 0.015}, {"itl": 0.03, "due_in": 2.0}, {"due_in": 20.0})
+"""By `haste`. A step takes a second of the driver's time."""
+CURVE = StepCurve(
+    base=0.01, chunk=0.001, token=0.001, pair=0.0, decode=0.001, context=0.0, spread=0.1, steps=9)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -68,7 +74,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Blocks of parked decodes and of pins."""
 
     def request(
-        self, trunk: int, extra: int, max_tokens: int, priority: int, accepted: int
+        self, trunk: int, extra: int, max_tokens: int, priority: int, accepted: int, haste: int
     ) -> Request:
         self.count += 1
         prompt = [*TRUNKS[trunk], *(20 + (extra * 7 + i) % 5 for i in range(extra))] or [9]
@@ -78,6 +84,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_tokens=max_tokens,
             priority=priority,
             accepted=undisturbed(prompt, min(accepted, max_tokens - 1)),
+            **TARGETS[haste],  # type: ignore[arg-type]
         )
 
     # -- moves -------------------------------------------------------------------------------
@@ -179,6 +186,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(role=st.sampled_from(["prefill", "decode", "mixed"]))
     def change_role(self, role: str) -> None:
         self.driver.apply(ChangeRole(role))
+
+    @rule(factor=st.sampled_from([0.1, 1.0, 3.0]))
+    def learn(self, factor: float) -> None:
+        self.driver.apply(UseCurve(CURVE.scaled(factor)))
 
     @rule(steps=st.sampled_from([1, 2, 4, 12]))
     def step(self, steps: int) -> None:
@@ -299,6 +310,7 @@ def test_long_crowded_histories(seed: int) -> None:
     random = Random(seed)
     machine = SchedulerMachine()
     machine.setup(random.randint(6, 12), random.choice([1, 3, 4, 8]), random.randint(2, 5), "mixed")
+    machine.learn(random.choice([0.1, 1.0, 3.0]))
     for _ in range(120):
         [move] = random.choices(list(MOVES), weights=list(MOVES.values()))
         shape = {
@@ -307,6 +319,7 @@ def test_long_crowded_histories(seed: int) -> None:
             "max_tokens": random.randint(1, 20),
             "priority": random.choice([0, 0, 0, 1]),
             "accepted": 0,
+            "haste": random.randrange(4),
         }
         if move in ("start", "hold"):
             machine.start(hold=move == "hold", **shape)

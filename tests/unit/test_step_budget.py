@@ -1,0 +1,173 @@
+"""How large chunks are beside decodes that have an inter-token target."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from engine_driver import BLOCK, Driver
+from fake_runner import undisturbed
+from hypothesis import given
+from hypothesis import strategies as st
+from make_request import make_request
+
+from baton.engine.commands import UseCurve
+from baton.engine.limits import SchedulerLimits
+from baton.engine.step_budget import STAND_BACK, StepBudgets
+from baton.protocol.curves import StepCurve, StepShape
+from baton.protocol.records import Request
+
+LIMITS = SchedulerLimits(max_model_len=4096, max_batch_tokens=512, prefill_chunk=256)
+CURVE = StepCurve(
+    base=0.010, chunk=0.002, token=0.0001, pair=1e-7, decode=0.001, context=1e-6, spread=0.05,
+    steps=100)
+
+
+def curve(**changed: float) -> StepCurve:
+    values = {name: getattr(CURVE, name) for name in CURVE.__struct_fields__} | changed
+    return StepCurve(**values)  # type: ignore[arg-type]
+
+
+def driver_with(*running: Request, role: str = "mixed", use: StepCurve | None = CURVE) -> Driver:
+    """These decode already."""
+    driver = Driver(num_blocks=256, role=role, max_model_len=900, max_batch_tokens=256,
+                    prefill_chunk=256)
+    if use is not None:
+        driver.apply(UseCurve(use))
+    for request in running:
+        driver.start(request)
+        driver.step()
+    return driver
+
+
+def sizes(driver: Driver) -> list[int]:
+    return [item.num_tokens for item in driver.step()]
+
+
+def short(name: str = "a", **options: float | None) -> Request:
+    return make_request(name, [ord(name)] * 3, max_tokens=100, **options)  # type: ignore[arg-type]
+
+
+LONG = list(range(700))
+
+
+def test_a_chunk_takes_what_the_tightest_target_leaves() -> None:
+    driver = driver_with(short("a", itl=0.1), short("b", itl=0.03), short("c"))
+    driver.start(make_request("long", LONG))
+    chunk = sizes(driver)[-1]
+    shape = StepShape.decodes(3, 3 + 4 + 5 + 3)
+    allowed = 0.03 * math.exp(-CURVE.spread)
+    assert CURVE.seconds(shape + StepShape.chunk(chunk)) <= allowed
+    assert CURVE.seconds(shape + StepShape.chunk(chunk + BLOCK)) > allowed
+    assert chunk > BLOCK
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode", "mixed"])
+def test_the_role_does_not_matter_where_there_is_a_target(role: str) -> None:
+    driver = driver_with(short(itl=0.03), role=role)
+    driver.start(make_request("long", LONG))
+    assert sizes(driver) == [1, 144]
+
+
+@pytest.mark.parametrize("missing", ["target", "curve"])
+def test_without_target_or_curve_the_role_divides_the_step(missing: str) -> None:
+    driver = driver_with(
+        short(itl=None if missing == "target" else 0.02), use=None if missing == "curve" else CURVE)
+    driver.start(make_request("long", LONG))
+    assert sizes(driver) == [1, 128]
+
+
+def test_without_decodes_nothing_is_held_back() -> None:
+    driver = driver_with()
+    driver.start(make_request("long", LONG, itl=0.001))
+    assert sizes(driver) == [256]
+
+
+def test_the_chunk_follows_the_decodes_step_by_step() -> None:
+    driver = driver_with(short("a", itl=0.03))
+    driver.start(make_request("long", LONG))
+    alone = sizes(driver)[-1]
+    arriving = short("b", itl=0.02)
+    driver.reserve(arriving)
+    driver.deliver(arriving.key)
+    driver.admit(arriving.key, tuple(undisturbed([ord("b")] * 3, 1)))
+    beside = sizes(driver)
+    assert len(beside) == 3
+    assert BLOCK < beside[-1] < alone
+    driver.release(arriving.key)
+    assert beside[-1] < sizes(driver)[-1] <= alone
+
+
+def test_later_chunks_of_a_prompt_are_smaller_as_they_attend_to_more() -> None:
+    driver = driver_with(short(itl=0.03), use=curve(pair=2e-6))
+    driver.start(make_request("long", LONG))
+    chunks = [sizes(driver)[-1] for _ in range(6)]
+    assert chunks == sorted(chunks, reverse=True)
+    assert chunks[0] > chunks[-1] >= BLOCK
+
+
+def test_several_prompts_share_one_budget() -> None:
+    driver = driver_with(short(itl=0.03))
+    for name in "bcd":
+        driver.start(make_request(name, [ord(name)] * 50))
+    batch = driver.scheduler.schedule(driver.now)
+    shape = StepShape.decodes(1, 4)
+    for item in batch[1:]:
+        shape += StepShape.chunk(item.num_tokens)
+    assert [item.num_tokens for item in batch] == [1, 50, 50, 12]
+    assert CURVE.seconds(shape) <= 0.03
+
+
+def test_spread_leaves_room_but_not_all_of_it() -> None:
+    tokens = []
+    for spread in (0.01, 0.3, 1.0, 3.0):
+        budgets = StepBudgets(LIMITS, 16)
+        budgets.curve = curve(spread=spread)
+        tokens.append(budgets.beside(StepShape.decodes(1, 100), 0.04).chunk(0, 1000))
+    assert tokens[0] > tokens[1] > tokens[2] == tokens[3] > 0
+
+
+def test_prompts_do_not_starve_where_decodes_alone_exceed_the_target() -> None:
+    driver = driver_with(short(itl=0.001))
+    driver.start(make_request("long", LONG[:100], max_tokens=1))
+    steps = [sizes(driver) for _ in range(3 * STAND_BACK)]
+    floor = STAND_BACK * BLOCK
+    assert steps == ([[1]] * (STAND_BACK - 1) + [[1, floor]]) * 3
+
+
+def test_too_little_for_a_block_is_kept_for_later() -> None:
+    """A chunk costs 2 ms, so one of a token or two would be mostly that."""
+    driver = driver_with(short(itl=0.0133), use=curve(spread=0.0))
+    driver.start(make_request("long", LONG[:100], max_tokens=1))
+    assert CURVE.largest_chunk(0.0133, StepShape.decodes(1, 4), limit=100) in range(1, BLOCK)
+    assert sizes(driver) == [1]
+
+
+def test_who_waits_for_time_holds_no_blocks() -> None:
+    driver = driver_with(short(itl=0.001))
+    driver.start(make_request("long", LONG[:100]))
+    active = driver.counts().active
+    driver.step()
+    assert driver.counts().active == active
+
+
+@given(
+    itl=st.floats(0.001, 0.2), decodes=st.integers(1, 60), context=st.integers(1, 5000),
+    past=st.integers(0, 50).map(lambda blocks: blocks * 16), left=st.integers(1, 3000),
+)
+def test_a_step_keeps_its_budget(
+    itl: float, decodes: int, context: int, past: int, left: int
+) -> None:
+    budgets = StepBudgets(LIMITS, 16)
+    budgets.curve = CURVE
+    shape = StepShape.decodes(decodes, decodes * context)
+    budget = budgets.beside(shape, itl)
+    tokens = 0
+    while chunk := budget.chunk(past + tokens, left - tokens):
+        budget.spend(past + tokens, chunk)
+        shape += StepShape.chunk(chunk, past + tokens)
+        tokens += chunk
+        assert CURVE.seconds(shape) <= itl
+        assert (past + tokens) % 16 == 0 or tokens == left
+    assert tokens + decodes <= LIMITS.max_batch_tokens
+    assert budget.spent == (tokens > 0)
