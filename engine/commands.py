@@ -212,6 +212,10 @@ class EngineLoad:
     blocks: BlockCounts
     steps: int
     preemptions: int
+    decoding: int = 0
+    decode_context: int = 0
+    backlog_seconds: float | None = None
+    """These three as in `Load`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
+from baton.engine.backlog import Backlog
 from baton.engine.batch import BatchItem, StepResult
 from baton.engine.block_pool import BlockPool, IntegrityError, Use
 from baton.engine.cache_log import CacheChange
@@ -66,6 +67,7 @@ class Scheduler:
         self._filling = StepFilling(
             self._table, self._cache, self._room, limits, block_size, _known(role)
         )
+        self._backlog = Backlog(self._table, self._filling.budgets, limits)
         self._handoffs = Handoffs(self._table, self._cache, self._room, limits.max_model_len)
         self._events: list[Event] = []
 
@@ -238,11 +240,13 @@ class Scheduler:
 
     def abandon(self, batch: Seq[BatchItem], code: str, message: str) -> list[Event]:
         """The step of `batch` failed: so do its sequences. Their blocks are given back; what
-        was computed in earlier steps stays cached."""
+        was computed in earlier steps stays cached. Those of a prompt that is handed off may be
+        under a send, so they are held until Release, which always follows."""
         events: list[Event] = []
         for item in batch:
             if item.seq.state is RUNNING:
-                self._table.forget(item.seq)
+                give_up = self._table.hold if item.seq.hold else self._table.forget
+                give_up(item.seq)
                 events.append(SequenceFailed(item.seq.key, code, message))
         return events
 
@@ -300,14 +304,8 @@ class Scheduler:
     # -- looking -----------------------------------------------------------------------------
 
     def load(self) -> EngineLoad:
-        prefilling = sum(left for s in self._table.running if (left := s.num_uncomputed) > 1)
-        return EngineLoad(
-            waiting=len(self._table.waiting),
-            running=len(self._table.running),
-            waiting_tokens=self._table.waiting_tokens + prefilling,
-            blocks=self.pool.counts(),
-            steps=self.steps,
-            preemptions=self.preemptions,
+        return self._backlog.load(
+            self.role, self.pool.counts(), steps=self.steps, preemptions=self.preemptions
         )
 
     def check_integrity(self) -> None:

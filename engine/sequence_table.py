@@ -5,7 +5,8 @@ Each transition of `SequenceState` is one method here, and moves the sequence's 
     waiting    no blocks; sorted by rank
     running    blocks ACTIVE; sorted by rank
     reserved   blocks HELD: the KV of a hand-off is on its way in
-    held       blocks HELD: KV of a finished prefill, a parked decode or the cache on its way out
+    held       blocks HELD: KV of a finished (or failed) prefill, a parked decode or the cache on its
+               way out
     gone       no blocks
 """
 
@@ -18,6 +19,7 @@ from itertools import count
 from baton.engine.block_pool import BlockPool, IntegrityError, Use
 from baton.engine.prefix_cache import PrefixCache
 from baton.engine.sequence import Sequence, SequenceState
+from baton.protocol.curves import attention_pairs
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
 
@@ -36,6 +38,8 @@ class SequenceTable:
         self.running: list[Sequence] = []
         self.num_reserved = 0
         self.waiting_tokens = 0
+        self.waiting_pairs = 0
+        """(token, context token) pairs of these."""
         self.blocked: Sequence | None = None
         """The first of `waiting` when it lacks blocks; the scheduler says so at every step."""
         self._pool = pool
@@ -86,7 +90,7 @@ class SequenceTable:
     def admit_waiting(self, seq: Sequence, matched: list[int], fresh: int) -> None:
         """Run it on `matched` blocks, which hold its first tokens, and `fresh` ones."""
         self.waiting.remove(seq)
-        self.waiting_tokens -= len(seq.tokens)
+        self._count_waiting(seq, -1)
         self._give_blocks(seq, matched, fresh, Use.ACTIVE)
         self._cache.announce(seq)
         self._run(seq)
@@ -131,7 +135,7 @@ class SequenceTable:
         del self._sequences[seq.key]
         if seq.state is WAITING:
             self.waiting.remove(seq)
-            self.waiting_tokens -= len(seq.tokens)
+            self._count_waiting(seq, -1)
         else:
             if seq.state is RUNNING:
                 self.running.remove(seq)
@@ -146,8 +150,13 @@ class SequenceTable:
 
     def _enqueue(self, seq: Sequence) -> None:
         seq.state = WAITING
-        self.waiting_tokens += len(seq.tokens)
+        self._count_waiting(seq, 1)
         insort(self.waiting, seq, key=_rank)
+
+    def _count_waiting(self, seq: Sequence, sign: int) -> None:
+        length = len(seq.tokens)
+        self.waiting_tokens += sign * length
+        self.waiting_pairs += sign * attention_pairs(length, 0)
 
     def _run(self, seq: Sequence) -> None:
         seq.state = RUNNING
@@ -202,6 +211,8 @@ class SequenceTable:
                 raise IntegrityError("a queue is out of order")
         if self.waiting_tokens != sum(len(seq.tokens) for seq in self.waiting):
             raise IntegrityError(f"{self.waiting_tokens} waiting tokens were counted")
+        if self.waiting_pairs != sum(attention_pairs(len(s.tokens), 0) for s in self.waiting):
+            raise IntegrityError(f"{self.waiting_pairs} waiting pairs were counted")
 
 
 def _rank(seq: Sequence) -> tuple[bool, int, int]:

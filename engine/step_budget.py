@@ -110,17 +110,32 @@ class StepBudgets:
         )
         return self._last
 
+    def average(
+        self, role: str, decodes: StepShape, itl: float, *, past: int
+    ) -> tuple[int, float]:
+        """(tokens, chunks) that a step with such decodes has of one long prompt, `past` tokens of
+        which are computed. At least one token."""
+        if self.curve is None or itl == math.inf:
+            return self._limits.prefill_budget(role, decodes.decode_sequences), 1.0
+        limit = self._limits.max_batch_tokens - decodes.decode_sequences
+        fits = self.curve.largest_chunk(self._seconds(itl), decodes, past=past, limit=limit)
+        fits -= fits % self._block_size
+        return (fits, 1.0) if fits else (self._block_size, 1 / STAND_BACK)
+
     def beside(self, decodes: StepShape, itl: float, minimum: int = 0) -> StepBudget:
         """Of a step with such decodes, the tightest of which wants a token every `itl` seconds.
         There must be a curve."""
         assert self.curve is not None
-        used = max(LEAST_USED, math.exp(-DEVIATIONS * self.curve.spread))
         return StepBudget(
             self._limits.max_batch_tokens - decodes.decode_sequences,
             self._limits,
             self._block_size,
-            seconds=itl * used,
+            seconds=self._seconds(itl),
             curve=self.curve,
             shape=decodes,
             minimum=minimum,
         )
+
+    def _seconds(self, itl: float) -> float:
+        assert self.curve is not None
+        return itl * max(LEAST_USED, math.exp(-DEVIATIONS * self.curve.spread))

@@ -268,6 +268,9 @@ class Worker:
             step_age=step_age,
             steps=engine.steps,
             preemptions=engine.preemptions,
+            decoding=engine.decoding,
+            decode_context=engine.decode_context,
+            backlog_seconds=engine.backlog_seconds,
         ))
 
     def _watch_quarantine(self, engine: EngineLoad) -> None:
