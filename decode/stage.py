@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -41,6 +41,7 @@ from baton.kvtransfer.handoff.actions import (
     Tell,
     Verify,
 )
+from baton.kvtransfer.handoff.messages import can_cut, cut_by_layers, layer_bytes
 from baton.kvtransfer.handoff.receiver import Receiver, ReceiverState
 from baton.kvtransfer.mover import BlockMover, Landing
 from baton.kvtransfer.peers import IncomingPeers
@@ -119,6 +120,8 @@ class DecodeStage:
         self._processes: dict[Identity, ProcessRef] = {}
         """Of the senders on this host: while one lives, it may write into what it was granted."""
         self._gone_since: dict[Identity, float] = {}
+        self._wishes: dict[Identity, int] = {}
+        """How senders want their grants cut by layers, as their last seals said."""
         peers.events = self
 
     @property
@@ -212,11 +215,13 @@ class DecodeStage:
             return
         machine = receiving.machine
         if isinstance(record, Sealed):
+            self._wishes[peer] = record.layers_per_message
             self._do(receiving, machine.on_sealed(record, self._clock()))
         else:
             self._do(receiving, machine.on_aborted(record.operation, record.reason))
 
     def on_peer_lost(self, peer: Identity) -> None:
+        self._wishes.pop(peer, None)
         for receiving in self._from(peer):
             self._do(receiving, receiving.machine.on_peer_lost())
 
@@ -270,6 +275,7 @@ class DecodeStage:
             now=self._clock(),
             lease=lease,
             loan=then is not None,
+            num_layers=self._layout.num_layers,
         )
         receiving = self._live[request.key] = _Receiving(machine, then=then)
         self._submit(ReserveBlocks(request))
@@ -279,6 +285,9 @@ class DecodeStage:
     def _met(self, receiving: _Receiving) -> None:
         machine = receiving.machine
         scheme = self._peers.scheme_from(machine.sender)
+        wish = self._wishes.get(machine.sender, 0)
+        if wish and not machine.loan and can_cut(self._layout):
+            scheme = cut_by_layers(scheme, wish, self._layout.num_layers)
         self._do(receiving, machine.on_session(scheme, self._clock()))
 
     def _do(self, receiving: _Receiving, actions: list[Action]) -> None:
@@ -322,7 +331,9 @@ class DecodeStage:
 
         # Of its own, so that a sender that dies takes no other's messages with it.
         inbox = self._peers.inbox_of(receiving.machine.sender)
-        place = {} if inbox is None else {"inbox": inbox}
+        place: dict[str, Any] = {} if inbox is None else {"inbox": inbox}
+        if action.layers is not None:
+            place["part"] = layer_bytes(self._layout, action.layers)
         receiving.landings[action.tag] = self._mover.receive(
             action.blocks, action.tag, action.scheme, done, **place
         )

@@ -62,6 +62,7 @@ def up(
     kv_blocks: options.KvBlocks = None,
     kv_memory: options.KvMemory = None,
     kv_checksum: options.KvChecksum = False,
+    kv_layer_groups: options.KvLayerGroups = None,
     host: options.Host = UpSettings.host,
     port: options.Port = UpSettings.port,
     api_key: options.ApiKey = None,
@@ -113,7 +114,8 @@ def up(
     prefills, decodes, mixeds = worker_counts(prefill, decode, mixed)
     settings = UpSettings(
         model=model_settings(
-            model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum
+            model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum,
+            kv_layer_groups,
         ),
         prefill=prefills,
         decode=decodes,
@@ -233,6 +235,7 @@ def worker(
     kv_blocks: options.KvBlocks = None,
     kv_memory: options.KvMemory = None,
     kv_checksum: options.KvChecksum = False,
+    kv_layer_groups: options.KvLayerGroups = None,
     worker_id: Annotated[
         str | None,
         typer.Option(
@@ -271,7 +274,8 @@ def worker(
         cpus=cpus,
         host=host or _address_towards(addresses[0]),
         model=model_settings(
-            model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum
+            model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum,
+            kv_layer_groups,
         ),
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,

@@ -94,6 +94,14 @@ KvChecksum = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+KvLayerGroups = Annotated[
+    int | None,
+    typer.Option(
+        help="Groups of layers that KV is sent in while later layers are computed; 1: never.",
+        rich_help_panel=_MODEL,
+        show_default="as measured for each pair of workers",
+    ),
+]
 Host = Annotated[
     str,
     typer.Option(
@@ -166,6 +174,7 @@ def model_settings(
     kv_blocks: int | None,
     kv_memory: int | None,
     kv_checksum: bool = False,
+    kv_layer_groups: int | None = None,
 ) -> ModelSettings:
     """The model's options, checked. Raises ConfigError."""
     return ModelSettings(
@@ -176,6 +185,7 @@ def model_settings(
         kv_blocks=kv_blocks,
         kv_memory=kv_memory,
         kv_checksum=kv_checksum,
+        kv_layer_groups=kv_layer_groups,
     )
 
 

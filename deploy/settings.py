@@ -82,6 +82,9 @@ class ModelSettings:
     """Bytes. At most one of the two; with neither, the worker takes a share of what is free."""
     kv_checksum: bool = False
     """Send a checksum of each KV block along, and compare it before the block is used."""
+    kv_layer_groups: int | None = None
+    """Into how many groups of layers the KV of a chunk is cut, to be sent while later layers are
+    computed; 1: never; None: as measured of each pair of workers."""
 
     def __post_init__(self) -> None:
         check_choice("--dtype", self.dtype, DTYPES)
@@ -91,6 +94,7 @@ class ModelSettings:
             raise ConfigError("--kv-blocks and --kv-memory say the same thing twice: give one")
         check_range("--kv-blocks", self.kv_blocks, 2)
         check_range("--kv-memory", self.kv_memory, 1 << 20)
+        check_range("--kv-layer-groups", self.kv_layer_groups, 1, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)

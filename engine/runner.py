@@ -6,6 +6,7 @@ tokens are in the sequences. Nothing is changed in the sequences either; the sch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from baton.engine.batch import BatchItem, StepResult
+from baton.engine.commands import LayersDone
 from baton.engine.kv_memory import KVMemory
+from baton.engine.layer_marks import LayerMarks
 from baton.engine.models.llama import LlamaModel
 from baton.engine.sampler import sample, token_logprobs
 from baton.engine.sequence import Sequence
@@ -36,6 +39,8 @@ class ModelRunner:
         """`memory` has the layout that the model wants, on the model's device."""
         self.model = model
         self.memory = memory
+        self.marks: LayerMarks | None = None
+        """Told of layers in the midst of a step, if it wants to know."""
         self._block_size = memory.layout.block_size
 
     @torch.inference_mode()
@@ -53,7 +58,8 @@ class ModelRunner:
         order = sorted(range(len(items)), key=lambda index: items[index].num_tokens != 1)
         ordered = [items[index] for index in order]
         tokens, batch = self._prepare(ordered)
-        hidden = self.model.forward(tokens, batch, self.memory.layer_views)
+        after_layer = None if self.marks is None else self.marks.begin(ordered)
+        hidden = self.model.forward(tokens, batch, self.memory.layer_views, after_layer)
 
         ends = np.cumsum([item.num_tokens for item in ordered])
         sampling = [place for place, item in enumerate(ordered) if item.sample]
@@ -69,6 +75,15 @@ class ModelRunner:
                 start = int(ends[place]) - item.num_tokens
                 result.prompt_logprobs[order[place]] = self._prompt_logprobs(hidden, start, item)
         return result
+
+    def tell_layers(self, publish: Callable[[LayersDone], None]) -> LayerMarks:
+        """From now on, of those sequences that the returned marks are told to watch."""
+        layout = self.memory.layout
+        mark = _mark_on_device if self.model.device.type == "cuda" else None
+        self.marks = LayerMarks(
+            publish, block_size=layout.block_size, num_layers=layout.num_layers, mark=mark
+        )
+        return self.marks
 
     def warm_up(self, *, prefill_tokens: int = 64, batch: int = 16) -> None:
         """Run each kind of step once, so that the first request does not pay for what is set up
@@ -163,6 +178,12 @@ class ModelRunner:
             rows = hidden[start + begin : start + begin + len(part)]
             found += token_logprobs(self.model.logits(rows), part, [count] * len(part))
         return tuple(found)
+
+
+def _mark_on_device() -> Callable[[], bool]:
+    event = torch.cuda.Event()
+    event.record()
+    return event.query
 
 
 def _warm_up_sequence(length: int, blocks: list[int], *, computed: int) -> Sequence:

@@ -53,6 +53,12 @@ class Channel:
         self._waiting: list[Record] = []
         self.on_phase: Callable[[str, float], None] | None = None
         """Told for each message: "queue" and "post", in seconds."""
+        self.on_transfer: Callable[[int, float], None] | None = None
+        """Told bytes and seconds whenever nothing is on its way any more: how long the link took
+        for what it had without a pause. Not when a send failed meanwhile."""
+        self._busy_since: float | None = None
+        self._busy_bytes = 0
+        self._busy_well = True
 
     @property
     def block_sizes(self) -> tuple[int, int]:
@@ -149,6 +155,8 @@ class Channel:
         assert self._buffers is not None
         while (message := self.sends.take()) is not None:
             taken_at = time.perf_counter()
+            if self._busy_since is None:
+                self._busy_since, self._busy_bytes, self._busy_well = taken_at, 0, True
             try:
                 self._mover.send(
                     self.endpoint,
@@ -168,9 +176,18 @@ class Channel:
                 self.on_phase("queue", taken_at - message.put_at)
                 self.on_phase("post", time.perf_counter() - taken_at)
 
+    def _idle(self) -> None:
+        since, self._busy_since = self._busy_since, None
+        if self._busy_well and since is not None and self.on_transfer is not None:
+            self.on_transfer(self._busy_bytes, time.perf_counter() - since)
+
     def _done(self, message: _Message) -> OnDone:
         def done(error: Exception | None) -> None:
             self.sends.done(message.num_bytes)
+            self._busy_bytes += message.num_bytes
+            self._busy_well &= error is None
+            if not (self.sends.in_flight_messages or self.sends.waiting_messages):
+                self._idle()
             self._post()
             message.on_done(error)
 

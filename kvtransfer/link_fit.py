@@ -61,6 +61,10 @@ class LinkFits(Generic[Peer]):
     def forget(self, peer: Peer) -> None:
         self._fits.pop(peer, None)
 
+    def curve(self, peer: Peer) -> LinkCurve | None:
+        fit = self._fits.get(peer)
+        return None if fit is None else fit.curve()
+
     def curves(self) -> Sequence[tuple[Peer, LinkCurve]]:
         """The most recently used link last."""
         return [(peer, fit.curve()) for peer, fit in self._fits.items()]

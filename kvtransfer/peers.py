@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -60,7 +61,8 @@ class OutgoingPeers:
         self._channels: dict[Identity, Channel] = {}
         self.events: ChannelEvents | None = None
         self.on_phase: Callable[[str, float], None] | None = None
-        """See Channel; of channels that are made after it is set."""
+        self.on_transfer: Callable[[Identity, int, float], None] | None = None
+        """See Channel; of channels that are made after they are set."""
 
     def reach(self, peer: WorkerRef) -> Channel:
         """The channel to this life of the peer, dialled if there is none yet."""
@@ -68,6 +70,8 @@ class OutgoingPeers:
         if channel is None:
             channel = self._channels[peer.identity] = Channel(self._mover)
             channel.on_phase = self.on_phase
+            if self.on_transfer is not None:
+                channel.on_transfer = partial(self.on_transfer, peer.identity)
             channel.dialer = Dialer(
                 self._identity,
                 peer.peer_address,

@@ -25,6 +25,7 @@ import msgspec
 
 from baton.engine.commands import (
     Command,
+    LayersDone,
     Park,
     PinCached,
     Progress,
@@ -46,9 +47,11 @@ from baton.kvtransfer.handoff.actions import (
     ReleaseBlocks,
     Tell,
 )
-from baton.kvtransfer.handoff.messages import BlockSizes
+from baton.kvtransfer.handoff.messages import BlockSizes, layer_bytes
 from baton.kvtransfer.handoff.sender import Sender, SenderState, answer_unknown
 from baton.kvtransfer.peers import OutgoingPeers
+from baton.prefill.debts import Debts
+from baton.prefill.overlap import Overlaps
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import (
     Ack,
@@ -67,13 +70,6 @@ log = logging.getLogger(__name__)
 
 LEND_SECONDS = 5.0
 """A loan saves time or is given up, so its blocks are not kept for long."""
-
-DEBT_SECONDS = 600.0
-"""So long a receiver is dialled again after its session broke, for it may wait for answers to a
-grant that we never saw. What is given up costs it quarantined blocks, never wrong ones."""
-
-_REDIAL_SECONDS, _MAX_REDIAL_SECONDS = 0.5, 30.0
-"""Between attempts; doubled each time."""
 
 
 class SendObserver(Protocol):
@@ -99,16 +95,6 @@ class _Handoff:
     """The request has come back here, as its next decode worker: its end is not ours to tell."""
 
 
-@dataclass(slots=True)
-class _Debt:
-    """A receiver whose session broke."""
-
-    receiver: WorkerRef
-    until: float
-    dial_at: float
-    wait: float = _REDIAL_SECONDS
-
-
 class PrefillStage:
     """`lease`: seconds that blocks are kept for a receiver that makes no progress. `checksums`:
     seal with checksums, computed there."""
@@ -122,6 +108,7 @@ class PrefillStage:
         outlet: Outlet,
         observer: SendObserver,
         clock: Callable[[], float],
+        overlaps: Overlaps,
         lease: float = 30.0,
         checksums: ChecksumQueue | None = None,
     ) -> None:
@@ -133,13 +120,15 @@ class PrefillStage:
         self._clock = clock
         self._lease = lease
         self._checksums = checksums
+        self._overlaps = overlaps
         self._handoffs: dict[tuple[RequestKey, Identity], _Handoff] = {}
         self._started: dict[RequestKey, _Handoff] = {}
         """Those that own, or will own, the blocks of this key in the engine."""
         self._refs: dict[Identity, WorkerRef] = {}
-        self._debts: dict[Identity, _Debt] = {}
+        self._debts = Debts()
         peers.events = self
         peers.on_phase = observer.message_phase
+        peers.on_transfer = overlaps.transferred
 
     @property
     def active(self) -> int:
@@ -184,6 +173,7 @@ class PrefillStage:
             request.key, record.decode, Kind.PREFILL, request.deadlines.handoff
         ):
             return None
+        self._overlaps.began(request.key, record.decode.identity)
         return Start(request, hold=True)
 
     def is_started(self, key: RequestKey) -> bool:
@@ -228,6 +218,9 @@ class PrefillStage:
         machine = handoff.machine
         if handoff.kind is Kind.MIGRATION and machine.state is SenderState.OPEN:
             self._outlet.tell(progress.key, Parked(key=progress.key, parked=True))
+        self._overlaps.progress(progress)
+        if progress.prefill_done and self._can_cut(handoff.peer):
+            machine.wish = self._overlaps.layers_per_message(handoff.peer)
         self._do(
             handoff,
             machine.on_progress(
@@ -239,6 +232,17 @@ class PrefillStage:
                 now=self._clock(),
             ),
         )
+
+    def on_layers(self, event: LayersDone) -> None:
+        """In the midst of a step, once they are computed."""
+        now = self._clock()
+        for each in event.sequences:
+            handoff = self._started.get(each.key)
+            if handoff is not None and handoff.kind is Kind.PREFILL:
+                machine = handoff.machine
+                self._do(
+                    handoff, machine.on_layers(each.blocks, each.begun, event.layers, now)
+                )
 
     def on_refused(self, event: Refused) -> bool:
         """True when it answers a PinCached or Park of ours."""
@@ -255,7 +259,7 @@ class PrefillStage:
 
     def on_session(self, peer: Identity) -> None:
         """The receiver speaks first, with a Grant, or with what it still awaits."""
-        self._debts.pop(peer, None)
+        self._debts.settle(peer)
 
     def on_record(self, peer: Identity, record: Record) -> None:
         channel = self._peers.get(peer)
@@ -282,8 +286,7 @@ class PrefillStage:
     def on_peer_lost(self, peer: Identity) -> None:
         channel, ref = self._peers.get(peer), self._refs.get(peer)
         if ref is not None and channel is not None and channel.session is not None:
-            now = self._clock()
-            self._debts[peer] = _Debt(ref, now + DEBT_SECONDS, now + _REDIAL_SECONDS)
+            self._debts.owe(ref, self._clock())
         for handoff in self._to(peer):
             self._do(handoff, handoff.machine.on_peer_lost())
 
@@ -298,27 +301,31 @@ class PrefillStage:
             self._do(handoff, machine.on_time(now))
             if now >= machine.deadline and machine.state is SenderState.DONE:
                 self._forget(handoff)
-        for peer, debt in list(self._debts.items()):
-            if now >= debt.until:
-                del self._debts[peer]
-            elif now >= debt.dial_at:
-                debt.wait = min(2 * debt.wait, _MAX_REDIAL_SECONDS)
-                debt.dial_at = now + debt.wait
-                self._peers.reach(debt.receiver)
-        wanted = {handoff.peer for handoff in self._handoffs.values()} | self._debts.keys()
+        for receiver in self._debts.due(now):
+            self._peers.reach(receiver)
+        wanted = {handoff.peer for handoff in self._handoffs.values()} | self._debts.receivers
         self._peers.drop_unreached(wanted)
         for peer in self._refs.keys() - wanted:
             if self._peers.get(peer) is None:
                 del self._refs[peer]
+                self._overlaps.forget(peer)
 
     # -- inside ------------------------------------------------------------------------------
 
     def _granted(self, handoff: _Handoff, grant: Grant) -> None:
         channel = self._peers.get(handoff.peer)
         assert channel is not None, "a grant came without a session"
+        if grant.scheme.layers_per_message and not self._can_cut(handoff.peer):
+            # What it awaits now is answered over the next session.
+            self._peers.drop(handoff.peer, "a grant that is cut by layers, which cannot be")
+            return
         sizes = BlockSizes(*channel.block_sizes)
         machine = handoff.machine
         self._do(handoff, machine.on_grant(grant, self._clock(), sizes))
+
+    def _can_cut(self, peer: Identity) -> bool:
+        channel = self._peers.get(peer)
+        return self._overlaps.can_cut and channel is not None and not channel.converts
 
     def _to(self, peer: Identity) -> list[_Handoff]:
         return [handoff for handoff in self._handoffs.values() if handoff.peer == peer]
@@ -348,6 +355,7 @@ class PrefillStage:
                 now=self._clock(),
                 lease=lease,
                 checksums=self._checksums is not None,
+                num_layers=self._overlaps.layout.num_layers,
             )
             handoff = self._handoffs[key, peer] = _Handoff(machine, peer)
         return handoff
@@ -393,8 +401,11 @@ class PrefillStage:
             self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
 
         cut = Cut(action.skip, action.num_blocks) if channel.converts else None
+        layers, part = action.layers, None
+        if layers is not None:
+            part = layer_bytes(self._overlaps.layout, layers)
         channel.send_blocks(
-            handoff.machine.key, action.blocks, action.tag, action.scheme, done, cut
+            handoff.machine.key, action.blocks, action.tag, action.scheme, done, cut, part
         )
 
     def _send_empty(self, peer: Identity, tag: int) -> None:
@@ -423,6 +434,7 @@ class PrefillStage:
         machine = handoff.machine
         if self._started.get(machine.key) is handoff:
             del self._started[machine.key]
+            self._overlaps.ended(machine.key, handoff.peer, machine, ended.outcome)
         stamps = {**machine.stamps, "ended": self._clock()}
         self._observer.send_ended(handoff.kind.value, ended.outcome, machine.sent_blocks, stamps)
         if handoff.kind is not Kind.LOAN and not handoff.taken_over:

@@ -42,6 +42,10 @@ class CurveKeeper:
         self._links.observe(peer, num_bytes, seconds)
         self._new = True
 
+    def link(self, peer: str) -> LinkCurve | None:
+        """None while nothing went to this worker."""
+        return self._links.curve(peer)
+
     def current(self) -> Curves:
         """All there is, for a router that has just come."""
         return Curves(

@@ -17,11 +17,12 @@ _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SENDER_PHASES = {
     "grant": ("started", "granted"),
     "send": ("posted", "sent"),
+    "hidden": ("posted", "ready"),
     "exposed": ("ready", "sealed"),
     "ack": ("sealed", "ended"),
 }
-"""Phase to the stamps between which it lies. "exposed" is what the prefill did not hide: from its
-end until the last message was over."""
+"""Phase to the stamps between which it lies. "hidden" is how long messages went while the
+prefill ran, "exposed" what it did not hide: from its end until the last message was over."""
 
 _NO_FAILURES = ("finished", "cancelled", "revoked", "sender_finished", "sender_cancelled",
                 "all_cached", "not_cached", "sender_not_cached", "not_running")

@@ -32,7 +32,7 @@ from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.registry import create_transport, load_in_background
 from baton.kvtransfer.tags import TagIssuer
-from baton.prefill import PrefillStage
+from baton.prefill import Overlaps, PrefillStage
 from baton.protocol.ids import Identity, host_id, new_epoch
 from baton.protocol.link import GOODBYE, Dialer
 from baton.protocol.records import PeerHello, WorkerHello
@@ -87,13 +87,14 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         lambda error: threadsafe(end, 1, f"the engine failed: {error}"),
     )
     metrics = Metrics(settings.transport)
+    curves = CurveKeeper(parts.curve)
     worker = Worker(
         role=settings.role,
         submit=engine.submit,
         load=engine.load,
         transport=transport,
         metrics=metrics,
-        curves=CurveKeeper(parts.curve),
+        curves=curves,
         heartbeat_interval=settings.heartbeat_interval,
         watchdog=settings.watchdog,
         on_stuck=lambda reason: end(1, reason),
@@ -147,6 +148,13 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
     )
     worker.links = links
     checksums = ChecksumQueue(parts.memory.block_buffer, loop.call_soon)
+    overlaps = Overlaps(
+        parts.layout,
+        links=curves,
+        clock=time.monotonic,
+        marks=parts.runner.tell_layers(lambda event: threadsafe(worker.on_layers, event)),
+        fixed=settings.model.kv_layer_groups,
+    )
     worker.prefill = PrefillStage(
         identity=identity,
         submit=engine.submit,
@@ -154,6 +162,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         outlet=links,
         observer=metrics,
         clock=time.monotonic,
+        overlaps=overlaps,
         checksums=checksums if settings.model.kv_checksum else None,
     )
     worker.decode = DecodeStage(

@@ -7,7 +7,7 @@ Weights live here; the KV cache and what a step consists of come from outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -179,14 +179,21 @@ class LlamaModel:
                 self.head = self.ops.pack_linear(self.embedding, None)
 
     def forward(
-        self, tokens: Tensor, batch: AttentionBatch, kv: Sequence[LayerKV]
+        self,
+        tokens: Tensor,
+        batch: AttentionBatch,
+        kv: Sequence[LayerKV],
+        after_layer: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """int64 [T] to [T, hidden], before the final norm; writes the tokens' KV."""
+        """int64 [T] to [T, hidden], before the final norm; writes the tokens' KV. `after_layer` is
+        called after each with how many there were; on a device they may only be queued then."""
         x = F.embedding(tokens, self.embedding)
         residual: Tensor | None = None
         angles = self.rope.angles(batch.positions)
-        for layer, layer_kv in zip(self.layers, kv, strict=True):
+        for index, (layer, layer_kv) in enumerate(zip(self.layers, kv, strict=True)):
             x, residual = layer.forward(x, residual, angles, layer_kv, batch)
+            if after_layer is not None:
+                after_layer(index + 1)
         return x if residual is None else x + residual
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -92,9 +92,9 @@ def count_messages(num_blocks: int, scheme: Scheme, num_layers: int = 1) -> int:
     return -(-num_blocks // scheme.blocks_per_message) * layer_groups(scheme, num_layers)
 
 
-def can_cut(ours: KVLayout, theirs: KVLayout) -> bool:
-    """Whether a group of layers is one span of a block, and the same one on both sides."""
-    return ours == theirs and ours.axes[0] == "layer" and ours.num_layers > 1
+def can_cut(layout: KVLayout) -> bool:
+    """Whether a group of layers is one span of a block."""
+    return layout.axes[0] == "layer" and layout.num_layers > 1
 
 
 def cut_by_layers(scheme: Scheme, layers_per_message: int, num_layers: int) -> Scheme:

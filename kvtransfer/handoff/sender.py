@@ -90,6 +90,10 @@ class Sender:
         return len(self._in_flight)
 
     @property
+    def granted(self) -> Messages | None:
+        return self._messages
+
+    @property
     def lingers(self) -> bool:
         """DONE, but to be kept until the deadline: a Grant may still come."""
         return self.state is SenderState.DONE and not self._answered

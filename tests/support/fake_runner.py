@@ -44,11 +44,14 @@ def undisturbed(prompt: Sequence[int], count: int) -> list[int]:
 
 class FakeRunner:
     """`before_step(items)` may raise or wait. `sizes` records the tokens of each item of each
-    step."""
+    step. A block is [layer, slot]; what is in a slot differs from layer to layer."""
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, num_layers: int = 1) -> None:
         self.block_size = block_size
-        self.memory: list[list[int | None]] = [[None] * block_size for _ in range(num_blocks)]
+        self.num_layers = num_layers
+        self.memory: list[list[int | None]] = [
+            [None] * (num_layers * block_size) for _ in range(num_blocks)
+        ]
         self.before_step: Callable[[Sequence[BatchItem]], None] = lambda items: None
         self.sizes: list[list[int]] = []
 
@@ -82,16 +85,31 @@ class FakeRunner:
             )
         return StepResult(tokens, [None] * len(items), prompt_logprobs)
 
+    def compute_layer(self, items: Sequence[BatchItem], layer: int) -> None:
+        """A part of a step, before the whole of it: only this layer is written."""
+        for item in items:
+            seq = item.seq
+            start = seq.num_computed
+            self._fill(seq.block_ids, seq.tokens, start, start + item.num_tokens, layer)
+
     def fill(self, blocks: Sequence[int], tokens: Sequence[int], start: int, end: int) -> None:
         """Write the KV of tokens[start:end]."""
+        for layer in range(self.num_layers):
+            self._fill(blocks, tokens, start, end, layer)
+
+    def _fill(
+        self, blocks: Sequence[int], tokens: Sequence[int], start: int, end: int, layer: int
+    ) -> None:
         wanted = digests(tokens)
         for position in range(start, end):
             block, slot = divmod(position, self.block_size)
-            self.memory[blocks[block]][slot] = wanted[position]
+            place = layer * self.block_size + slot
+            self.memory[blocks[block]][place] = wanted[position] + layer
 
     def check(self, blocks: Sequence[int], tokens: Sequence[int], end: int) -> None:
         """Raises StaleBlock unless the KV of tokens[:end] is in `blocks`."""
         for position, wanted in enumerate(digests(tokens)[:end]):
             block, slot = divmod(position, self.block_size)
-            if self.memory[blocks[block]][slot] != wanted:
+            column = self.memory[blocks[block]][slot :: self.block_size]
+            if any(value != wanted + layer for layer, value in enumerate(column)):
                 raise StaleBlock(f"block {blocks[block]} is wrong at position {position}")

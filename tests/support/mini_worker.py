@@ -12,6 +12,7 @@ import numpy as np
 from fake_runner import FakeRunner
 
 from baton.decode import DecodeStage
+from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.worker import Worker
 from baton.engine.block_pool import BlockPool
@@ -24,7 +25,7 @@ from baton.kvtransfer.memory import blocks_of
 from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
 from baton.kvtransfer.tags import TagIssuer
-from baton.prefill import PrefillStage
+from baton.prefill import Overlaps, PrefillStage
 from baton.protocol.ids import Identity, RequestKey, host_id, new_epoch
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.link import Dialer
@@ -110,8 +111,10 @@ class MiniWorker:
             "submit": self.engine.submit,
             "outlet": self.links, "observer": metrics, "clock": time.monotonic}
         checksums = ChecksumQueue(block_buffer, loop.call_soon)
+        self.curves = CurveKeeper()
         self.worker.prefill = PrefillStage(
             identity=self.identity, peers=self.outgoing,
+            overlaps=Overlaps(LAYOUT, self.curves, time.monotonic),
             checksums=checksums if kv_checksum else None, **common)  # type: ignore[arg-type]
         self.worker.decode = DecodeStage(
             layout=LAYOUT, peers=self.incoming, mover=mover, checksums=checksums,

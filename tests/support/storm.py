@@ -41,6 +41,7 @@ class Storm:
         self.lives: list[Life] = []
         self.unequal = rng.random() < 0.2
         self.checksums = rng.random() < 0.3
+        self.num_layers = rng.choice((1, 2, 3, 5))
         self.trace: list[str] = []
         names = "ab" if rng.random() < 0.7 else "abc"
         self.current = {name: self._new_life(name) for name in names}
@@ -54,7 +55,8 @@ class Storm:
             (self.end_send, 5), (self.end_receive, 6), (self.turn, 6), (self.tick, 2),
             (self.hear_loss, 5), (self.hear_death, 3), (self.migrate, 3))
         self._faults: tuple[Callable[[], bool], ...] = (
-            self.fail_send, self.fail_receive, self.stick, self.lose_empty, self.corrupt)
+            self.fail_send, self.fail_receive, self.stick, self.lose_empty, self.corrupt,
+            self.fail_step)
         self._disasters: tuple[Callable[[], bool], ...] = (
             self.cancel, self.cancel, self.break_session, self.break_session, self.repeat,
             self.repeat, self.expire, self.kill)
@@ -243,6 +245,12 @@ class Storm:
             operation.stuck = True
         return operation is not None
 
+    def fail_step(self) -> bool:
+        """The next one, or the one under way."""
+        life = self.rng.choice(self._alive())
+        life.fail_step = True
+        return True
+
     def lose_empty(self) -> bool:
         """Zero bytes whose session is broken."""
         lost = [
@@ -347,7 +355,10 @@ class Storm:
             num_blocks=self.rng.choice((10, 14, 24)),
             block_size=self.rng.choice((2, 3, 4)) if self.unequal else 2,
             scheme=self.rng.choice(SCHEMES),
-            checksums=self.checksums)
+            checksums=self.checksums,
+            num_layers=self.num_layers,
+            layer_groups=self.rng.choice((1, 2, 3, 5)),
+            step_by_step=lambda: self.rng.random() < 0.7)
         self.lives.append(life)
         return life
 

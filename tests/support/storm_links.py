@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from storm_wire import converted_rows, row_bytes
 
 from baton.kvtransfer.conversion import Cut
-from baton.kvtransfer.mover import OnDone
+from baton.kvtransfer.mover import OnDone, Part
 from baton.protocol.ids import Identity, ProcessRef, RequestKey
 from baton.protocol.records import Record, Scheme, WorkerRef
 
@@ -73,10 +73,12 @@ class StormChannel:
 
     def send_blocks(
         self, key: RequestKey, blocks: Sequence[int], tag: int, scheme: Scheme, on_done: OnDone,
-        cut: Cut | None = None,
+        cut: Cut | None = None, part: Part | None = None,
     ) -> None:
         assert self.session is not None, "no session, so no grant"
-        self.life.wire.post_send(self.life, self.session.receiver, tag, blocks, on_done, cut)
+        if part is not None:
+            self.life.observer.outcomes.append(("message", self.life.when()))
+        self.life.wire.post_send(self.life, self.session.receiver, tag, blocks, on_done, cut, part)
 
     def converted(self, blocks: Sequence[int], cut: Cut) -> bytes:
         assert self.session is not None
@@ -96,6 +98,7 @@ class StormOutgoing:
         self.channels: dict[Identity, StormChannel] = {}
         self.events: Any = None
         self.on_phase: Any = None
+        self.on_transfer: Any = None
 
     def reach(self, peer: WorkerRef) -> StormChannel:
         channel = self.channels.get(peer.identity)

@@ -162,7 +162,9 @@ class StormRouter:
             case Declined():
                 self._retry(flight)
             case RequestFailed():
-                raise AssertionError(record)
+                assert record.message == "storm", record
+                flight.end = "failed"
+                self._cancel_everywhere(flight)
             case Parked(parked=True):
                 assert flight.migrating is not None
                 assert life is flight.decoder

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from baton.engine.block_pool import BlockState, Use
 from baton.kvtransfer.conversion import Cut
-from baton.kvtransfer.mover import OnDone
+from baton.kvtransfer.mover import OnDone, Part
 from baton.protocol.records import Scheme
 
 if TYPE_CHECKING:
@@ -29,23 +29,35 @@ def row_bytes(row: Row) -> bytes:
 
 
 def converted_rows(
-    sender: Life, receiver: Life, blocks: Sequence[int], cut: Cut | None
+    sender: Life, receiver: Life, blocks: Sequence[int], cut: Cut | None, part: Part | None = None
 ) -> list[Row]:
-    """Copies of blocks of the sender, or what `cut` takes of them in blocks of the receiver."""
+    """Copies of blocks of the sender or of a part of each, or what `cut` takes of them in blocks
+    of the receiver."""
     rows: list[Row] = [list(sender.runner.memory[block]) for block in blocks]
     if cut is None:
-        return rows
-    size = receiver.block_size
-    flat = [slot for row in rows for slot in row][cut.skip :]
-    flat = (flat + [None] * (cut.num_blocks * size))[: cut.num_blocks * size]
-    return [flat[i * size : (i + 1) * size] for i in range(cut.num_blocks)]
+        return [row[_slots(sender, part)] for row in rows]
+    ours, size = sender.block_size, receiver.block_size
+    converted: list[Row] = [[] for _ in range(cut.num_blocks)]
+    for layer in range(sender.runner.num_layers):
+        flat = [slot for row in rows for slot in row[layer * ours : (layer + 1) * ours]][cut.skip :]
+        flat = (flat + [None] * (cut.num_blocks * size))[: cut.num_blocks * size]
+        for i, row in enumerate(converted):
+            row += flat[i * size : (i + 1) * size]
+    return converted
+
+
+def _slots(life: Life, part: Part | None) -> slice:
+    """Bytes of a block to slots: a layout of float32 with one head and one dimension."""
+    each = life.layout.block_bytes // (life.block_size * life.runner.num_layers)
+    return slice(None) if part is None else slice(part[0] // each, part[1] // each)
 
 
 class Send:
     def __init__(
         self, sender: Life, receiver: Life, tag: int, blocks: Sequence[int],
-        on_done: OnDone | None, cut: Cut | None,
+        on_done: OnDone | None, cut: Cut | None, part: Part | None,
     ) -> None:
+        self.part = part
         self.sender, self.receiver, self.tag = sender, receiver, tag
         self.cut = cut
         self.blocks = tuple(blocks)
@@ -60,15 +72,18 @@ class Send:
         if self.rows is None:
             for block in self.blocks:
                 self.sender.assert_in_use(block, "is read by a send")
-            self.rows = converted_rows(self.sender, self.receiver, self.blocks, self.cut)
+            self.rows = converted_rows(
+                self.sender, self.receiver, self.blocks, self.cut, self.part)
 
 
 class Receive:
     """Also the Landing that the stage holds."""
 
     def __init__(
-        self, wire: Wire, life: Life, tag: int, blocks: Sequence[int], staged: bool, on_done: OnDone
+        self, wire: Wire, life: Life, tag: int, blocks: Sequence[int], staged: bool,
+        on_done: OnDone, part: Part | None,
     ) -> None:
+        self.part = part
         self.wire, self.life, self.tag = wire, life, tag
         self.blocks = tuple(blocks)
         self.staged = staged
@@ -90,7 +105,7 @@ class Receive:
             return
         for block, row in zip(self.blocks, self.rows, strict=False):
             self.life.assert_sole_use(block)
-            self.life.runner.memory[block][:] = row
+            self.life.runner.memory[block][_slots(self.life, self.part)] = row
 
 
 class Wire:
@@ -106,18 +121,19 @@ class Wire:
 
     def post_send(
         self, sender: Life, receiver: Life, tag: int, blocks: Sequence[int],
-        on_done: OnDone | None, cut: Cut | None = None,
+        on_done: OnDone | None, cut: Cut | None = None, part: Part | None = None,
     ) -> None:
         if blocks:
             assert (receiver, tag) not in self.answered, f"tag {tag} gets blocks twice"
             self.answered.add((receiver, tag))
-        self.sends.append(Send(sender, receiver, tag, blocks, on_done, cut))
+        self.sends.append(Send(sender, receiver, tag, blocks, on_done, cut, part))
 
     def post_receive(
-        self, life: Life, tag: int, blocks: Sequence[int], scheme: Scheme, on_done: OnDone
+        self, life: Life, tag: int, blocks: Sequence[int], scheme: Scheme, on_done: OnDone,
+        part: Part | None = None,
     ) -> Receive:
         assert (life, tag) not in self.receives, f"tag {tag} is awaited twice"
-        receive = Receive(self, life, tag, blocks, scheme.staged, on_done)
+        receive = Receive(self, life, tag, blocks, scheme.staged, on_done, part)
         self.receives[life, tag] = receive
         return receive
 

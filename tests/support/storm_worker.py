@@ -14,13 +14,17 @@ from storm_links import StormIncoming, StormOutgoing
 from storm_wire import Wire
 
 from baton.decode import DecodeStage
+from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.worker import Worker
+from baton.engine.batch import BatchItem
 from baton.engine.block_pool import BlockPool
-from baton.engine.commands import Command, StepCompleted
+from baton.engine.commands import Command, LayersDone, StepCompleted
+from baton.engine.layer_marks import AfterLayer, LayerMarks
 from baton.engine.limits import SchedulerLimits
 from baton.engine.scheduler import Scheduler
 from baton.kvtransfer.checksum import ChecksumQueue
-from baton.prefill import PrefillStage
+from baton.kvtransfer.mover import Part
+from baton.prefill import Overlaps, PrefillStage
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import Record, Scheme, TokenBatch, TokenDelta, WorkerRef
@@ -88,6 +92,9 @@ class Life:
         block_size: int,
         scheme: Scheme,
         checksums: bool,
+        num_layers: int,
+        layer_groups: int,
+        step_by_step: Callable[[], bool],
     ) -> None:
         self.name, self.number, self.wire, self.clock = name, number, wire, clock
         self.identity = Identity(name, number)
@@ -95,11 +102,18 @@ class Life:
         self.scheme = scheme
         self.block_size = block_size
         self.dead = False
-        self.runner = FakeRunner(num_blocks, block_size)
+        self.layout = KVLayout(num_layers, 1, 1, block_size, "float32")
+        self.runner = FakeRunner(num_blocks, block_size, num_layers)
+        self.marks = LayerMarks(
+            lambda event: self.steps.append(event), block_size=block_size, num_layers=num_layers)
+        self._step_by_step = step_by_step
+        self._under_way: tuple[list[BatchItem], AfterLayer | None, int] | None = None
+        """The batch of a step in whose midst the engine is, what to tell, and layers done."""
+        self.fail_step = False
         self.pool = BlockPool(num_blocks)
         self.scheduler = Scheduler(self.pool, LIMITS, block_size=block_size, role="mixed")
         self.commands: deque[Command] = deque()
-        self.steps: deque[StepCompleted] = deque()
+        self.steps: deque[StepCompleted | LayersDone] = deque()
         self.turns: deque[Callable[[], None]] = deque()
         self.inbox: deque[Record] = deque()
         self.links = StormLinks()
@@ -118,9 +132,10 @@ class Life:
             "clock": clock}
         self.worker.prefill = PrefillStage(
             identity=self.identity, peers=self.outgoing,  # type: ignore[arg-type]
+            overlaps=Overlaps(self.layout, CurveKeeper(), clock, self.marks, layer_groups),
             checksums=queue if checksums else None, **common)
         self.worker.decode = DecodeStage(
-            layout=KVLayout(1, 1, 1, block_size, "float32"), peers=self.incoming,  # type: ignore[arg-type]
+            layout=self.layout, peers=self.incoming,  # type: ignore[arg-type]
             mover=SimpleNamespace(receive=self._receive),  # type: ignore[arg-type]
             issue_tags=self._issue_tags, checksums=queue,
             process_gone=lambda process: is_dead(process.pid), **common)
@@ -136,13 +151,30 @@ class Life:
         self._tell(self.scheduler.take_events())
 
     def step(self) -> bool:
-        """One pass of the engine. False when it had nothing to do."""
-        self.take_commands()
-        batch = self.scheduler.schedule(self.clock())
-        self._tell(self.scheduler.take_events())
-        if not batch:
-            return False
-        self._tell(self.scheduler.complete(batch, self.runner.step(batch), self.clock()))
+        """One pass of the engine, or a layer of one, or the rest of it. False when it had nothing
+        to do."""
+        if self._under_way is None:
+            self.take_commands()
+            batch = self.scheduler.schedule(self.clock())
+            self._tell(self.scheduler.take_events())
+            if not batch:
+                return False
+            self._under_way = (batch, self.marks.begin(batch), 0)
+        batch, after_layer, layers = self._under_way
+        if layers < self.runner.num_layers and self._step_by_step():
+            self.runner.compute_layer(batch, layers)
+            self._under_way = (batch, after_layer, layers + 1)
+            if after_layer is not None:
+                after_layer(layers + 1)
+            return True
+        self._under_way = None
+        if self.fail_step:
+            self.fail_step = False
+            self._tell(self.scheduler.abandon(batch, "internal_error", "storm"))
+            self.wire.check(self)
+        else:
+            result = self.runner.step(batch)
+            self._tell(self.scheduler.complete(batch, result, self.clock()))
         return True
 
     def _tell(self, events: list[Any]) -> None:
@@ -159,7 +191,14 @@ class Life:
         self.turns.popleft()()
 
     def hear_engine(self) -> None:
-        self.worker.on_step(self.steps.popleft())
+        event = self.steps.popleft()
+        if isinstance(event, LayersDone):
+            self.worker.on_layers(event)
+        else:
+            self.worker.on_step(event)
+
+    def when(self) -> str:
+        return "after its step" if self._under_way is None else "amid a step"
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -179,8 +218,10 @@ class Life:
 
     # -- parts -------------------------------------------------------------------------------
 
-    def _receive(self, blocks: Any, tag: int, scheme: Scheme, on_done: Any) -> Any:
-        return self.wire.post_receive(self, tag, blocks, scheme, on_done)
+    def _receive(
+        self, blocks: Any, tag: int, scheme: Scheme, on_done: Any, part: Part | None = None
+    ) -> Any:
+        return self.wire.post_receive(self, tag, blocks, scheme, on_done, part)
 
     def _issue_tags(self, count: int) -> int:
         first = self._next_tag

@@ -13,9 +13,12 @@ import pytest
 from storm import Storm
 
 from baton.decode.stage import DecodeStage
+from baton.engine.commands import Release
+from baton.engine.scheduler import Scheduler
 from baton.kvtransfer.handoff.actions import Detach, EndQuarantine, PostSend, ReleaseBlocks
 from baton.kvtransfer.handoff.receiver import Receiver, ReceiverState
 from baton.kvtransfer.handoff.sender import Sender
+from baton.prefill import debts
 from baton.prefill import stage as sending
 from baton.prefill.stage import PrefillStage
 
@@ -61,7 +64,8 @@ def test_storms_reach_every_outcome() -> None:
         ("send prefill", "acked"), ("send prefill", "cancelled"), ("send prefill", "expired"),
         ("send prefill", "peer_lost"), ("send prefill", "revoked"), ("send loan", "acked"),
         ("send loan", "revoked"), ("send migration", "acked"), ("send migration", "peer_lost"),
-        ("send migration", "not_running"),
+        ("send migration", "not_running"), ("message", "amid a step"),
+        ("message", "after its step"),
     ):
         assert seen[wanted], f"no storm saw {wanted}; there were {dict(seen)}"
 
@@ -109,6 +113,48 @@ def ready_too_early(patch: pytest.MonkeyPatch) -> None:
         return right(self, blocks, min(ready + 1, len(blocks)), **rest)
 
     patch.setattr(Sender, "on_progress", wrong)
+
+
+def layers_too_early(patch: pytest.MonkeyPatch) -> None:
+    right = Sender.on_layers
+
+    def wrong(self: Sender, blocks: Any, begun: int, layers: int, now: float) -> Actions:
+        return right(self, blocks, begun, layers + 1, now)
+
+    patch.setattr(Sender, "on_layers", wrong)
+
+
+def blocks_not_begun(patch: pytest.MonkeyPatch) -> None:
+    right = Sender.on_layers
+
+    def wrong(self: Sender, blocks: Any, begun: int, layers: int, now: float) -> Actions:
+        return right(self, blocks, len(blocks), layers, now)
+
+    patch.setattr(Sender, "on_layers", wrong)
+
+
+def first_layers_end_quarantine(patch: pytest.MonkeyPatch) -> None:
+    right = Receiver.on_receive_done
+
+    def wrong(self: Receiver, tag: int, *rest: Any) -> Actions:
+        blocks = self._open.get(tag, ())
+        actions: Actions = right(self, tag, *rest)
+        draining = self.state is ReceiverState.DRAINING and not self._scheme.staged
+        return [*actions, EndQuarantine(blocks)] if draining and not actions else actions
+
+    patch.setattr(Receiver, "on_receive_done", wrong)
+
+
+def forget_at_once(patch: pytest.MonkeyPatch) -> None:
+    right = Scheduler.abandon
+
+    def wrong(self: Scheduler, batch: Any, code: str, message: str) -> Any:
+        events = right(self, batch, code, message)
+        for event in events:
+            self._release(Release(event.key))
+        return events
+
+    patch.setattr(Scheduler, "abandon", wrong)
 
 
 def trust_whatever_came(patch: pytest.MonkeyPatch) -> None:
@@ -170,8 +216,14 @@ BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the sender does not answer the rest of a grant": lambda patch: patch.setattr(
         Sender, "_answer_rest", lambda self: []),
     "the sender sends blocks that are not ready": ready_too_early,
+    "the sender sends layers that are not computed": layers_too_early,
+    "the sender sends layers of blocks that the step does not fill": blocks_not_begun,
+    "the sender ends a quarantine with the first layers": lambda patch: patch.setattr(
+        Sender, "_read", lambda self: set()),
+    "the receiver ends a quarantine with the first layers": first_layers_end_quarantine,
+    "a step that fails gives back what is being sent": forget_at_once,
     "the sender is deaf to a second revoke": deaf_to_a_second_revoke,
-    "the sender does not dial again": lambda patch: patch.setattr(sending, "DEBT_SECONDS", 0.0),
+    "the sender does not dial again": lambda patch: patch.setattr(debts, "DEBT_SECONDS", 0.0),
     "the sender does not answer a late grant": forget_late_grants,
     "the sender never seals a loan of fewer blocks": altered(
         Sender, "_post", lambda machine, actions: [
