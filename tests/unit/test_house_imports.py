@@ -42,12 +42,14 @@ PURE = (
     "engine/room.py",
     "engine/handoffs.py",
     "engine/scheduler.py",
+    "engine/scripted.py",
     "engine/step_fit.py",
     "kvtransfer/link_fit.py",
     "router/policy.py",
     "router/prefix_index.py",
     "router/cache_feed.py",
     "router/known_prefixes.py",
+    "router/planner/*.py",
 )
 """State in, decision out: the simulator runs these as they are."""
 

@@ -1,0 +1,175 @@
+"""The clients of a simulated cluster: requests arrive at their times, whatever became of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from baton.bench.simulator.clock import SimulatedLoop
+from baton.bench.simulator.outcome import NO_TARGETS, Gaps, Outcome
+from baton.engine.scripted import script_seed, scripted_token
+from baton.protocol.errors import BatonError
+from baton.protocol.ids import RequestKey
+from baton.protocol.records import Record, Request, Targets, TokenBatch
+from baton.protocol.sampling import SamplingParams
+from baton.protocol.tokens import pack_tokens
+from baton.router.dispatcher import Dispatcher
+from baton.router.flight import Flight
+
+END_TOKEN = 2
+_LOOK_SECONDS = 1.0
+"""Between looks for requests that ended without a last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request to come."""
+
+    at: float
+    """Seconds since the start."""
+    prompt: Callable[[], bytes]
+    """Packed tokens, made when they are needed."""
+    length: int
+    """Output tokens, the end token included; the router does not know it."""
+    limit: int
+    """`max_tokens`, which it knows."""
+    noise: int
+    """Chooses the output tokens, `script_seed`."""
+    kind: str = ""
+    lane: str = "interactive"
+    targets: Targets = NO_TARGETS
+    session: str = ""
+    """Requests of one conversation have the same."""
+
+
+def output_tokens(arrival: Arrival) -> bytes:
+    """Packed: what it will be answered with, its end token left out."""
+    request = _request(arrival, "", b"")
+    return pack_tokens(scripted_token(request, n) for n in range(arrival.length - 1))
+
+
+@dataclass(slots=True)
+class _Live:
+    arrival: Arrival
+    flight: Flight
+    prompt: int
+    last: float | None = None
+    longest: float = 0.0
+    cached: int = 0
+
+
+class Clients:
+    """`arrivals` in the order of their times. Of each, `outcomes` gets one entry when it ends."""
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        dispatchers: list[Dispatcher],
+        arrivals: Iterator[Arrival],
+    ) -> None:
+        self.outcomes: list[Outcome] = []
+        self.gaps = Gaps()
+        self._loop = loop
+        self._dispatchers = dispatchers
+        self._arrivals = arrivals
+        self._live: dict[str, _Live] = {}
+        self._number = 0
+        self._done = False
+        loop.at(loop.time(), self._next)
+        loop.at(loop.time() + _LOOK_SECONDS, self._look)
+
+    @property
+    def finished(self) -> bool:
+        """All have arrived and ended."""
+        return self._done and not self._live
+
+    def watch(self, record: Record) -> None:
+        """A record of a worker that the router has taken in just now."""
+        if not isinstance(record, TokenBatch):
+            return
+        now = self._loop.time()
+        for delta in record.deltas:
+            live = self._live.get(delta.key.request_id)
+            if live is None:
+                continue
+            if live.last is not None:
+                gap = now - live.last
+                self.gaps.add(gap)
+                if gap > live.longest:
+                    live.longest = gap
+            elif delta.cached_tokens:
+                live.cached = delta.cached_tokens
+            live.last = now
+            if delta.finish_reason is not None and live.flight.ended:
+                self._ended(delta.key.request_id, live)
+
+    def close(self) -> None:
+        """What has not ended by now is given up, as outcome "unfinished"."""
+        self._look()
+        for name, live in list(self._live.items()):
+            self._ended(name, live)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        arrival = next(self._arrivals, None)
+        if arrival is None:
+            self._done = True
+        else:
+            self._loop.at(arrival.at, self._arrive, arrival)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        self._number += 1
+        name = f"r{self._number}"
+        prompt = arrival.prompt()
+        dispatcher = self._dispatchers[self._number % len(self._dispatchers)]
+        try:
+            flight = dispatcher.submit(_request(arrival, name, prompt))
+        except BatonError as error:
+            self.outcomes.append(Outcome(
+                arrival.kind, arrival.lane, arrival.at, len(prompt) // 4, error.code,
+                targets=arrival.targets,
+            ))
+        else:
+            self._live[name] = _Live(arrival, flight, len(prompt) // 4)
+        self._next()
+
+    def _look(self) -> None:
+        for name, live in list(self._live.items()):
+            if live.flight.ended:
+                self._ended(name, live)
+        if not self.finished:
+            self._loop.at(self._loop.time() + _LOOK_SECONDS, self._look)
+
+    def _ended(self, name: str, live: _Live) -> None:
+        del self._live[name]
+        arrival, flight = live.arrival, live.flight
+        stamps = flight.stamps
+        first, last = stamps.first_token, stamps.last_token
+        self.outcomes.append(Outcome(
+            kind=arrival.kind,
+            lane=arrival.lane,
+            at=arrival.at,
+            prompt=live.prompt,
+            end=flight.outcome or "unfinished",
+            tokens=len(flight.accepted),
+            ttft=None if first is None else first - stamps.arrived,
+            last=None if last is None else last - stamps.arrived,
+            longest_gap=live.longest,
+            cached=live.cached,
+            targets=arrival.targets,
+        ))
+
+
+def _request(arrival: Arrival, name: str, prompt: bytes) -> Request:
+    return Request(
+        key=RequestKey(name, 0),
+        choice=0,
+        prompt=prompt,
+        sampling=SamplingParams(
+            seed=script_seed(arrival.length, arrival.noise), max_tokens=arrival.limit
+        ),
+        eos_token_ids=(END_TOKEN,),
+        lane=arrival.lane,
+        targets=arrival.targets,
+    )

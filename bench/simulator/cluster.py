@@ -1,0 +1,146 @@
+"""A cluster in simulated time: real dispatchers, simulated workers, and clients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from baton.bench.simulator.client import Arrival, Clients
+from baton.bench.simulator.clock import SimulatedLoop
+from baton.bench.simulator.engine import Work
+from baton.bench.simulator.machine import Machine
+from baton.bench.simulator.network import Network
+from baton.bench.simulator.outcome import Gaps, Outcome
+from baton.bench.simulator.session import SimulatedSession
+from baton.bench.simulator.worker import SimulatedWorker
+from baton.protocol.ids import Identity
+from baton.protocol.link import LossCause
+from baton.router.dispatcher import Dispatcher
+from baton.router.observer import NoObserver, Observer
+
+
+class Decisions(NoObserver):
+    """Counts what a dispatcher says of itself."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
+
+    def decision(self, route: str, reason: str, *more: Any, **named: Any) -> None:
+        self.counts[f"{route} {reason}"] += 1
+
+    def retry(self, reason: str) -> None:
+        self.retries[reason] += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is left of a simulation."""
+
+    outcomes: list[Outcome]
+    gaps: Gaps
+    work: dict[str, Work]
+    """By worker."""
+    role_changes: dict[str, int]
+    decisions: Counter[str]
+    retries: Counter[str]
+    seconds: float
+    """Simulated, until the last request ended."""
+    events: int
+    log: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+class Cluster:
+    """`dispatcher(observer)` makes each of the routers; it is called within the loop's time."""
+
+    def __init__(
+        self,
+        workers: Sequence[tuple[str, Machine]],
+        *,
+        seed: int,
+        dispatcher: Callable[[Observer], Dispatcher] = lambda observer: Dispatcher(None, observer),
+        routers: int = 1,
+        learn: bool = False,
+        keep_log: bool = False,
+    ) -> None:
+        """`workers`: (role, machine) of each."""
+        self.loop = SimulatedLoop()
+        self.network = Network()
+        self.observer = Decisions()
+        self.log: list[tuple[Any, ...]] = []
+        self._keep_log = keep_log
+        self.dispatchers = [dispatcher(self.observer) for _ in range(routers)]
+        self._router_ids = [Identity(f"router-{n}", 1) for n in range(routers)]
+        self.workers: dict[str, SimulatedWorker] = {}
+        self._sessions: dict[str, list[SimulatedSession]] = {}
+        self._clients: Clients | None = None
+        for number, (role, machine) in enumerate(workers):
+            name = f"{role}-{number}"
+            worker = SimulatedWorker(
+                self.loop, self.network, machine, name, role, seed=seed, learn=learn
+            )
+            self.workers[name] = worker
+            self.loop.call_soon(self._join, worker)
+
+    def run(self, arrivals: Iterable[Arrival], *, until: float | None = None) -> Run:
+        """Until all requests have ended, or to this second."""
+        clients = self._clients = Clients(self.loop, self.dispatchers, iter(arrivals))
+        while not clients.finished and (until is None or self.loop.time() < until):
+            step = self.loop.time() + 10.0
+            self.loop.run_until(step if until is None else min(step, until))
+        clients.close()
+        return Run(
+            outcomes=clients.outcomes,
+            gaps=clients.gaps,
+            work={name: worker.engine.work for name, worker in self.workers.items()},
+            role_changes={name: w.role_changes for name, w in self.workers.items()},
+            decisions=self.observer.counts,
+            retries=self.observer.retries,
+            seconds=self.loop.time(),
+            events=self.loop.events,
+            log=self.log,
+        )
+
+    def kill(self, name: str) -> None:
+        """As after SIGKILL, noticed at once."""
+        self.workers[name].kill()
+        for session in self._sessions[name]:
+            session.lose("killed", LossCause.PROCESS)
+
+    def slow(self, name: str, factor: float) -> None:
+        """Its steps take so many times as long as they should, from now on."""
+        self.workers[name].engine.factor = factor
+
+    def check_idle(self) -> None:
+        """Raises AssertionError unless nothing is left of any request."""
+        assert self.network.under_way == 0, f"{self.network.under_way} transfers are left"
+        for name, worker in self.workers.items():
+            if worker.dead:
+                continue
+            worker.engine.scheduler.check_integrity()
+            blocks = worker.engine.scheduler.load().blocks
+            assert blocks.active == blocks.held == 0, f"{name} still has {blocks}"
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _join(self, worker: SimulatedWorker) -> None:
+        name = worker.identity.node_id
+        for router, dispatcher in zip(self._router_ids, self.dispatchers, strict=True):
+            session = SimulatedSession(self.loop, router, dispatcher, worker.on_record)
+            session.worker = dispatcher.worker_joined(worker.hello(), session.as_session())
+            session.watch = self._watcher(name)
+            self._sessions.setdefault(name, []).append(session)
+            worker.joined(session)
+
+    def _watcher(self, name: str) -> Callable[[Any], None]:
+        def watch(record: Any) -> None:
+            if self._clients is not None:
+                self._clients.watch(record)
+
+        def watch_and_log(record: Any) -> None:
+            self.log.append((self.loop.time(), name, record))
+            watch(record)
+
+        return watch_and_log if self._keep_log else watch

@@ -1,0 +1,257 @@
+"""A worker in simulated time: takes the router's records and answers as a real one does.
+
+Steps are the real scheduler's (`engine.py`), cache events and curves come from the very parts that
+a worker process uses; only the hand-off (`handoff.py`) is a model of the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from baton.bench.simulator.clock import SimulatedLoop
+from baton.bench.simulator.engine import SimulatedEngine
+from baton.bench.simulator.handoff import Handoffs
+from baton.bench.simulator.machine import Machine
+from baton.bench.simulator.network import Network
+from baton.bench.simulator.session import SimulatedSession
+from baton.deploy.worker.cache_teller import CacheTeller
+from baton.deploy.worker.curves import CurveKeeper
+from baton.engine.cache_log import CacheChange
+from baton.engine.commands import (
+    ChangeRole,
+    Event,
+    Progress,
+    Refused,
+    Release,
+    Reserved,
+    SequenceFailed,
+    Start,
+    StepStats,
+    UseCurve,
+)
+from baton.protocol.cache_events import ResendCache
+from baton.protocol.curves import StepShape
+from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.records import (
+    Cancel,
+    Generate,
+    Lend,
+    Load,
+    Migrate,
+    Prefill,
+    Record,
+    RequestFailed,
+    Reserve,
+    SetRole,
+    TokenBatch,
+    TokenDelta,
+    WorkerHello,
+    WorkerRef,
+)
+
+HEARTBEAT = 0.5
+"""Seconds, as `WorkerSettings.heartbeat_interval`."""
+
+
+class SimulatedWorker:
+    """An `Outlet` for its hand-offs. `learn`: the fit of its curve goes on with each step, as in a
+    real worker, which costs time; otherwise it knows its curve exactly."""
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        network: Network,
+        machine: Machine,
+        name: str,
+        role: str,
+        *,
+        seed: int,
+        learn: bool = False,
+    ) -> None:
+        self.identity = Identity(name, 1)
+        self.machine = machine
+        self.role = role
+        self.role_changes = 0
+        self.dead = False
+        self._loop = loop
+        self._network = network
+        self._learn = learn
+        self._term = -1
+        self._sessions: dict[Identity, SimulatedSession] = {}
+        self._owners: dict[RequestKey, SimulatedSession] = {}
+        random = Random(f"{seed} {name}")
+        self.engine = SimulatedEngine(
+            loop, machine, role, random.getrandbits(32), self._on_events, self._on_step
+        )
+        self._curves = CurveKeeper(machine.curve if machine.knows_itself else None)
+        self._cache = CacheTeller(tell_all=self._tell_all, tell_router=self._tell_router)
+        self._handoffs = Handoffs(
+            self.identity, machine, loop, network, self.engine, self, self._curves, random
+        )
+        loop.at(loop.time() + random.random() * HEARTBEAT, self._beat)
+
+    def hello(self) -> WorkerHello:
+        return WorkerHello(
+            identity=self.identity,
+            pid=1,
+            host="simulated",
+            role=self.role,
+            model=self.machine.card,
+            layout=self.machine.layout,
+            num_blocks=self.machine.num_blocks,
+            max_running=self.machine.limits.max_running,
+            peer_address=f"simulated://{self.identity.node_id}",
+            device="simulated",
+        )
+
+    def joined(self, session: SimulatedSession) -> None:
+        """A router has taken it in."""
+        self._sessions[session.router] = session
+        self._send_load()
+        session.tell(self._curves.current())
+
+    def kill(self) -> None:
+        """As after SIGKILL: nothing more is heard of it. The sessions are the caller's to lose."""
+        self.dead = True
+        self.engine.stop()
+        self._sessions.clear()
+        self._network.leave(self._handoffs)
+
+    # -- from routers ------------------------------------------------------------------------
+
+    def on_record(self, session: SimulatedSession, record: Record) -> None:
+        if self.dead:
+            return
+        match record:
+            case Prefill():
+                self._owners[record.request.key] = session
+                self._start(self._handoffs.on_prefill(record), record.lender)
+            case Reserve():
+                self._owners[record.request.key] = session
+                self._handoffs.on_reserve(record)
+            case Generate():
+                self._owners[record.request.key] = session
+                self._start(Start(record.request, hold=False), record.lender)
+            case Lend():
+                self._handoffs.on_lend(record)
+            case Migrate():
+                self._handoffs.on_migrate(record)
+            case Cancel():
+                self._cancel(record.key)
+            case SetRole():
+                self._set_role(record)
+            case ResendCache():
+                self._cache.resend(session.router)
+            case _:
+                raise AssertionError(f"a simulated worker does not know {type(record).__name__}")
+
+    def _start(self, start: Start, lender: WorkerRef | None) -> None:
+        if lender is None:
+            self.engine.submit(start)
+        else:
+            self._handoffs.borrow(start.request, lender, lambda: self.engine.submit(start))
+
+    def _cancel(self, key: RequestKey) -> None:
+        self._handoffs.on_cancel(key)
+        self.engine.submit(Release(key))
+        self.forget(key)
+
+    def _set_role(self, record: SetRole) -> None:
+        if record.term < self._term:
+            return
+        self._term = record.term
+        self.role_changes += record.role != self.role
+        self.role = record.role
+        self.engine.submit(ChangeRole(record.role))
+        self._send_load()
+
+    # -- from the engine ---------------------------------------------------------------------
+
+    def _on_events(self, events: Sequence[Event], cache: Sequence[CacheChange]) -> None:
+        deltas: dict[SimulatedSession, list[TokenDelta]] = {}
+        for event in events:
+            match event:
+                case Progress():
+                    if (event.tokens or event.finish_reason) and (
+                        not event.hold or self._handoffs.is_for_router(event)
+                    ):
+                        session = self._owners.get(event.key)
+                        if session is not None:
+                            deltas.setdefault(session, []).append(_delta(event))
+                    if event.hold:
+                        self._handoffs.on_progress(event)
+                    elif event.finish_reason is not None:
+                        self.forget(event.key)
+                case Reserved():
+                    self._handoffs.on_reserved(event)
+                case Refused():
+                    self._handoffs.on_refused(event)
+                case SequenceFailed():
+                    failed = RequestFailed(key=event.key, code=event.code, message=event.message)
+                    self.tell(event.key, failed)
+                    self._cancel(event.key)
+        for session, batch in deltas.items():
+            session.tell(TokenBatch(deltas=tuple(batch)))
+        self._cache.changed(cache)
+
+    def _on_step(self, shape: StepShape, seconds: float) -> None:
+        if self._learn:
+            self._curves.step(StepStats(seconds, shape))
+
+    # -- to routers --------------------------------------------------------------------------
+
+    def tell(self, key: RequestKey, record: Record) -> None:
+        session = self._owners.get(key)
+        if session is not None:
+            session.tell(record)
+
+    def forget(self, key: RequestKey) -> None:
+        self._owners.pop(key, None)
+
+    def _beat(self) -> None:
+        if not self.dead:
+            self._send_load()
+            self._loop.at(self._loop.time() + HEARTBEAT, self._beat)
+
+    def _send_load(self) -> None:
+        curves = self._curves.take()
+        if curves is not None:
+            self._tell_all(curves)
+            if curves.step is not None:
+                self.engine.submit(UseCurve(curves.step))
+        load = self.engine.scheduler.load()
+        self._tell_all(Load(
+            role=self.role,
+            state="ready",
+            waiting=load.waiting,
+            running=load.running,
+            handoffs=self._handoffs.active,
+            waiting_tokens=load.waiting_tokens,
+            blocks=load.blocks,
+            step_age=self.engine.step_age,
+            steps=load.steps,
+            preemptions=load.preemptions,
+            decoding=load.decoding,
+            decode_context=load.decode_context,
+            backlog_seconds=load.backlog_seconds,
+        ))
+
+    def _tell_all(self, record: Record) -> None:
+        for session in self._sessions.values():
+            session.tell(record)
+
+    def _tell_router(self, router: Identity, record: Record) -> None:
+        if router in self._sessions:
+            self._sessions[router].tell(record)
+
+
+def _delta(event: Progress) -> TokenDelta:
+    return TokenDelta(
+        key=event.key,
+        position=event.position,
+        tokens=event.tokens,
+        finish_reason=event.finish_reason,
+        cached_tokens=event.cached_tokens,
+        phases=event.phases,
+    )
