@@ -1,64 +1,55 @@
 """Where a request runs. Pure: facts about the request and the workers in, a decision out.
 
-    prefill workers and receivers (decode, mixed)   remote
-    mixed, or no prefill worker                     local on the receiver
-    prefill workers only                            local on one of them (it has both stages)
+Of all ways (`options.py`) the one by which the fewest requests miss a target, and among these the
+one that adds the least latency for everyone. Where it runs at last is decided as late as it can be:
+a worker gets a prompt when those before it are nearly through, not to queue there.
 
-Costs are compared by counts for now; a measured cost model replaces `_prefill_cost` and
-`_headroom`, and nothing else.
+A role is a preference, except where a worker's speed is not known: then it keeps to its role as
+long as others keep to theirs.
+
+    reason              the prompt is computed, and the request decoded,
+    split               by a worker for prompts, and by one for decoding: it is cheapest
+    itl_protected       so, because doing it at one worker would break others' intervals
+    cached_here         where much of it is cached
+    affinity            where its session was, for nearly the same cost
+    handoff_dear        at one worker, for the hand-off would cost more than it saves
+    prefill_busy        at one that decodes, for those for prompts have enough to do
+    prefill_excluded    at one that decodes, for those for prompts declined a moment ago
+    decode_busy         at one for prompts, for those that decode have no room, or have enough to do
+    single_token        at one for prompts, for nothing is to be decoded
+    mixed_worker, no_prefill_worker, no_decode_worker     at one worker, for there are no others
+    least_bad           where the fewest targets are missed; some are, wherever it goes
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from baton.protocol.ids import Identity
-
-ROLES = ("prefill", "decode", "mixed")
+from baton.router.candidates import Candidate, RequestFacts
+from baton.router.options import Option, Reading, best_readers, best_writers, combine, read, write
+from baton.router.prediction import Prediction
 
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
 
-
-MIN_LOAN_BLOCKS = 8
-"""KV blocks that another worker must have more of before it is worth while to fetch them."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
-    tokens: int
-    """Prompt and accepted tokens: what has to be computed before the next one."""
-    blocks: int
-    """KV blocks that these take, and the next token."""
-    remaining: int
-    """Output tokens still wanted at most."""
-    recompute: bool = False
-    """Its KV went with a worker that was lost."""
+ALTERNATIVES = 3
+"""Ways not taken that a decision keeps, the best first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A worker that is ready, as the policy sees it."""
+class Alternative:
+    """A way that was not taken."""
 
-    identity: Identity
-    role: str
-    max_running: int
-    decoding: int
-    """Requests of ours that it decodes, or will."""
-    prefilling: int
-    """Requests of ours whose first token it owes."""
-    prefill_tokens: int
-    """The prompt tokens of these."""
-    waiting_tokens: int
-    """Prompt tokens not computed yet, by its last heartbeat."""
-    available_blocks: int
-    """Free or only cached, less what was promised since the last heartbeat."""
-    recompute_tokens: int = 0
-    """Of `prefill_tokens`, those of requests whose KV went with a lost worker."""
-    cached_blocks: int = 0
-    """Leading blocks of this request that it is likely to have."""
+    route: str
+    decode: Identity
+    prefill: Identity | None
+    lost: int
+    """Requests that would have missed a target."""
+    cost: float
+    prediction: Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +59,19 @@ class Decision:
     decode: Identity
     prefill: Identity | None
     reason: str
+    prediction: Prediction | None = field(default=None, compare=False)
+    lost: int = field(default=0, compare=False)
+    """Requests that miss a target of theirs by it."""
+    cost: float = field(default=0.0, compare=False)
+    """Seconds of latency that it adds for everyone."""
+    alternatives: tuple[Alternative, ...] = field(default=(), compare=False)
 
 
 class Wait(Enum):
     """Why there is no decision now."""
 
     BUSY = "busy"
-    """Workers that could serve it are full."""
+    """Workers that could serve it are full, or have enough prompts to go on with."""
     THROTTLED = "throttled"
     """As much is recomputed already as the streams of these workers can bear."""
     EXCLUDED = "excluded"
@@ -83,43 +80,32 @@ class Wait(Enum):
 
 
 def decide(
-    facts: RequestFacts, candidates: Iterable[Candidate], exclude: Collection[Identity] = ()
+    facts: RequestFacts,
+    candidates: Iterable[Candidate],
+    exclude: Collection[Identity] = (),
+    now: float = 0.0,
 ) -> Decision | Wait:
-    """`exclude`: workers that declined this request a moment ago."""
-    everyone = list(candidates)
+    """`exclude`: workers that declined this request a moment ago. `now`: on the clock of the
+    candidates' models."""
+    everyone = candidates if isinstance(candidates, list) else list(candidates)
     if not everyone:
         return Wait.NO_WORKER
-    receivers_exist = any(c.role != "prefill" for c in everyone)
-    usable = [c for c in everyone if c.identity not in exclude]
+    usable = [c for c in everyone if c.identity not in exclude] if exclude else everyone
     prefills = [c for c in usable if c.role == "prefill"]
-    receivers = [c for c in usable if c.role != "prefill"]
+    receivers = [c for c in usable if c.role != "prefill"] if prefills else usable
+    receivers_exist = bool(receivers) or any(c.role != "prefill" for c in everyone)
 
-    if not receivers_exist:
-        return _local(facts, prefills, "no_decode_worker")
-    if not receivers:
-        return Wait.EXCLUDED
-    ready_prefills = [c for c in prefills if c.prefilling < c.max_running]
-    if facts.remaining <= 1 and ready_prefills:
-        only = min(ready_prefills, key=_prefill_cost)
-        return Decision("local", only.identity, None, "single_token")
-    if ready_prefills:
-        ready = _with_room(facts, receivers)
-        if not ready:
-            return Wait.BUSY
-        decode = max(ready, key=_headroom)
-        prefill = min(ready_prefills, key=_prefill_cost)
-        return Decision("remote", decode.identity, prefill.identity, "split")
-    mixed = [c for c in receivers if c.role == "mixed"]
-    if prefills:
-        return _local(facts, mixed, "prefill_busy")
-    if any(c.role == "prefill" for c in everyone):
-        return _local(facts, receivers, "prefill_excluded")
-    if mixed:
-        decision = _local(facts, receivers, "mixed_worker")
-        if isinstance(decision, Decision) and decision.decode not in {c.identity for c in mixed}:
-            return Decision("local", decision.decode, None, "no_prefill_worker")
-        return decision
-    return _local(facts, receivers, "no_prefill_worker")
+    ways = _Ways(facts, prefills, receivers, receivers_exist, now)
+    options = ways.options()
+    if not options:
+        if ways.throttled:
+            return Wait.THROTTLED
+        nobody = not receivers if receivers_exist else not prefills
+        return Wait.EXCLUDED if nobody else Wait.BUSY
+    best = min(options, key=_rank)
+    if _too_early(best.reading, ways.readers, now):
+        return Wait.BUSY
+    return _decision(facts, best, options, _reason(facts, best, options, everyone, ways))
 
 
 def receiver_for(facts: RequestFacts, candidates: Iterable[Candidate]) -> Identity | None:
@@ -128,42 +114,189 @@ def receiver_for(facts: RequestFacts, candidates: Iterable[Candidate]) -> Identi
     roomy = [
         c
         for c in candidates
-        if c.decoding < c.max_running and facts.blocks + c.decoding <= c.available_blocks
+        if c.decoding < c.max_running
+        and facts.blocks + c.decoding <= c.available_blocks
+        and not c.full
     ]
     receivers = [c for c in roomy if c.role != "prefill"] or roomy
-    return max(receivers, key=_headroom).identity if receivers else None
-
-
-def lender_for(own: int, others: Mapping[Identity, int]) -> Identity | None:
-    """Who lends to a worker that has `own` leading blocks of a prompt; `others`: how many each of
-    those that could has. None when it is not worth while."""
-    if not others:
+    writings = [write(facts, c) for c in receivers]
+    if not writings:
         return None
-    best = max(others, key=lambda identity: (others[identity], identity.node_id))
-    return best if others[best] - own >= MIN_LOAN_BLOCKS else None
+    best = min(writings, key=lambda w: (
+        w.lost, facts.output * w.itl + w.delay + w.to_come, -w.worker.available_blocks
+    ))
+    return best.worker.identity
 
 
-def _local(facts: RequestFacts, workers: list[Candidate], reason: str) -> Decision | Wait:
-    if not workers:
-        return Wait.EXCLUDED if reason == "no_decode_worker" else Wait.BUSY
-    ready = _with_room(facts, workers)
-    if not ready:
-        return Wait.BUSY
-    ready = [c for c in ready if not facts.recompute or _may_recompute(facts, c)]
-    if not ready:
-        return Wait.THROTTLED
-    return Decision("local", max(ready, key=_headroom).identity, None, reason)
+class _Ways:
+    """Who may do what of one request."""
+
+    def __init__(
+        self,
+        facts: RequestFacts,
+        prefills: list[Candidate],
+        receivers: list[Candidate],
+        receivers_exist: bool,
+        now: float,
+    ) -> None:
+        self.facts = facts
+        self.receivers_exist = receivers_exist
+        self.ready_prefills = [c for c in prefills if c.prefilling < c.max_running]
+        """For prompts, and not full of them."""
+        self.prefills = prefills
+        self.throttled = False
+        self._now = now
+        readers = self.ready_prefills or [
+            c for c in receivers if c.prefilling < c.max_running
+        ]
+        self.readers = best_readers(facts, readers, now)
+        self.writers = best_writers(facts, [c for c in receivers if _has_room(facts, c)])
+
+    def options(self) -> list[Option]:
+        facts, readers, writers = self.facts, self.readers, self.writers
+        options = []
+        if facts.remaining > 1 or not self.ready_prefills:
+            options = [
+                combine(facts, reading, writing)
+                for reading in readers
+                if self._may_read_for_others(reading.worker)
+                for writing in writers
+                if reading.worker is not writing.worker
+            ]
+        for writing in writers:
+            worker = writing.worker
+            if self._may_read_too(worker):
+                options.append(combine(facts, read(facts, worker, self._now), writing))
+        for reading in readers:
+            worker = reading.worker
+            if worker.role == "prefill" and self._may_write_too(worker):
+                options.append(combine(facts, reading, write(facts, worker)))
+        return options
+
+    def _may_read_for_others(self, worker: Candidate) -> bool:
+        if worker.role == "prefill":
+            return True
+        return worker.model.measured and self._may_recompute(worker)
+
+    def _may_read_too(self, worker: Candidate) -> bool:
+        """One that decodes."""
+        if self.ready_prefills and not worker.model.measured:
+            return False
+        if self.ready_prefills and self.facts.remaining <= 1:
+            return False
+        if self.prefills and worker.role == "decode" and not worker.model.measured:
+            return False
+        return self._may_recompute(worker)
+
+    def _may_recompute(self, worker: Candidate) -> bool:
+        may = not self.facts.recompute or _may_recompute(self.facts, worker)
+        self.throttled |= not may
+        return may
+
+    def _may_write_too(self, worker: Candidate) -> bool:
+        """One for prompts."""
+        if self.facts.remaining <= 1:
+            return True
+        if not _has_room(self.facts, worker):
+            return False
+        if self.receivers_exist and not worker.model.measured:
+            return False
+        return self._may_recompute(worker)
 
 
-def _with_room(facts: RequestFacts, workers: list[Candidate]) -> list[Candidate]:
+def _rank(option: Option) -> tuple[int, float, bool, int, str]:
+    worker = option.writing.worker
+    return (
+        option.lost, option.cost, option.local, -worker.available_blocks, worker.identity.node_id
+    )
+
+
+def _too_early(best: Reading, others: Sequence[Reading], now: float) -> bool:
+    """Whether all that could take this prompt have enough to go on with. When only the best one
+    has, it is worth its queue: it has cached what the others had to compute."""
+    return _has_enough(best.worker, now) and all(_has_enough(o.worker, now) for o in others)
+
+
+def _has_enough(worker: Candidate, now: float) -> bool:
+    return worker.model.measured and worker.model.queue(now) > worker.model.horizon
+
+
+def _decision(
+    facts: RequestFacts, best: Option, options: Sequence[Option], reason: str
+) -> Decision:
+    others = sorted((o for o in options if o is not best), key=_rank)[:ALTERNATIVES]
+    return Decision(
+        *_way(best), reason, best.prediction(facts), best.lost, best.cost,
+        tuple(Alternative(*_way(o), o.lost, o.cost, o.prediction(facts)) for o in others),
+    )
+
+
+def _way(option: Option) -> tuple[str, Identity, Identity | None]:
+    decode = option.writing.worker.identity
+    if option.local:
+        return "local", decode, None
+    return "remote", decode, option.reading.worker.identity
+
+
+def _reason(
+    facts: RequestFacts,
+    best: Option,
+    options: Sequence[Option],
+    everyone: Sequence[Candidate],
+    ways: _Ways,
+) -> str:
+    if best.lost:
+        return "least_bad"
+    forced = _forced(facts, best, everyone, ways)
+    if forced is not None and not (forced == "mixed_worker" and len(options) > 1):
+        return forced
+    if facts.affinity and best is not min(options, key=lambda o: (o.lost, o.plain)):
+        return "affinity"
+    most = max(option.reading.cached for option in options)
+    if 0 < most == best.reading.cached and any(o.reading.cached < most for o in options):
+        return "cached_here"
+    if forced is not None:
+        return forced
+    rivals = [o for o in options if o.local is not best.local]
+    rival = min(rivals, key=_rank) if rivals else None
+    if not best.local:
+        return "itl_protected" if rival is not None and rival.lost else "split"
+    if best.writing.worker.role == "prefill":
+        return "decode_busy"
+    if rival is None or rival.reading.queue > best.reading.queue:
+        return "prefill_busy"
+    return "handoff_dear"
+
+
+def _forced(
+    facts: RequestFacts, best: Option, everyone: Sequence[Candidate], ways: _Ways
+) -> str | None:
+    """Why there was no other way."""
+    if not best.local:
+        return None
+    role = best.writing.worker.role
+    if role == "prefill":
+        if not ways.receivers_exist:
+            return "no_decode_worker"
+        return "single_token" if facts.remaining <= 1 else None
+    if not any(c.role == "prefill" for c in everyone):
+        return "mixed_worker" if role == "mixed" else "no_prefill_worker"
+    if not ways.prefills:
+        return "prefill_excluded"
+    return None if ways.ready_prefills else "prefill_busy"
+
+
+def _has_room(facts: RequestFacts, worker: Candidate) -> bool:
     """A worker without work is asked even if its blocks look too few: only it knows for sure,
     and nothing that we could wait for would free any."""
-    return [
-        c
-        for c in workers
-        if c.decoding < c.max_running
-        and (facts.blocks <= c.available_blocks or c.decoding + c.prefilling == 0)
-    ]
+    return (
+        worker.decoding < worker.max_running
+        and not worker.full
+        and (
+            facts.blocks <= worker.available_blocks
+            or worker.decoding + worker.prefilling == 0
+        )
+    )
 
 
 def _may_recompute(facts: RequestFacts, worker: Candidate) -> bool:
@@ -172,13 +305,3 @@ def _may_recompute(facts: RequestFacts, worker: Candidate) -> bool:
     if worker.decoding <= worker.prefilling or worker.recompute_tokens == 0:
         return True
     return worker.recompute_tokens + facts.tokens <= RECOMPUTE_TOKENS
-
-
-def _prefill_cost(worker: Candidate) -> tuple[int, int, str]:
-    queue = worker.waiting_tokens + worker.prefill_tokens
-    return (queue, -worker.cached_blocks, worker.identity.node_id)
-
-
-def _headroom(worker: Candidate) -> tuple[float, int, int, int]:
-    free_share = 1 - worker.decoding / max(1, worker.max_running)
-    return (free_share, -worker.prefill_tokens, worker.cached_blocks, worker.available_blocks)

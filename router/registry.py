@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout, why_unmappable
@@ -30,9 +31,12 @@ from baton.protocol.records import (
     WorkerHello,
     WorkerRef,
 )
+from baton.router.accuracy import Accuracy
+from baton.router.backlog import Backlog
+from baton.router.candidates import ROLES, Candidate
 from baton.router.curves_view import CurvesView, curves_view
 from baton.router.flight import Flight
-from baton.router.policy import ROLES, Candidate
+from baton.router.speed import COUNTING, WorkerModel
 
 CERTAIN_BLAME = 2
 POSSIBLE_BLAME = 1
@@ -58,6 +62,10 @@ class Worker:
     """When the last heartbeat arrived."""
     curves: Curves | None = None
     """What it last said of its speed."""
+    links: dict[str, LinkCurve] = field(default_factory=dict)
+    """Likewise of its links, by the receiver's worker id."""
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    backlog: Backlog[Flight] = field(default_factory=Backlog)
     decoding: set[Flight] = field(default_factory=set)
     prefilling: dict[Flight, int] = field(default_factory=dict)
     """Flights whose first token it owes, with their prompt tokens."""
@@ -69,6 +77,9 @@ class Worker:
     promised: dict[Flight, int] = field(default_factory=dict)
     """Flights sent since the last heartbeat. What they will take of this worker is counted in its
     own blocks, which may be of another size than the cluster's."""
+    full: bool = False
+    """It declined a request for lack of room, and has not been heard of, nor has anything of it
+    ended, since."""
     _candidate: Candidate | None = None
     """Until something of it changes. (That its flights grow it learns by the next heartbeat.)"""
 
@@ -115,6 +126,21 @@ class Worker:
         """Its heartbeat."""
         self.load, self.role, self.state, self.heard = load, load.role, load.state, now
         self.promised.clear()
+        self._hear_of_others(load, now)
+        self._changed()
+
+    def learn(self, curves: Curves) -> None:
+        """What it says of its speed."""
+        self.curves, self.links = curves, dict(curves.links)
+        self._candidate = None
+
+    def corrected(self) -> None:
+        """Something was learned of how good predictions are."""
+        self._candidate = None
+
+    def had_no_room(self) -> None:
+        """It declined a request that would have fitted by our books."""
+        self.full = True
         self._candidate = None
 
     def promise(self, flight: Flight, blocks: int) -> None:
@@ -132,25 +158,35 @@ class Worker:
 
     def end_decode(self, flight: Flight) -> None:
         self.decoding.discard(flight)
-        self._candidate = None
+        self._changed()
 
-    def hold_prefill(self, flight: Flight, tokens: int) -> None:
+    def hold_prefill(
+        self, flight: Flight, tokens: int, work: float = 0.0, now: float = 0.0
+    ) -> None:
+        """`work`: seconds that its prompt should take."""
         self._candidate = None
+        self.backlog.add(flight, work, now)
         self.prefilling[flight] = tokens
         self.prefill_tokens += tokens
         if flight.trouble.recompute and tokens:
             self.recomputing[flight] = tokens
 
-    def end_prefill(self, flight: Flight) -> None:
+    def end_prefill(self, flight: Flight, now: float = 0.0) -> None:
+        self.backlog.drop(flight, now)
         self.prefill_tokens -= self.prefilling.pop(flight, 0)
         self.recomputing.pop(flight, None)
+        self._changed()
+
+    def _changed(self) -> None:
+        """It may have room again."""
+        self.full = False
         self._candidate = None
 
-    def forget(self, flight: Flight) -> None:
+    def forget(self, flight: Flight, now: float = 0.0) -> None:
         self.sent.pop(flight.key, None)
         self.end_decode(flight)
         self.break_promise(flight)
-        self.end_prefill(flight)
+        self.end_prefill(flight, now)
 
     def available_blocks(self) -> int:
         """Of its own size, the better of two estimates. Its last heartbeat misses what ended since;
@@ -163,16 +199,18 @@ class Worker:
             return self.hello.num_blocks - ours
         blocks = self.load.blocks
         promised = sum(blocks_for(flight.num_tokens + 1) for flight in self.promised)
-        by_heartbeat = blocks.free + blocks.cached - promised
+        waiting = blocks_for(self.load.waiting_tokens)  # also what it had to preempt
+        by_heartbeat = blocks.free + blocks.cached - promised - waiting
         return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
 
-    def candidate(self, cluster: KVLayout) -> Candidate:
-        """Its blocks are counted in those of the cluster, which is always the same."""
+    def candidate(self, cluster: KVLayout, guess: StepCurve) -> Candidate:
+        """Its blocks are counted in those of the cluster, which is always the same. `guess`: for
+        its speed, while it has said nothing of it."""
         if self._candidate is None:
-            self._candidate = self._as_candidate(cluster)
+            self._candidate = self._as_candidate(cluster, guess)
         return self._candidate
 
-    def _as_candidate(self, cluster: KVLayout) -> Candidate:
+    def _as_candidate(self, cluster: KVLayout, guess: StepCurve) -> Candidate:
         tokens = self.available_blocks() * self.hello.layout.block_size
         return Candidate(
             identity=self.identity,
@@ -180,11 +218,51 @@ class Worker:
             max_running=self.hello.max_running,
             decoding=len(self.decoding),
             prefilling=len(self.prefilling),
-            prefill_tokens=self.prefill_tokens,
-            waiting_tokens=0 if self.load is None else self.load.waiting_tokens,
             available_blocks=tokens // cluster.block_size,
-            recompute_tokens=sum(self.recomputing.values()),
+            recompute_tokens=sum(self.recomputing.values()) if self.recomputing else 0,
+            full=self.full,
+            model=self._model(guess),
         )
+
+    def _model(self, guess: StepCurve) -> WorkerModel:
+        decoding, context, itl = len(self.decoding), 0, None
+        for flight in self.decoding:
+            context += flight.num_tokens
+            target = flight.request.targets.itl
+            if target is not None and (itl is None or target < itl):
+                itl = target
+        load = self.load
+        if load is not None and load.decoding > decoding:
+            # What other routers sent; its own books are not older than ours by much.
+            context += load.decode_context * (load.decoding - decoding) // load.decoding
+            decoding = load.decoding
+        backlog = self.backlog
+        return WorkerModel(
+            curve=None if self.curves is None else self.curves.step,
+            guess=guess,
+            decoding=decoding,
+            context=context,
+            itl=itl,
+            head_until=backlog.head_until,
+            head_work=backlog.head_work,
+            queued=backlog.queued,
+            pressure=backlog.pressure(self.heard),
+            links=self.links,
+            correction=self.accuracy.correction,
+        )
+
+    def _hear_of_others(self, load: Load, now: float) -> None:
+        """Prompts that it has and we have not sent: another router's, or a request's that it had
+        to preempt."""
+        foreign = load.waiting_tokens - self.prefill_tokens
+        if foreign <= 0:
+            self.backlog.hear_of_others(0.0, now)
+            return
+        seconds = load.backlog_seconds
+        if seconds is None:
+            step = COUNTING if self.curves is None or self.curves.step is None else self.curves.step
+            seconds = step.token * load.waiting_tokens
+        self.backlog.hear_of_others(seconds * foreign / load.waiting_tokens, now)
 
 
 class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,8 +316,17 @@ class Registry:
     def candidates(self) -> list[Candidate]:
         if self.layout is None:
             return []
-        ready = [worker for worker in self._workers.values() if worker.available]
-        return [worker.candidate(self.layout) for worker in ready]
+        layout, guess = self.layout, self._guess()
+        return [
+            worker.candidate(layout, guess) for worker in self._workers.values() if worker.available
+        ]
+
+    def _guess(self) -> StepCurve:
+        """For a worker that has said nothing of its speed: another one's."""
+        for worker in self._workers.values():
+            if worker.curves is not None and worker.curves.step is not None:
+                return worker.curves.step
+        return COUNTING
 
     def check(self, hello: WorkerHello) -> None:
         """Raises BatonError that names what does not fit the cluster."""

@@ -1,6 +1,7 @@
 """What becomes of a flight whose attempt came to nothing.
 
     declined, tokens out of order      again, elsewhere for a moment
+    declined for lack of room          again, elsewhere or where something has ended meanwhile
     worker lost                        again, with the accepted tokens; where streams run, only
                                        so much of this at a time (`policy.RECOMPUTE_TOKENS`)
     a second life lost with it         too_many_failures: it may be the cause
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 DECLINE_PAUSE = 0.05
 DECLINE_PAUSE_MAX = 1.0
 """A worker that declined a request is not asked again for it for so long; doubles each time."""
+NO_ROOM = "busy"
+"""Declined so by a worker with other work of ours, it is asked for nothing until some of that has
+ended, or until its next heartbeat."""
 MAX_BLAME = 2 * CERTAIN_BLAME
 """A request that has cost two workers their lives is not given to another."""
 DEATHS = (LossCause.PROCESS, LossCause.CONNECTION, LossCause.SILENCE, LossCause.FAILED)
@@ -64,7 +68,12 @@ class Retries:
     def declined(self, flight: Flight, worker: Worker, reason: str) -> None:
         """The worker holds nothing of it any more."""
         self._placement.forget(flight, worker.identity)
-        self._avoid(flight, worker)
+        if reason == NO_ROOM and worker.outstanding:
+            # The worker's trouble, not the request's, which keeps its place: were it to make a
+            # pause, younger ones would take whatever room there is, again and again.
+            worker.had_no_room()
+        else:
+            self._avoid(flight, worker)
         self.retry(flight, reason)
         self._sending.pump()
 

@@ -100,6 +100,36 @@ async def test_declined_requests_go_elsewhere_and_come_back(cluster: Cluster) ->
     assert cluster.counts.retries == ["busy", "busy", "no_session"]
 
 
+async def test_who_found_no_room_keeps_its_place_until_something_ends(cluster: Cluster) -> None:
+    await cluster.add("p0", "prefill")
+    decode = await cluster.add("d0", "decode")
+    decode.stop_at = 3
+    running = cluster.submit()
+    await until(lambda: len(running.accepted) == 3)
+    decode.decline, decode.stop_at = ["busy"], None
+    refused = cluster.submit()
+    await until(lambda: cluster.counts.retries == ["busy"])
+    younger = cluster.submit()
+    assert cluster.dispatcher.queue_depth == 2
+    running.cancel("enough")
+    assert [await read(flight) for flight in (refused, younger)] == [EXPECTED] * 2
+    assert decode.keys(Reserve) == [("r0", 0), ("r1", 0), ("r1", 1), ("r2", 0)]
+
+
+async def test_a_heartbeat_too_says_that_there_may_be_room(cluster: Cluster) -> None:
+    await cluster.add("p0", "prefill")
+    decode = await cluster.add("d0", "decode")
+    decode.stop_at = 3
+    running = cluster.submit()
+    await until(lambda: len(running.accepted) == 3)
+    decode.decline, decode.stop_at = ["busy"], None
+    refused = cluster.submit()
+    await until(lambda: cluster.dispatcher.queue_depth == 1)
+    decode.send(msgspec.structs.replace(LOAD, role="decode"))
+    assert await read(refused) == EXPECTED
+    running.cancel("enough")
+
+
 async def test_a_worker_lost_in_mid_stream(cluster: Cluster) -> None:
     first = await cluster.add("m0", "mixed")
     first.stop_at = 3
