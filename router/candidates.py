@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from baton.protocol.ids import Identity
+from baton.router.loans import Lender
 from baton.router.speed import WorkerModel
 
 ROLES = ("prefill", "decode", "mixed")
@@ -35,8 +36,8 @@ class RequestFacts:
     """Bytes of KV a token."""
     affinity: Collection[Identity] = ()
     """Workers that served its session before: taken when it costs next to nothing."""
-    can_borrow: bool = False
-    """Whether cached blocks may be fetched from other workers."""
+    lenders: Sequence[Lender] = ()
+    """Workers that can lend what they have cached of it."""
 
     @property
     def output(self) -> float:

@@ -11,6 +11,8 @@ import asyncio
 import logging
 from itertools import count
 
+import msgspec
+
 from baton.protocol.cache_events import CacheDump, CacheEvents
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import RequestKey
@@ -25,20 +27,23 @@ from baton.protocol.records import (
     Record,
     Request,
     RequestFailed,
+    Targets,
     TokenBatch,
     TokenDelta,
     WorkerHello,
     WorkerMetrics,
 )
 from baton.router.caches import Caches
+from baton.router.candidates import ROLES
 from baton.router.deadlines import DeadlineWatch, no_worker
 from baton.router.drain import Drain
 from baton.router.flight import Flight, Taken
+from baton.router.forecast import Forecast
+from baton.router.lanes import Lanes
 from baton.router.lending import Lending
 from baton.router.migration import Migrations
 from baton.router.observer import NoObserver, Observer
 from baton.router.placement import Placement
-from baton.router.policy import ROLES
 from baton.router.registry import Registry, Worker, WorkerView
 from baton.router.retries import Retries
 from baton.router.sending import Sending
@@ -59,17 +64,22 @@ class Dispatcher:
         observer: Observer | None = None,
         *,
         max_queue: int = MAX_QUEUE,
+        lanes: Lanes | None = None,
     ) -> None:
         self.registry = registry or Registry()
         self._observer = observer or NoObserver()
         self._max_queue = max_queue
+        self.lanes = lanes or Lanes()
         self._flights: dict[str, Flight] = {}
         self._numbers = count()
         self._caches = Caches(self.registry)
         self._lending = Lending(self.registry, self._observer, self._caches.known)
         self._placement = Placement(self.registry, self._lending)
         self._deadlines = DeadlineWatch(self._fail)
-        self._sending = Sending(self._placement, self._observer, self._deadlines.watch)
+        self._sending = Sending(
+            self._placement, self._observer, self._deadlines.watch, lanes=self.lanes,
+            work=Forecast(self.registry, self._placement).work,
+        )
         self._retries = Retries(
             self.registry, self._placement, self._sending, self._observer, self._fail
         )
@@ -117,18 +127,23 @@ class Dispatcher:
             raise no_worker()
         if request.key.request_id in self._flights:
             raise BatonError("internal_error", f"request {request.key} is in flight already")
+        lane = self.lanes.named(request.lane)
+        if request.targets == Targets():
+            request = msgspec.structs.replace(request, targets=lane.targets)
         flight = Flight(request, next(self._numbers), now, self._end_by_reader)
-        if len(self._sending.queue) > 0 or self._sending.send(flight, now) is not None:
-            if len(self._sending.queue) >= self._max_queue:
-                raise BatonError(
-                    "queue_full",
-                    f"{len(self._sending.queue)} requests are waiting already; try again later",
-                    retry_after=self._sending.retry_after(now),
-                )
-            self._sending.enqueue(flight)
+        flight.patience = lane.patience
         self._flights[request.key.request_id] = flight
-        self._deadlines.watch(flight)
+        self._sending.enqueue(flight)
         self._sending.pump()
+        if flight in self._sending.queue and len(self._sending.queue) > self._max_queue:
+            self._sending.dequeue(flight)
+            del self._flights[request.key.request_id]
+            raise BatonError(
+                "queue_full",
+                f"{len(self._sending.queue)} requests are waiting already; try again later",
+                retry_after=1.0,
+            )
+        self._deadlines.watch(flight)
         return flight
 
     def drain(self, worker_id: str, *, undo: bool = False) -> WorkerView:
@@ -168,7 +183,7 @@ class Dispatcher:
         self._caches.worker_joined(worker)
         self._retries.is_back(worker.identity, self._flights.values())
         log.info("worker %s joined as %s", hello.identity.node_id, hello.role)
-        self._sending.pump_soon(0.0)
+        self._sending.worker_joined()
         return worker
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
@@ -185,7 +200,7 @@ class Dispatcher:
             case Load():
                 self._on_load(worker, record)
             case Curves():
-                worker.curves = record
+                worker.learn(record)
             case CacheEvents() | CacheDump():
                 self._caches.on_record(worker, record, _now())
             case Admitted():
@@ -234,7 +249,7 @@ class Dispatcher:
             )
             self._retries.out_of_order(flight, worker)
         elif flight.prefilled and not prefilled:
-            self._placement.first_token(flight)
+            self._placement.first_token(flight, now)
             flight.trouble.recompute = False
             if self._sending.queue:
                 self._sending.pump_soon(0.0)  # whoever prefilled it has room for another prompt
@@ -289,7 +304,7 @@ class Dispatcher:
         flight.end(outcome, now, error)
         self._flights.pop(flight.key.request_id, None)
         self._lending.ended(flight)
-        self._sending.ended(flight, now)
+        self._sending.ended(flight)
         self._observer.flight_finished(outcome, flight.phases)
 
 

@@ -28,6 +28,8 @@ from baton.router.policy import Decision
 
 MAX_EARLY = 1024
 """Deltas that may wait for the first token."""
+FLIGHT_BYTES = 4096
+"""Of a flight and its HTTP request, beside the prompt."""
 
 
 class Taken(Enum):
@@ -37,6 +39,32 @@ class Taken(Enum):
     IGNORED = "ignored"
     FINISHED = "finished"
     OUT_OF_ORDER = "out_of_order"
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """One attempt on its way: what was decided and when, and what came of it. Seconds on the
+    loop's clock."""
+
+    decision: Decision
+    at: float
+    first_token: float | None = None
+    """Of this attempt."""
+    second_token: float | None = None
+    last_token: float | None = None
+    tokens: int = 0
+
+    @property
+    def ttft(self) -> float | None:
+        """From the decision to the first token."""
+        return None if self.first_token is None else self.first_token - self.at
+
+    @property
+    def itl(self) -> float | None:
+        """Between tokens, on average. None for fewer than two."""
+        if self.first_token is None or self.last_token is None or self.tokens < 2:
+            return None
+        return (self.last_token - self.first_token) / (self.tokens - 1)
 
 
 @dataclass(slots=True)
@@ -82,12 +110,24 @@ class Flight:
         self._prompt_tokens = len(request.prompt) // 4
         self.number = number
         """Order of arrival."""
+        self.flow = ""
+        """Whose it is: those of a lane share it fairly, whatever each has queued."""
+        ttft = request.targets.ttft
+        self.due = None if ttft is None else now + ttft
+        """When its first token should be there."""
+        self.patience: float | None = None
+        """Seconds after its arrival for which a first token is worth having. None: no limit."""
         self.accepted: list[int] = unpack_tokens(request.accepted)
         self.stamps = Stamps(now)
         self.phases: dict[str, float] = {}
         """Seconds per phase, as workers reported them."""
         self.trouble = Trouble()
         self.decision: Decision | None = None
+        self.dispatches: list[Dispatch] = []
+        """All attempts that were sent, the last one last."""
+        self.affinity = ""
+        """What the client said that it belongs to: workers are kept for it, when it costs
+        nothing."""
         self.holders: dict[Identity, str] = {}
         """Workers that may hold something of the current attempt, and as what: "prefill",
         "decode" or "local"."""
@@ -112,9 +152,27 @@ class Flight:
         return self.request.key
 
     @property
+    def lane(self) -> str:
+        return self.request.lane
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def begun(self) -> bool:
+        """It ran, and what was computed of it is lost, or tokens of it are out: it goes first."""
+        return self.trouble.recompute or bool(self.accepted)
+
+    @property
     def num_tokens(self) -> int:
         """Prompt and output so far."""
         return self._prompt_tokens + len(self.accepted)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of memory that it takes here, about."""
+        return len(self.request.prompt) + FLIGHT_BYTES
 
     @property
     def ended(self) -> bool:
@@ -180,9 +238,20 @@ class Flight:
             if self.stamps.first_token is None:
                 self.stamps.first_token = now
             self.stamps.last_token = now
+            if self.dispatches:
+                self._stamp(self.dispatches[-1], len(delta.tokens), now)
         self._ready.append(delta)
         self._changed.set()
         return Taken.ACCEPTED if delta.finish_reason is None else Taken.FINISHED
+
+    @staticmethod
+    def _stamp(dispatch: Dispatch, tokens: int, now: float) -> None:
+        if dispatch.first_token is None:
+            dispatch.first_token = now
+        elif dispatch.second_token is None:
+            dispatch.second_token = now
+        dispatch.last_token = now
+        dispatch.tokens += tokens
 
     def add_phases(self, phases: dict[str, float] | None) -> None:
         for phase, seconds in (phases or {}).items():

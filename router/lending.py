@@ -16,9 +16,12 @@ from baton.protocol.records import Cancel, Lend
 from baton.protocol.tokens import pack_tokens
 from baton.router.flight import Flight
 from baton.router.known_prefixes import KnownPrefixes
+from baton.router.loans import MIN_LOAN_BLOCKS, Lender, Loan
 from baton.router.observer import Observer
-from baton.router.policy import MIN_LOAN_BLOCKS, lender_for
 from baton.router.registry import Registry, Worker
+
+MOST_LENDERS = 2
+"""That are considered for a request: one of them may be the borrower itself."""
 
 
 class Lending:
@@ -47,22 +50,23 @@ class Lending:
         if self._num_blocks(flight) >= MIN_LOAN_BLOCKS:
             self._known.remember(worker, self._chain(flight))
 
-    def arrange(
-        self, flight: Flight, borrower: Worker, held: Mapping[Identity, int]
-    ) -> Worker | None:
+    def lenders(self, flight: Flight, held: Mapping[Identity, int]) -> tuple[Lender, ...]:
+        """The workers that could lend most of it."""
+        if not held or flight.request.sampling.prompt_logprobs is not None:
+            return ()  # or all of the prompt is computed in any case
+        found = []
+        for identity, blocks in sorted(held.items(), key=lambda item: -item[1]):
+            worker = self._registry.get(identity)
+            if worker is not None and worker.session.is_open and worker.session.speaks(Lend):
+                found.append(Lender(identity, blocks, worker.links))
+                if len(found) == MOST_LENDERS:
+                    break
+        return tuple(found)
+
+    def arrange(self, flight: Flight, borrower: Worker, loan: Loan | None) -> Worker | None:
         """The worker that was told to lend, for the borrower to be told."""
-        if flight.request.sampling.prompt_logprobs is not None:
-            return None  # all of the prompt is computed in any case
-        if not held or not borrower.session.speaks(Lend):
-            return None
-        able = {
-            identity: blocks
-            for identity, blocks in held.items()
-            if identity != borrower.identity and self._can_lend(identity)
-        }
-        chosen = lender_for(held.get(borrower.identity, 0), able)
-        lender = None if chosen is None else self._registry.get(chosen)
-        if lender is None:
+        lender = None if loan is None else self._registry.get(loan.lender)
+        if lender is None or not borrower.session.speaks(Lend):
             return None
         self._lenders[flight] = lender.identity
         self._observer.lender_named()
@@ -80,10 +84,6 @@ class Lending:
         self._chains.pop(flight, None)
 
     # -- inside ------------------------------------------------------------------------------
-
-    def _can_lend(self, identity: Identity) -> bool:
-        worker = self._registry.get(identity)
-        return worker is not None and worker.session.is_open and worker.session.speaks(Lend)
 
     def _num_blocks(self, flight: Flight) -> int:
         """Full blocks of all its tokens but the last."""

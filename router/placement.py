@@ -11,50 +11,65 @@ A worker counts as holding something from the moment of sending, whatever it may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+
+import msgspec
 
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Prefill, Reserve
-from baton.router.flight import Flight
+from baton.router.accuracy import OutputLengths
+from baton.router.affinity import Sessions
+from baton.router.candidates import RequestFacts
+from baton.router.flight import Dispatch, Flight
 from baton.router.lending import Lending
-from baton.router.policy import Decision, RequestFacts, Wait, decide
+from baton.router.policy import Decision, Wait, decide
+from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
+
+LEAST_TOKENS = 8
+"""Of a request from which something is learned of intervals."""
 
 
 class Placement:
     def __init__(self, registry: Registry, lending: Lending) -> None:
         self._registry = registry
         self._lending = lending
+        self._outputs = OutputLengths()
+        self._sessions = Sessions()
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
 
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
-        facts = self.facts(flight)
-        held = self._lending.held(flight)
+        facts = self.facts_now(flight, now)
         candidates = self._registry.candidates()
-        if held:
-            candidates = [replace(c, cached_blocks=held.get(c.identity, 0)) for c in candidates]
-        decision = decide(facts, candidates, flight.excluded(now))
+        decision = decide(facts, candidates, flight.excluded(now), now)
         if isinstance(decision, Decision):
-            self._send(flight, decision, facts, held)
+            self._send(flight, decision, facts, now)
             flight.trouble.was_running = True
             flight.starved_since = None
         return decision
 
     def has_place(self, flight: Flight, now: float) -> bool:
         """Whether `place` would send it."""
-        decision = decide(self.facts(flight), self._registry.candidates(), flight.excluded(now))
-        return isinstance(decision, Decision)
+        facts, candidates = self.facts_now(flight, now), self._registry.candidates()
+        return isinstance(decide(facts, candidates, flight.excluded(now), now), Decision)
 
-    def first_token(self, flight: Flight) -> None:
+    def room_in(self, now: float) -> float | None:
+        """Seconds until some worker that has enough prompts now can do with another. None when
+        that is not a matter of time."""
+        return room_in(self._registry.candidates(), now)
+
+    def first_token(self, flight: Flight, now: float) -> None:
         """The prefill of this attempt is over, wherever it ran."""
+        self._learn_first_token(flight)
         for identity, part in list(flight.holders.items()):
             worker = self._registry.get(identity)
             if worker is not None and part != "decode":
                 self._lending.computed(flight, identity)
-                worker.end_prefill(flight)
+                worker.end_prefill(flight, now)
                 if part == "prefill":  # it keeps the blocks until they are handed over
                     worker.hold_prefill(flight, 0)
         self.handed_over(flight)
@@ -85,13 +100,14 @@ class Placement:
         flight.holders.pop(identity, None)
         worker = self._registry.get(identity)
         if worker is not None:
-            worker.forget(flight)
+            worker.forget(flight, _now())
 
     def release(self, flight: Flight, reason: str | None) -> None:
         """Nothing of the current attempt is wanted any more: tell all holders, unless (None) they
         know by themselves."""
         self.on_release(flight)
         self._lending.released(flight, reason)
+        self._learn_intervals(flight)
         for identity in list(flight.holders):
             worker = self._registry.get(identity)
             if self.decodes(flight, identity):
@@ -106,40 +122,100 @@ class Placement:
         return flight.prefilled and (part == "local" or (part == "decode" and flight.admitted))
 
     def facts(self, flight: Flight) -> RequestFacts:
+        """Without what changes from moment to moment."""
         layout = self._registry.layout
         return RequestFacts(
             tokens=flight.num_tokens,
             blocks=0 if layout is None else layout.blocks_for(flight.num_tokens + 1),
             remaining=flight.request.sampling.max_tokens - len(flight.accepted),
             recompute=flight.trouble.recompute,
+            expected=self._outputs.expected(flight.request.lane),
+            itl=flight.request.targets.itl,
+            block_size=16 if layout is None else layout.block_size,
+            token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
+        )
+
+    def facts_now(self, flight: Flight, now: float) -> RequestFacts:
+        """All that a decision is made from."""
+        held = self._lending.held(flight)
+        due = flight.due
+        return replace(
+            self.facts(flight),
+            due_in=None if due is None else due - now,
+            held=held,
+            lenders=self._lending.lenders(flight, held),
+            affinity=self._sessions.workers(flight.affinity),
         )
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _send(
-        self, flight: Flight, decision: Decision, facts: RequestFacts, held: Mapping[Identity, int]
-    ) -> None:
+    def _send(self, flight: Flight, decision: Decision, facts: RequestFacts, now: float) -> None:
         decode = self._worker(decision.decode)
         decode.hold_decode(flight)
         decode.promise(flight, facts.blocks)
         flight.decision = decision
+        flight.dispatches.append(Dispatch(decision, now))
+        self._sessions.served(flight.affinity, decision.decode, decision.prefill)
+        work = 0.0 if decision.prediction is None else decision.prediction.prefill
+        request = flight.request
+        if facts.due_in is not None:
+            request = msgspec.structs.replace(request, due_in=facts.due_in)
         if decision.prefill is None:
-            decode.hold_prefill(flight, facts.tokens)
+            decode.hold_prefill(flight, facts.tokens, work, now)
             flight.holders = {decode.identity: "local"}
-            lender = self._lending.arrange(flight, decode, held)
-            decode.send(Generate(request=flight.request, lender=lender.ref if lender else None))
+            lender = self._lending.arrange(flight, decode, decision.loan)
+            decode.send(Generate(request=request, lender=lender.ref if lender else None))
             return
         prefill = self._worker(decision.prefill)
-        prefill.hold_prefill(flight, facts.tokens)
+        prefill.hold_prefill(flight, facts.tokens, work, now)
         prefill.promise(flight, facts.blocks)
         flight.holders = {decode.identity: "decode", prefill.identity: "prefill"}
-        decode.send(Reserve(request=flight.request, prefill=prefill.ref))
-        lender = self._lending.arrange(flight, prefill, held)
+        decode.send(Reserve(request=request, prefill=prefill.ref))
+        lender = self._lending.arrange(flight, prefill, decision.loan)
         prefill.send(Prefill(
-            request=flight.request, decode=decode.ref, lender=lender.ref if lender else None
+            request=request, decode=decode.ref, lender=lender.ref if lender else None
         ))
+
+    def _learn_first_token(self, flight: Flight) -> None:
+        """Of this attempt, how far its prediction was off."""
+        if not flight.dispatches or flight.dispatches[-1].ttft is None:
+            return
+        dispatch = flight.dispatches[-1]
+        decision, ttft = dispatch.decision, dispatch.ttft
+        worker = self._registry.get(decision.prefill or decision.decode)
+        predicted = decision.prediction
+        if worker is not None and predicted is not None and predicted.measured:
+            assert ttft is not None
+            worker.accuracy.first_token(predicted.queue, predicted.work, ttft)
+            worker.corrected()
+
+    def _learn_intervals(self, flight: Flight) -> None:
+        """When an attempt is over."""
+        if not flight.dispatches:
+            return
+        dispatch = flight.dispatches[-1]
+        self._outputs.ended(flight.request.lane, len(flight.accepted))
+        predicted = dispatch.decision.prediction
+        worker = self._registry.get(dispatch.decision.decode)
+        if worker is None or predicted is None or not predicted.measured:
+            return
+        if dispatch.tokens < LEAST_TOKENS or worker.identity not in flight.holders:
+            return
+        assert dispatch.first_token is not None
+        assert dispatch.second_token is not None
+        assert dispatch.last_token is not None
+        step = (dispatch.last_token - dispatch.second_token) / (dispatch.tokens - 2)
+        worker.accuracy.interval(predicted.step, step)
+        if dispatch.decision.prefill is not None:
+            pause = dispatch.second_token - dispatch.first_token
+            worker.accuracy.handoff(predicted.transfer, pause - step)
+        worker.corrected()
 
     def _worker(self, identity: Identity) -> Worker:
         worker = self._registry.get(identity)
         assert worker is not None, "the policy chose a worker that it was not given"
         return worker
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -29,6 +29,7 @@ from enum import Enum
 
 from baton.protocol.ids import Identity
 from baton.router.candidates import Candidate, RequestFacts
+from baton.router.loans import Loan
 from baton.router.options import Option, Reading, best_readers, best_writers, combine, read, write
 from baton.router.prediction import Prediction
 
@@ -60,6 +61,8 @@ class Decision:
     prefill: Identity | None
     reason: str
     prediction: Prediction | None = field(default=None, compare=False)
+    loan: Loan | None = field(default=None, compare=False)
+    """What the worker that computes the prompt should fetch."""
     lost: int = field(default=0, compare=False)
     """Requests that miss a target of theirs by it."""
     cost: float = field(default=0.0, compare=False)
@@ -226,7 +229,7 @@ def _decision(
 ) -> Decision:
     others = sorted((o for o in options if o is not best), key=_rank)[:ALTERNATIVES]
     return Decision(
-        *_way(best), reason, best.prediction(facts), best.lost, best.cost,
+        *_way(best), reason, best.prediction(facts), best.reading.loan, best.lost, best.cost,
         tuple(Alternative(*_way(o), o.lost, o.cost, o.prediction(facts)) for o in others),
     )
 

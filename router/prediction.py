@@ -34,6 +34,10 @@ class Prediction:
     """Between those of the requests that decode there, with it."""
     work: float
     """What it adds to the queue of the worker that computes its prompt."""
+    step: float = 0.0
+    """Of `itl`, without the hand-off."""
+    transfer: float = 0.0
+    """Of `exposed`, what the link takes; the rest is what was seen beyond it."""
     harm: float = 0.0
     """What others lose by it, all together."""
     measured: bool = True
@@ -69,6 +73,15 @@ def outlook(
     )
     own = min(c.model.first_token(0.0, prefill_seconds(facts, c)) for c in pool)
     return max(best if work_ahead <= 0 else own, (waiting + work_ahead) / capacity + own)
+
+
+def room_in(candidates: Iterable[Candidate], now: float) -> float | None:
+    """Seconds until the first of those that have enough prompts can do with another. None when
+    none of them has."""
+    waits = [
+        c.model.queue(now) - c.model.horizon for c in candidates if c.model.measured
+    ]
+    return min((wait for wait in waits if wait > 0), default=None)
 
 
 def prompt_pool(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -68,7 +68,7 @@ class WorkerModel:
     head_work: float = 0.0
     """What it takes in all."""
     queued: float = 0.0
-    """Seconds of prompts behind it."""
+    """Seconds of prompts behind it. (All these as they are after correction.)"""
     pressure: float = 0.0
     """Share of its time that prompts have taken of late."""
     links: Mapping[str, LinkCurve] = field(default_factory=dict)
@@ -86,6 +86,10 @@ class WorkerModel:
     """Seconds a prompt token, without attention."""
     slowing: float = field(init=False)
     """By how much prompts become slower here when somebody begins to decode, as a share."""
+    dear: float = field(init=False)
+    """What a prompt token costs everyone, in seconds, for ranking workers."""
+    next_step: float = field(init=False)
+    """Likewise an output token."""
     horizon: float = field(init=False)
     """Seconds of prompts that it should have before it: what it needs not to run dry."""
 
@@ -99,6 +103,10 @@ class WorkerModel:
         free = (speed.base + speed.chunk) / CHUNK + speed.token
         alone = self.rate if self.decoding else _rate_beside_one(speed, self.itl)
         self.slowing = max(0.0, alone / free - 1) if free else 0.0
+        own = speed.token + speed.chunk / self.chunk
+        self.dear = self.rate * (1 + self.pressure) + self.decoding * own
+        added = self.added_step(CHUNK)
+        self.next_step = self.interval(self.step + added) + self.decoding * added
         self.horizon = max(HORIZON, self.chunk_step)
 
     @property
@@ -129,7 +137,7 @@ class WorkerModel:
     def first_token(self, queue: float, work: float) -> float:
         """Seconds until the router has it."""
         correction = self.correction
-        return correction.lag + correction.prefill * (queue + work)
+        return queue + correction.lag + correction.prefill * work
 
     def added_step(self, context: float) -> float:
         """What one more sequence adds to a step, in seconds."""

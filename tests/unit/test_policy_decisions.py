@@ -5,17 +5,22 @@ from __future__ import annotations
 import pytest
 
 from baton.protocol.ids import Identity
-from baton.router.policy import Candidate, Decision, RequestFacts, Wait, decide
+from baton.router.candidates import Candidate, RequestFacts
+from baton.router.policy import Decision, Wait, decide
+from baton.router.speed import COUNTING, WorkerModel
 
 FACTS = RequestFacts(tokens=100, blocks=7, remaining=64)
 
 
 def worker(name: str, role: str, **values: int) -> Candidate:
+    """One that has said nothing of its speed. `tokens`: of prompts that it has to compute."""
     numbers = {
-        "max_running": 4, "decoding": 0, "prefilling": 0, "prefill_tokens": 0,
-        "waiting_tokens": 0, "available_blocks": 100, **values,
+        "max_running": 4, "decoding": 0, "prefilling": 0, "available_blocks": 100, **values,
     }
-    return Candidate(identity=Identity(name, 1), role=role, **numbers)
+    model = WorkerModel(
+        decoding=numbers["decoding"], queued=COUNTING.token * numbers.pop("tokens", 0)
+    )
+    return Candidate(identity=Identity(name, 1), role=role, model=model, **numbers)
 
 
 def route(decision: Decision | Wait) -> tuple[str, str, str | None, str]:
@@ -39,12 +44,11 @@ M0, M1 = worker("m0", "mixed"), worker("m1", "mixed")
         ([P0], ("local", "p0", None, "no_decode_worker")),
         ([worker("p0", "prefill", prefilling=4), M0], ("local", "m0", None, "prefill_busy")),
         (
-            [worker("p0", "prefill", waiting_tokens=500), worker("p1", "prefill"), D0],
+            [worker("p0", "prefill", tokens=500), worker("p1", "prefill"), D0],
             ("remote", "d0", "p1", "split"),
         ),
         (
-            [worker("p0", "prefill", prefill_tokens=10), worker("p1", "prefill",
-                                                               waiting_tokens=20), D0],
+            [worker("p0", "prefill", tokens=10), worker("p1", "prefill", tokens=20), D0],
             ("remote", "d0", "p0", "split"),
         ),
         ([P0, worker("d0", "decode", decoding=2), D1], ("remote", "d1", "p0", "split")),

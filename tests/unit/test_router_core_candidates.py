@@ -14,6 +14,7 @@ from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
 from baton.router.flight import Flight
 from baton.router.registry import Registry, Worker
+from baton.router.speed import COUNTING
 
 LAYOUT = KVLayout(2, 2, 8, 16, "float32")
 
@@ -66,5 +67,5 @@ def test_a_change_shows_at_once(change: Callable[[Worker], None]) -> None:
     assert registry.candidates()[0] is before
     change(worker)
     [after] = registry.candidates()
-    assert after == worker._as_candidate(LAYOUT)
+    assert after == worker._as_candidate(LAYOUT, COUNTING)
     assert after is not before

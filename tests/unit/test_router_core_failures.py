@@ -14,17 +14,11 @@ from baton.protocol.link.frames import AliveFrame, ByeFrame
 from baton.protocol.records import Cancel, Generate, Request, WorkerHello
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
+from baton.router.candidates import Candidate, RequestFacts
 from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
 from baton.router.metrics import RouterMetrics
-from baton.router.policy import (
-    RECOMPUTE_TOKENS,
-    Candidate,
-    Decision,
-    RequestFacts,
-    Wait,
-    decide,
-)
+from baton.router.policy import RECOMPUTE_TOKENS, Decision, Wait, decide
 from baton.router.registry import CERTAIN_BLAME, POSSIBLE_BLAME, Worker
 
 
@@ -248,10 +242,7 @@ def test_they_are_on_the_metrics_page() -> None:
 
 # -- throttling ------------------------------------------------------------------------------
 
-NUMBERS = {
-    "max_running": 64, "decoding": 0, "prefilling": 0, "prefill_tokens": 0, "waiting_tokens": 0,
-    "available_blocks": 1000,
-}
+NUMBERS = {"max_running": 64, "decoding": 0, "prefilling": 0, "available_blocks": 1000}
 LOST = RequestFacts(tokens=200, blocks=13, remaining=10, recompute=True)
 FRESH = RequestFacts(tokens=200, blocks=13, remaining=10)
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import msgspec
 import pytest
 from scripted_workers import LAYOUT, Cluster, FakeWorker, until
 
+from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.hashing import Chain, chain_hashes, root_hash
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Lend, Prefill, Reserve
 from baton.protocol.tokens import pack_tokens
+from baton.router.candidates import Candidate, RequestFacts
 from baton.router.flight import Flight
-from baton.router.policy import (
-    MIN_LOAN_BLOCKS,
-    Candidate,
-    Decision,
-    RequestFacts,
-    decide,
-    lender_for,
-)
+from baton.router.loans import MIN_LOAN_BLOCKS, Lender, best_loan
+from baton.router.policy import Decision, decide
+from baton.router.speed import WorkerModel
 
 A, B = Identity("a", 1), Identity("b", 1)
 BLOCK = LAYOUT.block_size
@@ -46,34 +42,66 @@ def test_a_chain_grows_with_its_tokens() -> None:
 # -- policy --------------------------------------------------------------------------------------
 
 
-def candidate(name: str, role: str, **values: int) -> Candidate:
-    known = Candidate(Identity(name, 1), role, 8, 0, 0, 0, 0, 100)
-    return replace(known, **values)  # type: ignore[arg-type]
+def candidate(name: str, role: str, **values: float) -> Candidate:
+    return Candidate(
+        Identity(name, 1), role, 8, int(values.get("decoding", 0)), 0, 100,
+        model=WorkerModel(**values),  # type: ignore[arg-type]
+    )
 
 
 def test_among_equals_the_one_that_has_more_decodes_and_prefills() -> None:
-    facts = RequestFacts(tokens=300, blocks=20, remaining=10)
-    workers = [candidate(name, role) for role in ("prefill", "decode") for name in
-               (f"{role}-0", f"{role}-1", f"{role}-2")]
-    knowing = [replace(w, cached_blocks=9) if w.identity.node_id.endswith("1") else w
-               for w in workers]
-    decision = decide(facts, knowing)
+    names = [f"{role}-{n}" for role in ("prefill", "decode") for n in range(3)]
+    facts = RequestFacts(
+        tokens=300, blocks=20, remaining=10,
+        held={Identity(name, 1): 9 for name in names if name.endswith("1")},
+    )
+    decision = decide(facts, [candidate(name, name.partition("-")[0]) for name in names])
     assert isinstance(decision, Decision)
     assert decision.prefill == Identity("prefill-1", 1)
     assert decision.decode == Identity("decode-1", 1)
-    busy = [replace(w, decoding=1, waiting_tokens=1) if w.cached_blocks else w for w in knowing]
+    busy = [
+        candidate(
+            name, name.partition("-")[0],
+            **({"decoding": 1, "queued": 1.0} if name.endswith("1") else {}),
+        )
+        for name in names
+    ]
     decision = decide(facts, busy)
     assert isinstance(decision, Decision)
     assert decision.decode != Identity("decode-1", 1)
     assert decision.prefill != Identity("prefill-1", 1)
 
 
-def test_a_loan_has_to_be_worth_while() -> None:
-    assert lender_for(0, {}) is None
-    assert lender_for(0, {A: MIN_LOAN_BLOCKS - 1}) is None
-    assert lender_for(0, {A: MIN_LOAN_BLOCKS, B: 3}) == A
-    assert lender_for(5, {A: MIN_LOAN_BLOCKS, B: MIN_LOAN_BLOCKS + 5}) == B
-    assert lender_for(6, {A: MIN_LOAN_BLOCKS + 5}) is None
+def loan_of(own: int, *lenders: Lender, model: WorkerModel | None = None) -> Identity | None:
+    loan = best_loan(lenders, Identity("me", 1), model or WorkerModel(), own, 1000, 16, 1000)
+    return None if loan is None else loan.lender
+
+
+def test_while_nothing_is_measured_a_loan_has_to_be_of_some_blocks() -> None:
+    most = MIN_LOAN_BLOCKS
+    assert loan_of(0) is None
+    assert loan_of(0, Lender(A, most - 1)) is None
+    assert loan_of(0, Lender(A, most), Lender(B, 3)) == A
+    assert loan_of(5, Lender(A, most), Lender(B, most + 5)) == B
+    assert loan_of(6, Lender(A, most + 5)) is None
+    assert loan_of(0, Lender(Identity("me", 1), 99)) is None
+
+
+def test_a_loan_has_to_be_faster_than_computing() -> None:
+    """A token of a millisecond has a kilobyte: at a megabyte per second it is as fast."""
+    curve = StepCurve(
+        base=0.0, chunk=0.0, token=1e-3, pair=0.0, decode=0.0, context=0.0, spread=0.1, steps=9
+    )
+    model = WorkerModel(curve)
+
+    def lender(identity: Identity, blocks: int, rate: float) -> Lender:
+        link = LinkCurve(latency=0.001, byte=1 / rate, spread=0.1, transfers=9)
+        return Lender(identity, blocks, {"me": link})
+
+    assert loan_of(0, lender(A, 2, 2e6), model=model) == A
+    assert loan_of(0, lender(A, 60, 0.9e6), model=model) is None
+    assert loan_of(0, lender(A, 60, 1.5e6), lender(B, 50, 3e6), model=model) == B
+    assert loan_of(0, lender(A, 60, 1.5e6), lender(B, 10, 3e6), model=model) == A
 
 
 # -- requests ------------------------------------------------------------------------------------

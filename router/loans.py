@@ -1,0 +1,68 @@
+"""Whether a worker had better fetch what others have cached of a prompt than compute it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from baton.protocol.curves import LinkCurve
+from baton.protocol.ids import Identity
+from baton.router.speed import WorkerModel
+
+MIN_LOAN_BLOCKS = 8
+"""KV blocks that another worker must have more of before it is worth while to fetch them, where
+nobody knows how long that takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lender:
+    """A worker that could lend its leading blocks of a prompt."""
+
+    identity: Identity
+    blocks: int
+    links: Mapping[str, LinkCurve] = field(default_factory=dict)
+    """From it, by the receiver's worker id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    lender: Identity
+    blocks: int
+    """That the borrower has then."""
+    seconds: float | None
+    """That fetching takes. None: not known."""
+    saved: float
+    """Against computing it; 0 where fetching is not known."""
+
+
+def best_loan(
+    lenders: Iterable[Lender],
+    borrower: Identity,
+    model: WorkerModel,
+    own: int,
+    tokens: int,
+    block_size: int,
+    token_bytes: int,
+) -> Loan | None:
+    """What saves most for a borrower that has `own` leading blocks of a prompt of so many tokens;
+    None when nothing saves any. A link that was never used is tried when there is much to fetch."""
+    best: Loan | None = None
+    alone = model.prefill(tokens, own * block_size)[0]
+    for lender in lenders:
+        more = lender.blocks - own
+        if more <= 0 or lender.identity == borrower:
+            continue
+        link = lender.links.get(borrower.node_id)
+        if link is None or not model.measured:
+            loan = Loan(lender.identity, lender.blocks, None, 0.0)
+            if more < MIN_LOAN_BLOCKS:
+                continue
+        else:
+            seconds = link.seconds(more * block_size * token_bytes)
+            rest = model.prefill(tokens, lender.blocks * block_size)[0]
+            loan = Loan(lender.identity, lender.blocks, seconds, alone - rest - seconds)
+            if loan.saved <= 0:
+                continue
+        if best is None or (loan.saved, loan.blocks) > (best.saved, best.blocks):
+            best = loan
+    return best

@@ -1,0 +1,250 @@
+"""The ways in which a request could be served, and what each costs. Pure.
+
+The cost of a way is the latency that it adds for everyone, in seconds:
+
+    own        to the first token; the hand-off that is not hidden; every expected token's interval
+    others     that decode there: chunks between their tokens, and longer steps
+    to come    prompts that will queue behind this one, by how busy the worker has been of late;
+               and prompts that chunks beside one more decoding request will slow down
+    role       a tenth of the time of work done against a worker's role, so that the division of
+               the workers means something where two ways are alike
+
+Before the cost comes how many requests would miss a target of theirs by it, this one included.
+
+Scoring everything exactly would cost too much with many workers. So workers are ranked by a cheap
+score, those for prompts and those for decoding on their own, and only the best few are combined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from baton.router.candidates import Candidate, RequestFacts
+from baton.router.loans import Loan, best_loan
+from baton.router.prediction import Prediction
+
+FEW = 3
+"""Workers of each kind that are looked at closely."""
+AGAINST_ROLE = 0.1
+AFFINITY = 0.03
+"""Of the cost: for so much, a session stays where it was and blocks where they are."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """This prompt on one worker."""
+
+    worker: Candidate
+    cached: int
+    """Tokens, with what it borrows."""
+    queue: float
+    work: float
+    own: float
+    """Of `work`, what those that decode there lose."""
+    ttft: float
+    to_come: float
+    loan: Loan | None = None
+
+
+@dataclass(slots=True)
+class Writing:
+    """Its tokens on one worker."""
+
+    worker: Candidate
+    itl: float
+    itl_others: float
+    lost: int
+    """Others whose target it would break."""
+    delay: float
+    """Of others, all together."""
+    to_come: float
+
+
+@dataclass(slots=True)
+class Option:
+    reading: Reading
+    writing: Writing
+    exposed: float
+    link_measured: bool
+    lost: int
+    cost: float
+    plain: float
+    """The cost without regard to affinity."""
+
+    @property
+    def local(self) -> bool:
+        return self.reading.worker is self.writing.worker
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        return (self.lost, self.cost)
+
+    def prediction(self, facts: RequestFacts) -> Prediction:
+        reading, writing = self.reading, self.writing
+        lag = 0.0 if self.local else writing.worker.model.correction.handoff
+        return Prediction(
+            ttft=reading.ttft,
+            queue=reading.queue,
+            prefill=reading.worker.model.correction.prefill * reading.work,
+            exposed=self.exposed,
+            itl=_own_interval(facts, writing, self.exposed),
+            itl_others=writing.itl_others,
+            work=reading.work,
+            step=writing.itl,
+            transfer=self.exposed - lag,
+            harm=_harm(self.local, reading, writing),
+            measured=reading.worker.model.measured and writing.worker.model.measured,
+            link_measured=self.link_measured,
+        )
+
+
+def best_readers(
+    facts: RequestFacts, workers: Sequence[Candidate], now: float, few: int = FEW
+) -> list[Reading]:
+    """The best for its prompt, and those that have most of it cached."""
+    held, tokens, size = facts.held, facts.tokens, facts.block_size
+    if len(workers) > few:
+        ranked = []
+        for place, worker in enumerate(workers):
+            model = worker.model
+            late = model.head_until - now
+            missing = tokens - held.get(worker.identity, 0) * size if held else tokens
+            score = model.queued + missing * model.dear
+            ranked.append((score + late if late > 0 else score, place))
+        ranked.sort()
+        workers = [workers[place] for _, place in ranked[:few]]
+    return [read(facts, worker, now) for worker in workers]
+
+
+def best_writers(
+    facts: RequestFacts, workers: Sequence[Candidate], few: int = FEW
+) -> list[Writing]:
+    """The best for its tokens, and the one that has most of it cached."""
+    if len(workers) > few:
+        ranked = [
+            (worker.model.next_step, -worker.available_blocks, place)
+            for place, worker in enumerate(workers)
+        ]
+        ranked.sort()
+        best = [place for _, _, place in ranked[:few]]
+        if facts.held:
+            places = range(len(workers))
+            held = facts.held
+            most = max(places, key=lambda place: held.get(workers[place].identity, 0))
+            if most not in best and workers[most].identity in held:
+                best.append(most)
+        workers = [workers[place] for place in best]
+    return [write(facts, worker) for worker in workers]
+
+
+def read(facts: RequestFacts, worker: Candidate, now: float) -> Reading:
+    model = worker.model
+    cached = facts.held.get(worker.identity, 0) * facts.block_size if facts.held else 0
+    work, own = model.prefill(facts.tokens, cached)
+    loan = borrow(facts, worker) if facts.lenders else None
+    if loan is not None and loan.seconds is not None:
+        cached = loan.blocks * facts.block_size
+        work, own = model.prefill(facts.tokens, cached)
+        work += loan.seconds
+    queue = model.queue(now, work)
+    to_come = work * model.pressure
+    if worker.role == "decode":
+        to_come += AGAINST_ROLE * work
+    ttft = model.first_token(queue, work)
+    return Reading(worker, cached, queue, work, own, ttft, to_come, loan)
+
+
+def borrow(facts: RequestFacts, worker: Candidate) -> Loan | None:
+    """What it would fetch of the prompt from another worker's cache."""
+    return best_loan(
+        facts.lenders, worker.identity, worker.model, facts.held.get(worker.identity, 0),
+        facts.tokens, facts.block_size, facts.token_bytes,
+    )
+
+
+def write(facts: RequestFacts, worker: Candidate) -> Writing:
+    model, output = worker.model, facts.output
+    added = model.added_step(facts.tokens + output / 2)
+    itl = model.interval(model.step + added)
+    lost = 0
+    if model.itl is not None and itl > model.itl >= model.interval(model.step):
+        lost = model.decoding
+    duration = output * itl
+    to_come = model.pressure * duration * model.slowing if not model.decoding else 0.0
+    if worker.role == "prefill" and facts.remaining > 1:
+        to_come += AGAINST_ROLE * duration
+    return Writing(worker, itl, itl, lost, model.decoding * output * added, to_come)
+
+
+def combine(facts: RequestFacts, reading: Reading, writing: Writing) -> Option:
+    local = reading.worker is writing.worker
+    exposed, measured = (0.0, True) if local else exposed_transfer(facts, reading, writing.worker)
+    lost = writing.lost
+    if local and _breaks_intervals(reading):
+        lost = max(lost, reading.worker.model.decoding)
+    late = facts.due_in is not None and reading.ttft > facts.due_in
+    slow = facts.itl is not None and facts.remaining > 1 and (
+        _own_interval(facts, writing, exposed) > facts.itl
+    )
+    if late or slow:
+        lost += 1
+    plain = (
+        reading.ttft + exposed + facts.output * writing.itl
+        + _harm(local, reading, writing) + reading.to_come + writing.to_come
+    )
+    near = _nearness(facts, reading, writing)
+    return Option(
+        reading, writing, exposed, measured, lost, plain * (1 - AFFINITY * near), plain
+    )
+
+
+def exposed_transfer(
+    facts: RequestFacts, reading: Reading, receiver: Candidate
+) -> tuple[float, bool]:
+    """Seconds of a hand-off that no computing hides, and whether the link's speed is known. What
+    is computed in the last chunk travels after it; all that went before, meanwhile, if the link
+    is as fast as the computing."""
+    lag = receiver.model.correction.handoff
+    link = reading.worker.model.links.get(receiver.identity.node_id)
+    if link is None:
+        return lag, False
+    cached = facts.held.get(receiver.identity, 0) * facts.block_size if facts.held else 0
+    travelling = max(0, facts.tokens - cached)
+    chunk = reading.worker.model.chunk
+    last = min(travelling, (facts.tokens - reading.cached - 1) % chunk + 1)
+    waiting = link.byte * facts.token_bytes * travelling - reading.work
+    return lag + max(link.seconds(last * facts.token_bytes), waiting), True
+
+
+def _harm(local: bool, reading: Reading, writing: Writing) -> float:
+    """Those that decode where the prompt is computed lose its chunks' time."""
+    return writing.delay + reading.worker.model.decoding * reading.own
+
+
+def _own_interval(facts: RequestFacts, writing: Writing, exposed: float) -> float:
+    return writing.itl + exposed / max(1.0, facts.output - 1)
+
+
+def _breaks_intervals(reading: Reading) -> bool:
+    """Whether even the smallest chunk is too much for those that decode there."""
+    model = reading.worker.model
+    return (
+        model.itl is not None
+        and model.decoding > 0
+        and model.step <= model.itl < model.chunk_step
+    )
+
+
+def _nearness(facts: RequestFacts, reading: Reading, writing: Writing) -> float:
+    """0 to 1: how far this is where the session, or its blocks, were before."""
+    if facts.affinity:
+        ours = facts.affinity
+        if writing.worker.identity in ours:
+            return 1.0
+        if reading.worker.identity in ours:
+            return 0.75
+    if not facts.held:
+        return 0.0
+    held = facts.held.get(writing.worker.identity, 0)
+    return min(0.5, held / (2 * facts.blocks)) if facts.blocks else 0.0
