@@ -27,6 +27,10 @@ class SchedulerLimits:
     prefill_share: dict[str, float] = field(default_factory=lambda: dict(_PREFILL_SHARE))
     """By role: the part of `max_batch_tokens` that prompts get in a step that also decodes."""
 
+    kv_share: float = 0.5
+    """Part of the pool that the prompt of one sequence with a due time may have while smaller
+    ones wait (until it has aged)."""
+
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_running", "prefill_chunk"):
             if getattr(self, name) < 1:

@@ -28,6 +28,10 @@ class Room:
         growing = sum(not seq.hold for seq in self._table.running)
         return self._pool.fits(matched, fresh, growing)
 
+    def is_oversized(self, seq: Sequence) -> bool:
+        """Whether it would take more than one sequence's share while others wait."""
+        return self.blocks_for(len(seq.tokens)) > self._limits.kv_share * self._pool.num_blocks
+
     def misfit(self, seq: Sequence) -> str | None:
         """Why this worker could not run it even with nothing else to do; None if it could."""
         tokens, limit = len(seq.tokens), self._limits.max_model_len

@@ -1,15 +1,16 @@
 """Which tokens each step computes. Pure: no torch, no threads, no clock; time is passed in.
 
 The `SequenceTable` keeps sequences and their blocks; this decides who moves. A step is filled
-with decodes first, then chunks of running prefills, then new sequences.
+with decodes first, then with chunks of prompts: in which order says `order.py`, how many tokens
+`step_budget.py`, and `step_filling.py` puts both together.
 
 Nobody waits while holding: a sequence is admitted when its whole prompt fits, a reservation is
 granted whole, so only decodes ever ask for more blocks. When there are none, the running
 sequence of the worst rank gives its blocks up and is computed again later. `hold` sequences are
 exempt: their blocks are being sent, and they never ask for more.
 
-Nothing starves: ranks are total and kept over preemption, the first of the queue is never
-overtaken for lack of blocks, and while it waits no reservation is granted.
+Nothing starves: ranks are total, kept over preemption and change twice at most, the first of the
+queue is never overtaken for lack of blocks, and while it waits no reservation is granted.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from baton.engine.commands import (
 )
 from baton.engine.handoffs import Handoffs
 from baton.engine.limits import ROLES, SchedulerLimits
+from baton.engine.order import Order
 from baton.engine.prefix_cache import PrefixCache
 from baton.engine.room import Room
 from baton.engine.sequence import Sequence
@@ -67,6 +69,7 @@ class Scheduler:
         self._filling = StepFilling(
             self._table, self._cache, self._room, limits, block_size, _known(role)
         )
+        self._order = Order(self._table, self._cache, self._filling.budgets, limits)
         self._backlog = Backlog(self._table, self._filling.budgets, limits)
         self._handoffs = Handoffs(self._table, self._cache, self._room, limits.max_model_len)
         self._events: list[Event] = []
@@ -120,6 +123,7 @@ class Scheduler:
         reason = finish_reason(seq, self.limits.max_model_len) if seq.num_output else None
         if reason is None:
             self._table.add_waiting(seq)
+            self._order.watch(seq)
             return
         # Earlier attempts delivered all of it; only the word that it ended was lost.
         if seq.hold:
@@ -144,6 +148,7 @@ class Scheduler:
     def schedule(self, now: float) -> list[BatchItem]:
         """The next step; the blocks that its tokens need are allocated. Empty when nothing can
         run before another command comes. `now` in seconds."""
+        self._order.advance(now)
         self._table.blocked = None
         preemptions = self.preemptions
         batch: list[BatchItem] = []

@@ -23,6 +23,10 @@ from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request, TokenLogprobs
 from baton.protocol.tokens import unpack_tokens
 
+Rank = tuple[bool, bool, int, bool, float, int]
+"""Smaller goes first: (not aged, no target and not interactive, -priority, late, due, arrival). It
+is total, for arrivals differ. See `order.py`."""
+
 
 class SequenceState(Enum):
     WAITING = "waiting"
@@ -58,8 +62,9 @@ class Sequence:
     """What the chain of hashes starts from."""
     num_named: int = 0
     """Leading blocks whose content the pool knows by its hash."""
-    rank: tuple[bool, int, int] = (False, 0, 0)
-    """Smaller goes first: interactive lane, higher priority, earlier arrival."""
+    rank: Rank = (True, False, 0, False, 0.0, 0)
+    due: float | None = None
+    """When its first token should be there, on the clock of the scheduler; None: no target."""
     awaits: bytes | None = None
     """While waiting: hash of the block that a running sequence was computing for it."""
     submitted_at: float = 0.0

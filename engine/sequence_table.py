@@ -5,8 +5,8 @@ Each transition of `SequenceState` is one method here, and moves the sequence's 
     waiting    no blocks; sorted by rank
     running    blocks ACTIVE; sorted by rank
     reserved   blocks HELD: the KV of a hand-off is on its way in
-    held       blocks HELD: KV of a finished (or failed) prefill, a parked decode or the cache on its
-               way out
+    held       blocks HELD: KV of a finished (or failed) prefill, a parked decode or the cache on
+               its way out
     gone       no blocks
 """
 
@@ -18,7 +18,7 @@ from itertools import count
 
 from baton.engine.block_pool import BlockPool, IntegrityError, Use
 from baton.engine.prefix_cache import PrefixCache
-from baton.engine.sequence import Sequence, SequenceState
+from baton.engine.sequence import Rank, Sequence, SequenceState
 from baton.protocol.curves import attention_pairs
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
@@ -26,6 +26,10 @@ from baton.protocol.records import Request
 WAITING, RUNNING = SequenceState.WAITING, SequenceState.RUNNING
 HELD, RESERVED = SequenceState.HELD, SequenceState.RESERVED
 GONE = SequenceState.GONE
+
+UNDATED = 30.0
+"""What has no target takes its place among those that have one as if it were due so many seconds
+after it came."""
 
 _USE = {RUNNING: Use.ACTIVE, HELD: Use.HELD, RESERVED: Use.HELD}
 
@@ -57,7 +61,12 @@ class SequenceTable:
         seconds, when it was asked for."""
         seq = Sequence.from_request(request, hold=hold)
         seq.root = self._cache.root(request.cache_salt)
-        seq.rank = (request.lane != "interactive", -request.priority, next(self._arrivals))
+        if request.due_in is not None:
+            seq.due = now + request.due_in
+        undated = seq.due is None
+        due = now + UNDATED if seq.due is None else seq.due
+        behind = undated and request.lane != "interactive"
+        seq.rank = (True, behind, -request.priority, False, due, next(self._arrivals))
         seq.submitted_at = now
         if request.sampling.prompt_logprobs is not None and not request.accepted:
             seq.prompt_logprobs = []
@@ -118,6 +127,13 @@ class SequenceTable:
         if seq.prompt_logprobs is not None:
             seq.prompt_logprobs = []
         self._enqueue(seq)
+
+    def change_rank(self, seq: Sequence, rank: Rank) -> None:
+        """One that waits or runs takes another place in its queue."""
+        queue = self.waiting if seq.state is WAITING else self.running
+        queue.remove(seq)
+        seq.rank = rank
+        insort(queue, seq, key=_rank)
 
     # -- out ---------------------------------------------------------------------------------
 
@@ -215,5 +231,5 @@ class SequenceTable:
             raise IntegrityError(f"{self.waiting_pairs} waiting pairs were counted")
 
 
-def _rank(seq: Sequence) -> tuple[bool, int, int]:
+def _rank(seq: Sequence) -> Rank:
     return seq.rank

@@ -48,6 +48,7 @@ class StepBudget:
         self._curve = curve
         self._shape = shape
         self._minimum = minimum
+        self._kept = (0, 0.0, 0)
         self.refused = False
         """There was something to compute, and no time for it."""
         self.spent = False
@@ -75,6 +76,28 @@ class StepBudget:
         self._minimum = max(0, self._minimum - tokens)
         if self._seconds is not None:
             self._shape += StepShape.chunk(tokens, past)
+
+    def keep_half(self) -> None:
+        """Half of what is left is kept for later."""
+        self._kept = (self.tokens // 2, self._left_seconds() / 2, self._minimum // 2)
+        self._take_back(-1)
+
+    def give_back(self) -> None:
+        """What was kept, to spend now."""
+        self._take_back(1)
+        self._kept = (0, 0.0, 0)
+
+    def _take_back(self, sign: int) -> None:
+        tokens, seconds, minimum = self._kept
+        self.tokens += sign * tokens
+        self._minimum += sign * minimum
+        if self._seconds is not None:
+            self._seconds += sign * seconds
+
+    def _left_seconds(self) -> float:
+        if self._seconds is None or self._curve is None:
+            return 0.0
+        return max(0.0, self._seconds - self._curve.seconds(self._shape))
 
     def _whole_blocks(self, past: int, tokens: int) -> int:
         """As many as end where a block ends, so that all of the chunk can be handed over."""
