@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from heapq import heappop, heappush
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
 
-class SimulatedLoop(asyncio.AbstractEventLoop):
-    """Starts at second 0. An exception in a callback ends the run and is raised by it."""
+class SimulatedLoop:
+    """Starts at second 0. An exception in a callback ends the run and is raised by it. Of an event
+    loop it has what pure asyncio code uses: time, timers, tasks and futures."""
 
     def __init__(self) -> None:
+        self.as_loop = cast(asyncio.AbstractEventLoop, self)
         self._now = 0.0
         self._number = 0
         self._timers: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -41,7 +43,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def run_until(self, when: float) -> None:
         """Let everything happen that is due up to this second."""
-        asyncio._set_running_loop(self)
+        asyncio._set_running_loop(self.as_loop)
         self._running = True
         ready, timers = self._ready, self._timers
         try:
@@ -73,7 +75,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = asyncio.Handle(callback, args, self.as_loop, context)
         self._ready.append(handle)
         return handle
 
@@ -89,7 +91,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = asyncio.TimerHandle(when, callback, args, self.as_loop, context)
         self.at(when, _run_timer, handle)
         return handle
 
@@ -106,16 +108,16 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         """It stays where it is and does nothing when its time comes."""
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self.as_loop)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
-        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        coro: Coroutine[Any, Any, T],
         *,
         name: str | None = None,
         context: Context | None = None,
     ) -> asyncio.Task[T]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)
+        return asyncio.Task(coro, loop=self.as_loop, name=name, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -24,6 +24,8 @@ class Machine:
     limits: SchedulerLimits
     knows_itself: bool = True
     """It starts with its curve; otherwise with none, and then it has one only by learning."""
+    adapts: bool = True
+    """Its scheduler uses the curve; otherwise chunks are what the limits say."""
 
     @property
     def card(self) -> ModelCard:

@@ -218,7 +218,7 @@ class SimulatedWorker:
         curves = self._curves.take()
         if curves is not None:
             self._tell_all(curves)
-            if curves.step is not None:
+            if curves.step is not None and self.machine.adapts:
                 self.engine.submit(UseCurve(curves.step))
         load = self.engine.scheduler.load()
         self._tell_all(Load(
