@@ -9,6 +9,8 @@ request runs: a loan saves time or nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import nlargest
+from operator import itemgetter
 
 from baton.protocol.hashing import Chain, kv_root
 from baton.protocol.ids import Identity
@@ -22,6 +24,8 @@ from baton.router.registry import Registry, Worker
 
 MOST_LENDERS = 2
 """That are considered for a request: one of them may be the borrower itself."""
+MOST_ASKED = 8
+"""That are looked at for these: some may not be there any more, or not know loans."""
 
 
 class Lending:
@@ -50,12 +54,20 @@ class Lending:
         if self._num_blocks(flight) >= MIN_LOAN_BLOCKS:
             self._known.remember(worker, self._chain(flight))
 
+    def names(self, flight: Flight) -> tuple[list[bytes], int]:
+        """Of the full blocks of its prompt, and how many tokens a block has; nothing while there
+        has been no worker."""
+        layout = self._registry.layout
+        if layout is None:
+            return [], 0
+        return self._chain(flight)[: flight.prompt_tokens // layout.block_size], layout.block_size
+
     def lenders(self, flight: Flight, held: Mapping[Identity, int]) -> tuple[Lender, ...]:
         """The workers that could lend most of it."""
         if not held or flight.request.sampling.prompt_logprobs is not None:
             return ()  # or all of the prompt is computed in any case
         found = []
-        for identity, blocks in sorted(held.items(), key=lambda item: -item[1]):
+        for identity, blocks in nlargest(MOST_ASKED, held.items(), key=itemgetter(1)):
             worker = self._registry.get(identity)
             if worker is not None and worker.session.is_open and worker.session.speaks(Lend):
                 found.append(Lender(identity, blocks, worker.links))

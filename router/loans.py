@@ -47,11 +47,12 @@ def best_loan(
     """What saves most for a borrower that has `own` leading blocks of a prompt of so many tokens;
     None when nothing saves any. A link that was never used is tried when there is much to fetch."""
     best: Loan | None = None
-    alone = model.prefill(tokens, own * block_size)[0]
+    alone = 0.0
     for lender in lenders:
         more = lender.blocks - own
         if more <= 0 or lender.identity == borrower:
             continue
+        alone = alone or model.prefill(tokens, own * block_size)[0]
         link = lender.links.get(borrower.node_id)
         if link is None or not model.measured:
             loan = Loan(lender.identity, lender.blocks, None, 0.0)

@@ -12,7 +12,8 @@ The cost of a way is the latency that it adds for everyone, in seconds:
 Before the cost comes how many requests would miss a target of theirs by it, this one included.
 
 Scoring everything exactly would cost too much with many workers. So workers are ranked by a cheap
-score, those for prompts and those for decoding on their own, and only the best few are combined.
+score, those for prompts and those for decoding on their own; the best few are looked at closely,
+and each of these is combined with the best one of the other kind.
 """
 
 from __future__ import annotations
@@ -65,20 +66,14 @@ class Writing:
 class Option:
     reading: Reading
     writing: Writing
+    local: bool
     exposed: float
     link_measured: bool
+    harm: float
     lost: int
     cost: float
     plain: float
     """The cost without regard to affinity."""
-
-    @property
-    def local(self) -> bool:
-        return self.reading.worker is self.writing.worker
-
-    @property
-    def rank(self) -> tuple[int, float]:
-        return (self.lost, self.cost)
 
     def prediction(self, facts: RequestFacts) -> Prediction:
         reading, writing = self.reading, self.writing
@@ -93,7 +88,7 @@ class Option:
             work=reading.work,
             step=writing.itl,
             transfer=self.exposed - lag,
-            harm=_harm(self.local, reading, writing),
+            harm=self.harm,
             measured=reading.worker.model.measured and writing.worker.model.measured,
             link_measured=self.link_measured,
         )
@@ -114,7 +109,9 @@ def best_readers(
             ranked.append((score + late if late > 0 else score, place))
         ranked.sort()
         workers = [workers[place] for _, place in ranked[:few]]
-    return [read(facts, worker, now) for worker in workers]
+    readings = [read(facts, worker, now) for worker in workers]
+    readings.sort(key=lambda reading: reading.ttft + reading.to_come)
+    return readings
 
 
 def best_writers(
@@ -135,7 +132,9 @@ def best_writers(
             if most not in best and workers[most].identity in held:
                 best.append(most)
         workers = [workers[place] for place in best]
-    return [write(facts, worker) for worker in workers]
+    writings = [write(facts, worker) for worker in workers]
+    writings.sort(key=lambda writing: (writing.lost, writing.itl, -writing.worker.available_blocks))
+    return writings
 
 
 def read(facts: RequestFacts, worker: Candidate, now: float) -> Reading:
@@ -183,20 +182,34 @@ def combine(facts: RequestFacts, reading: Reading, writing: Writing) -> Option:
     lost = writing.lost
     if local and _breaks_intervals(reading):
         lost = max(lost, reading.worker.model.decoding)
-    late = facts.due_in is not None and reading.ttft > facts.due_in
-    slow = facts.itl is not None and facts.remaining > 1 and (
-        _own_interval(facts, writing, exposed) > facts.itl
-    )
-    if late or slow:
+    if (facts.due_in is not None and reading.ttft > facts.due_in) or (
+        facts.itl is not None
+        and facts.remaining > 1
+        and _own_interval(facts, writing, exposed) > facts.itl
+    ):
         lost += 1
+    # Those that decode where the prompt is computed lose its chunks' time.
+    harm = writing.delay + reading.worker.model.decoding * reading.own
     plain = (
         reading.ttft + exposed + facts.output * writing.itl
-        + _harm(local, reading, writing) + reading.to_come + writing.to_come
+        + harm + reading.to_come + writing.to_come
     )
-    near = _nearness(facts, reading, writing)
-    return Option(
-        reading, writing, exposed, measured, lost, plain * (1 - AFFINITY * near), plain
-    )
+    cost = plain
+    if facts.affinity or facts.held:
+        cost -= plain * AFFINITY * _nearness(facts, reading, writing)
+    return Option(reading, writing, local, exposed, measured, harm, lost, cost, plain)
+
+
+def pairs(readings: Sequence[Reading], writings: Sequence[Writing]) -> list[
+    tuple[Reading, Writing]
+]:
+    """The best of each kind with all of the other kind."""
+    if not readings or not writings:
+        return []
+    reading, writing = readings[0], writings[0]
+    found = [(reading, other) for other in writings]
+    found += [(other, writing) for other in readings[1:]]
+    return found
 
 
 def exposed_transfer(
@@ -215,11 +228,6 @@ def exposed_transfer(
     last = min(travelling, (facts.tokens - reading.cached - 1) % chunk + 1)
     waiting = link.byte * facts.token_bytes * travelling - reading.work
     return lag + max(link.seconds(last * facts.token_bytes), waiting), True
-
-
-def _harm(local: bool, reading: Reading, writing: Writing) -> float:
-    """Those that decode where the prompt is computed lose its chunks' time."""
-    return writing.delay + reading.worker.model.decoding * reading.own
 
 
 def _own_interval(facts: RequestFacts, writing: Writing, exposed: float) -> float:

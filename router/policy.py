@@ -30,17 +30,26 @@ from enum import Enum
 from baton.protocol.ids import Identity
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.loans import Loan
-from baton.router.options import Option, Reading, best_readers, best_writers, combine, read, write
+from baton.router.options import (
+    Option,
+    Reading,
+    best_readers,
+    best_writers,
+    combine,
+    pairs,
+    read,
+    write,
+)
 from baton.router.prediction import Prediction
 
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
 
 ALTERNATIVES = 3
-"""Ways not taken that a decision keeps, the best first."""
+"""Ways not taken that a decision shows."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Alternative:
     """A way that was not taken."""
 
@@ -67,7 +76,19 @@ class Decision:
     """Requests that miss a target of theirs by it."""
     cost: float = field(default=0.0, compare=False)
     """Seconds of latency that it adds for everyone."""
-    alternatives: tuple[Alternative, ...] = field(default=(), compare=False)
+    others: tuple[Option, ...] = field(default=(), compare=False, repr=False)
+    facts: RequestFacts | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def alternatives(self) -> list[Alternative]:
+        """The best ways that were not taken, the best first. Worked out when somebody asks."""
+        facts = self.facts
+        if facts is None:
+            return []
+        return [
+            Alternative(*_way(o), o.lost, o.cost, o.prediction(facts))
+            for o in sorted(self.others, key=_rank)[:ALTERNATIVES]
+        ]
 
 
 class Wait(Enum):
@@ -153,17 +174,23 @@ class _Ways:
             c for c in receivers if c.prefilling < c.max_running
         ]
         self.readers = best_readers(facts, readers, now)
-        self.writers = best_writers(facts, [c for c in receivers if _has_room(facts, c)])
+        blocks = facts.blocks
+        self.writers = best_writers(facts, [
+            c
+            for c in receivers  # as `_has_room`, for all
+            if c.decoding < c.max_running
+            and not c.full
+            and (blocks <= c.available_blocks or c.decoding + c.prefilling == 0)
+        ])
 
     def options(self) -> list[Option]:
         facts, readers, writers = self.facts, self.readers, self.writers
         options = []
         if facts.remaining > 1 or not self.ready_prefills:
+            apart = [r for r in readers if self._may_read_for_others(r.worker)]
             options = [
                 combine(facts, reading, writing)
-                for reading in readers
-                if self._may_read_for_others(reading.worker)
-                for writing in writers
+                for reading, writing in pairs(apart, writers)
                 if reading.worker is not writing.worker
             ]
         for writing in writers:
@@ -207,11 +234,8 @@ class _Ways:
         return self._may_recompute(worker)
 
 
-def _rank(option: Option) -> tuple[int, float, bool, int, str]:
-    worker = option.writing.worker
-    return (
-        option.lost, option.cost, option.local, -worker.available_blocks, worker.identity.node_id
-    )
+def _rank(option: Option) -> tuple[int, float, bool]:
+    return (option.lost, option.cost, option.local)
 
 
 def _too_early(best: Reading, others: Sequence[Reading], now: float) -> bool:
@@ -227,10 +251,9 @@ def _has_enough(worker: Candidate, now: float) -> bool:
 def _decision(
     facts: RequestFacts, best: Option, options: Sequence[Option], reason: str
 ) -> Decision:
-    others = sorted((o for o in options if o is not best), key=_rank)[:ALTERNATIVES]
     return Decision(
         *_way(best), reason, best.prediction(facts), best.reading.loan, best.lost, best.cost,
-        tuple(Alternative(*_way(o), o.lost, o.cost, o.prediction(facts)) for o in others),
+        tuple(o for o in options if o is not best), facts,
     )
 
 

@@ -3,7 +3,8 @@
 A prompt of 4,096 tokens: its blocks are hashed (`hashing`), looked up in the prefix index
 (`match`, for prompts that meet the caches in different ways), the workers' state is collected
 (`candidates`) and a decision is taken (`decide`); sending it is not part of it. `together` is one
-measurement of all but the hashing, for a conversation's next turn. With --structures,
+measurement of all but the hashing, for a conversation's next turn: who has which blocks, who could
+lend them, candidates and decision. Workers' speeds and links are known. With --structures,
 other structures than the index's hold the same caches, each in a process of its own, and do the
 same look-ups.
 """
@@ -18,27 +19,38 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from heapq import nlargest
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from baton.bench.routing.caches import BLOCK_SIZE, KINDS, PROMPT_BLOCKS, PROMPT_TOKENS, Caches
 from baton.bench.routing.structures import STRUCTURES, Sharded, Structure
+from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.hashing import chain_hashes, root_hash
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.link import Session
-from baton.protocol.records import ModelCard, Request, RouterHello, WorkerHello
+from baton.protocol.records import Curves, ModelCard, Request, RouterHello, Targets, WorkerHello
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
+from baton.router.candidates import Candidate, RequestFacts
 from baton.router.flight import Flight
-from baton.router.policy import RequestFacts, decide
+from baton.router.lending import MOST_ASKED, MOST_LENDERS
+from baton.router.loans import Lender
+from baton.router.policy import decide
 from baton.router.registry import Registry
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 CACHED_BLOCKS = 100_000
 FLIGHTS = 16
 """Requests that each worker holds."""
+STEP = StepCurve(
+    base=8e-3, chunk=1e-3, token=5e-5, pair=1e-9, decode=1e-4, context=1e-7, spread=0.1, steps=1000
+)
+LINK = LinkCurve(latency=1e-3, byte=1e-10, spread=0.2, transfers=100)
+TOKEN_BYTES = 1 << 17
 
 
 def timed(prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int) -> dict[str, float]:
@@ -73,7 +85,9 @@ def make_registry(workers: int) -> Registry:
         choice=0,
         prompt=pack_tokens(range(2048)),
         sampling=SamplingParams(seed=1, max_tokens=100),
+        targets=Targets(ttft=1.0, itl=0.1),
     )
+    links = tuple((f"worker-{number}", LINK) for number in range(workers))
     for number in range(workers):
         identity = Identity(f"worker-{number}", number + 1)
         hello = WorkerHello(
@@ -92,10 +106,11 @@ def make_registry(workers: int) -> Registry:
         )
         session = Session(number, 2, RouterHello(identity=identity), now=0.0, notify=_nothing)
         worker = registry.add(hello, session, 0.0)
+        worker.learn(Curves(step=STEP, links=links))
         for place in range(FLIGHTS):
             flight = Flight(request, place, 0.0, _nothing)
             if hello.role == "prefill":
-                worker.hold_prefill(flight, 2048)
+                worker.hold_prefill(flight, 2048, 0.05 / FLIGHTS, 0.0)
             else:
                 worker.hold_decode(flight)
     return registry
@@ -133,25 +148,39 @@ def decide_parts(
     structure: Structure, caches: Caches, registry: Registry, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Before each decision two workers have changed, as by the decision before it."""
-    facts = RequestFacts(tokens=PROMPT_TOKENS, blocks=PROMPT_BLOCKS + 1, remaining=100)
     workers, random = list(registry), Random(4)
+    identities = [worker.identity for worker in workers]
+
+    def facts(held: dict[int, int]) -> RequestFacts:
+        """As the router collects them."""
+        cached = {identities[place]: blocks for place, blocks in held.items()}
+        most = nlargest(MOST_ASKED, cached.items(), key=itemgetter(1))[:MOST_LENDERS]
+        return RequestFacts(
+            tokens=PROMPT_TOKENS, blocks=PROMPT_BLOCKS + 1, remaining=100, due_in=1.0, itl=0.1,
+            held=cached, block_size=BLOCK_SIZE, token_bytes=TOKEN_BYTES,
+            lenders=[Lender(identity, blocks, workers[0].links) for identity, blocks in most],
+        )
 
     def change() -> Registry:
         for worker in random.choices(workers, k=2):
             flight = next(iter(worker.decoding | worker.prefilling.keys()))
-            worker.promise(flight, facts.blocks)
+            worker.promise(flight, PROMPT_BLOCKS + 1)
         return registry
 
     def prompt() -> list[bytes]:
         change()
         return caches.prompt("next_turn")
 
+    def known() -> tuple[RequestFacts, list[Candidate]]:
+        change()
+        return facts(structure.match(caches.prompt("next_turn"))), registry.candidates()
+
     def everything(names: list[bytes]) -> object:
-        return structure.match(names), decide(facts, registry.candidates())
+        return decide(facts(structure.match(names)), registry.candidates(), (), 0.05)
 
     return {
         "candidates_us": timed(change, Registry.candidates, rounds),
-        "decide_us": timed(registry.candidates, lambda everyone: decide(facts, everyone), rounds),
+        "decide_us": timed(known, lambda given: decide(*given, (), 0.05), rounds),
         "together_us": timed(prompt, everything, rounds),
     }
 
