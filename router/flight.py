@@ -53,6 +53,7 @@ class Dispatch:
     second_token: float | None = None
     last_token: float | None = None
     tokens: int = 0
+    over: bool = False
 
     @property
     def ttft(self) -> float | None:
@@ -117,7 +118,11 @@ class Flight:
         """When its first token should be there."""
         self.patience: float | None = None
         """Seconds after its arrival for which a first token is worth having. None: no limit."""
+        self.work = 0.0
+        """Predicted seconds of its prefill, since it waits."""
         self.accepted: list[int] = unpack_tokens(request.accepted)
+        self.cached_tokens: int | None = None
+        """Of the prompt, by the first attempt that computed it."""
         self.stamps = Stamps(now)
         self.phases: dict[str, float] = {}
         """Seconds per phase, as workers reported them."""
@@ -163,6 +168,18 @@ class Flight:
     def begun(self) -> bool:
         """It ran, and what was computed of it is lost, or tokens of it are out: it goes first."""
         return self.trouble.recompute or bool(self.accepted)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._prompt_tokens
+
+    @property
+    def mean_itl(self) -> float | None:
+        """Seconds between the client's tokens so far. None for fewer than two."""
+        first, last = self.stamps.first_token, self.stamps.last_token
+        if first is None or last is None or len(self.accepted) < 2:
+            return None
+        return (last - first) / (len(self.accepted) - 1)
 
     @property
     def num_tokens(self) -> int:
@@ -230,6 +247,8 @@ class Flight:
         if self.accepted and (delta.prompt_logprobs or delta.cached_tokens is not None):
             # A later attempt found its prompt again; the reader has had all about that.
             delta = msgspec.structs.replace(delta, prompt_logprobs=None, cached_tokens=None)
+        elif delta.cached_tokens is not None:
+            self.cached_tokens = delta.cached_tokens
         self.accepted.extend(delta.tokens)
         self.prefilled = True
         self.finish_reason = delta.finish_reason
@@ -287,6 +306,13 @@ class Flight:
     def excluded(self, now: float) -> set[Identity]:
         """Workers that declined it a moment ago."""
         return {worker for worker, until in self.trouble.excluded_until.items() if until > now}
+
+    @property
+    def impatient_at(self) -> float | None:
+        """When it is not worth sending any more. None: it was sent, or always is."""
+        if self.patience is None or self.stamps.dispatched is not None:
+            return None
+        return self.stamps.arrived + self.patience - min(self.work, self.patience / 2)
 
     def deadline(self) -> tuple[float, str]:
         """When it fails unless something happens, and what the error says."""

@@ -34,6 +34,10 @@ PHASE_BUCKETS = (
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120,
 )
 
+RATIO_BUCKETS = (
+    0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2, 3, 5, 10,
+)
+
 FAILURE_BUCKETS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60,
 )
@@ -69,6 +73,10 @@ class RouterMetrics:
             "prefix_cache_hit_tokens", "Prompt tokens found in a prefix cache"
         )
         self._decisions = self._counter("route_decisions", "Decisions", "route", "reason")
+        self._prediction_error = self._histogram(
+            "prediction_error_ratio", "Actual over predicted latency of an attempt: ttft, itl",
+            RATIO_BUCKETS, "target",
+        )
         self._choices = self._counter("choices", "Choices by how they ended", "outcome")
         self._retries = self._counter("retries", "Attempts routed again, by reason", "reason")
         self._migrations = self._counter(
@@ -105,6 +113,11 @@ class RouterMetrics:
     def decision(self, route: str, reason: str) -> None:
         """A choice was routed: "remote" or "local", and why."""
         self._decisions.labels(route, reason).inc()
+
+    def predicted(self, target: str, predicted: float, actual: float) -> None:
+        """What became of a prediction of an attempt's "ttft" or "itl"; both in seconds."""
+        if predicted > 0:
+            self._prediction_error.labels(target).observe(actual / predicted)
 
     def retry(self, reason: str) -> None:
         """An attempt was declined or lost and is routed again."""

@@ -19,24 +19,21 @@ import msgspec
 
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Prefill, Reserve
-from baton.router.accuracy import OutputLengths
 from baton.router.affinity import Sessions
 from baton.router.candidates import RequestFacts
 from baton.router.flight import Dispatch, Flight
+from baton.router.learning import Learning
 from baton.router.lending import Lending
 from baton.router.policy import Decision, Wait, decide
 from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
 
-LEAST_TOKENS = 8
-"""Of a request from which something is learned of intervals."""
-
 
 class Placement:
-    def __init__(self, registry: Registry, lending: Lending) -> None:
+    def __init__(self, registry: Registry, lending: Lending, learning: Learning) -> None:
         self._registry = registry
         self._lending = lending
-        self._outputs = OutputLengths()
+        self._learning = learning
         self._sessions = Sessions()
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
@@ -64,7 +61,7 @@ class Placement:
 
     def first_token(self, flight: Flight, now: float) -> None:
         """The prefill of this attempt is over, wherever it ran."""
-        self._learn_first_token(flight)
+        self._learning.first_token(flight)
         for identity, part in list(flight.holders.items()):
             worker = self._registry.get(identity)
             if worker is not None and part != "decode":
@@ -107,7 +104,7 @@ class Placement:
         know by themselves."""
         self.on_release(flight)
         self._lending.released(flight, reason)
-        self._learn_intervals(flight)
+        self._learning.over(flight)
         for identity in list(flight.holders):
             worker = self._registry.get(identity)
             if self.decodes(flight, identity):
@@ -129,7 +126,7 @@ class Placement:
             blocks=0 if layout is None else layout.blocks_for(flight.num_tokens + 1),
             remaining=flight.request.sampling.max_tokens - len(flight.accepted),
             recompute=flight.trouble.recompute,
-            expected=self._outputs.expected(flight.request.lane),
+            expected=self._learning.outputs.expected(flight.request.lane),
             itl=flight.request.targets.itl,
             block_size=16 if layout is None else layout.block_size,
             token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
@@ -175,41 +172,6 @@ class Placement:
         prefill.send(Prefill(
             request=request, decode=decode.ref, lender=lender.ref if lender else None
         ))
-
-    def _learn_first_token(self, flight: Flight) -> None:
-        """Of this attempt, how far its prediction was off."""
-        if not flight.dispatches or flight.dispatches[-1].ttft is None:
-            return
-        dispatch = flight.dispatches[-1]
-        decision, ttft = dispatch.decision, dispatch.ttft
-        worker = self._registry.get(decision.prefill or decision.decode)
-        predicted = decision.prediction
-        if worker is not None and predicted is not None and predicted.measured:
-            assert ttft is not None
-            worker.accuracy.first_token(predicted.queue, predicted.work, ttft)
-            worker.corrected()
-
-    def _learn_intervals(self, flight: Flight) -> None:
-        """When an attempt is over."""
-        if not flight.dispatches:
-            return
-        dispatch = flight.dispatches[-1]
-        self._outputs.ended(flight.request.lane, len(flight.accepted))
-        predicted = dispatch.decision.prediction
-        worker = self._registry.get(dispatch.decision.decode)
-        if worker is None or predicted is None or not predicted.measured:
-            return
-        if dispatch.tokens < LEAST_TOKENS or worker.identity not in flight.holders:
-            return
-        assert dispatch.first_token is not None
-        assert dispatch.second_token is not None
-        assert dispatch.last_token is not None
-        step = (dispatch.last_token - dispatch.second_token) / (dispatch.tokens - 2)
-        worker.accuracy.interval(predicted.step, step)
-        if dispatch.decision.prefill is not None:
-            pause = dispatch.second_token - dispatch.first_token
-            worker.accuracy.handoff(predicted.transfer, pause - step)
-        worker.corrected()
 
     def _worker(self, identity: Identity) -> Worker:
         worker = self._registry.get(identity)

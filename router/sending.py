@@ -11,39 +11,55 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 
+from baton.protocol.errors import BatonError
+from baton.router.admission import Admission, Prospect
 from baton.router.flight import Flight, Trouble
+from baton.router.forecast import Forecast
 from baton.router.lanes import Lanes
 from baton.router.observer import Observer
 from baton.router.placement import Placement
 from baton.router.policy import Wait
 from baton.router.queue import WaitingQueue
 
-BEHIND = {Wait.BUSY: "smaller", Wait.THROTTLED: "any", Wait.EXCLUDED: "any"}
+BEHIND = {Wait.BUSY: "smaller", Wait.THROTTLED: "none", Wait.EXCLUDED: "any"}
 """Who may be sent although the one before them in their lane waits for this."""
+
+MAX_QUEUE_BYTES = 256 << 20
+"""Of the requests of one lane that wait."""
+LEAST_WAIT = 0.001
+"""Seconds until it looks again for what only time brings."""
 
 
 class Sending:
-    """`on_starved(flight)` is called when there is no worker at all that it could wait for;
-    `work(flight)` is the predicted seconds of its prefill."""
+    """`on_starved(flight)` is called when there is no worker at all that it could wait for.
+    `max_queue` and `max_bytes`: what may wait of each lane, so that a flood of one does not shut
+    out the others."""
 
     def __init__(
         self,
         placement: Placement,
+        forecast: Forecast,
         observer: Observer,
         on_starved: Callable[[Flight], None],
         *,
         lanes: Lanes,
-        work: Callable[[Flight], float],
+        max_queue: int,
+        max_bytes: int = MAX_QUEUE_BYTES,
     ) -> None:
         self.queue: WaitingQueue[Flight] = WaitingQueue(lanes)
-        self.queued_bytes = 0
-        """Of the prompts in the queue."""
         self._placement = placement
+        self._forecast = forecast
         self._observer = observer
         self._on_starved = on_starved
-        self._work = work
+        self._lanes = lanes
+        self._max_queue = max_queue
+        self._max_bytes = max_bytes
+        self._admission = Admission(lanes)
+        self._depth: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._starved = False
         """There was no worker at all when last somebody asked."""
         self._pumping = False
@@ -53,14 +69,31 @@ class Sending:
         self._pump_at = 0.0
         """When it fires. Not asked of the handle: uvloop's for "now" does not know."""
 
+    def submit(self, flight: Flight) -> BatonError | None:
+        """Send a new one, or let it wait. An error: it is refused, and nowhere."""
+        now = _now()
+        if not self.queue:
+            wait = self._try(flight, now)
+            if wait is None:
+                self._admission.arrived(flight.lane, _work(flight) or 0.0, now)
+                return None
+        self.enqueue(flight)
+        self._admission.arrived(flight.lane, flight.work, now)
+        self.pump()
+        refusal = self._refusal(flight, now) if flight in self.queue else None
+        if refusal is not None:
+            self.dequeue(flight)
+        return refusal
+
     def enqueue(self, flight: Flight) -> None:
         """Idempotent. The caller pumps."""
         if flight in self.queue:
             return
         now = _now()
-        self.queue.add(flight, self._work(flight), now)
-        self.queued_bytes += flight.num_bytes
-        self._tell_depth()
+        flight.work = self._forecast.work(flight, now)
+        self.queue.add(flight, flight.work, now)
+        self._admission.drain.queue(True, now)
+        self._count(flight, 1)
         if self._starved:
             self._starve(flight, now)
 
@@ -92,7 +125,8 @@ class Sending:
             while (flight := turn.next()) is not None:
                 wait = self._try(flight, now)
                 if wait is None:
-                    turn.placed(flight)
+                    self._admission.drain.sent(flight.work, now)
+                    turn.placed(flight, _work(flight))
                     self._left(flight)
                 elif wait is Wait.NO_WORKER:
                     self._nobody(now)
@@ -103,6 +137,9 @@ class Sending:
         finally:
             turn.end()
             self._pumping = False
+        self._pump_when_there_is_room(now)
+        if self.queue:
+            self._pump_when_room(now)
 
     def pump_soon(self, delay: float) -> None:
         """Pump after so many seconds."""
@@ -111,6 +148,38 @@ class Sending:
             heapq.heappush(self._wakes, at)
         self._arm()
 
+    def impatient(self, flight: Flight) -> BatonError:
+        """With which one ends that has waited for as long as its lane's patience."""
+        now = _now()
+        soonest = self._forecast.first_token(flight, self._ahead(flight, late=False), now)
+        return _overloaded(
+            f"no worker had time for it within {flight.patience:g} s", 1.0 if soonest is None
+            else soonest
+        )
+
+    def hopeless(self) -> Iterator[tuple[Flight, BatonError]]:
+        """Those that cannot have a first token within their patience any more, after workers were
+        lost; with the errors to end them with."""
+        now = _now()
+        ahead: Counter[str] = Counter()
+        speed: float | None = None
+        for flight in self.queue:
+            if flight.stamps.dispatched is not None or flight.patience is None or flight.begun:
+                continue
+            if speed is None:
+                speed = self._forecast.capacity(flight, now)
+                if speed is None:
+                    return
+            lane = flight.lane
+            ahead[lane] += flight.work  # type: ignore[assignment]  # counts seconds
+            seconds = ahead[lane] / (speed * self.queue.share(lane))
+            left = flight.stamps.arrived + flight.patience - now
+            if seconds > left:
+                ahead[lane] -= flight.work  # type: ignore[assignment]
+                yield flight, _overloaded(
+                    "too few workers are left to serve it in time", seconds - left
+                )
+
     def close(self) -> None:
         """No timer is left. Idempotent."""
         self._wakes.clear()
@@ -118,6 +187,17 @@ class Sending:
             self._timer.cancel()
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _pump_when_room(self, now: float) -> None:
+        """A worker gets its next prompt before it is through with those that it has, of which
+        nothing tells but time."""
+        room = self._placement.room_in(now)
+        if room is None:
+            return
+        room = max(room, LEAST_WAIT)
+        if not now < self._room_at <= now + room:
+            self._room_at = now + room
+            self.pump_soon(room)
 
     def _try(self, flight: Flight, now: float) -> Wait | None:
         """None when it was sent."""
@@ -167,11 +247,55 @@ class Sending:
 
     def _left(self, flight: Flight) -> None:
         """The queue."""
-        self.queued_bytes -= flight.num_bytes
-        self._tell_depth()
+        self._count(flight, -1)
+        if not self.queue:
+            self._admission.drain.queue(False, _now())
 
-    def _tell_depth(self) -> None:
+    def _count(self, flight: Flight, sign: int) -> None:
+        self._depth[flight.lane] += sign
+        self._bytes[flight.lane] += sign * flight.num_bytes
         self._observer.queue_depth("router", len(self.queue))
+
+    def _refusal(self, flight: Flight, now: float) -> BatonError | None:
+        """Of one that is in the queue, and has just come."""
+        if self._starved:
+            return None
+        lane = self._lanes.named(flight.lane)
+        retry_after = self._admission.refusal(
+            Prospect(
+                lane,
+                now - flight.stamps.arrived,
+                self._ahead(flight, late=False),
+                self._ahead(flight, late=True),
+                self.queue.share(lane.name),
+            ),
+            lambda ahead: self._forecast.first_token(flight, ahead, now),
+            lambda: self._forecast.capacity(flight, now),
+            now,
+        )
+        if self._depth[lane.name] > self._max_queue or self._bytes[lane.name] > self._max_bytes:
+            return BatonError(
+                "queue_full",
+                f"{self._depth[lane.name] - 1} requests of the lane {lane.name} are waiting "
+                "already; try again later",
+                retry_after=retry_after or 1.0,
+            )
+        if retry_after is None:
+            return None
+        return _overloaded(
+            f"too much is waiting for a first token within {lane.patience:g} s", retry_after
+        )
+
+    def _ahead(self, flight: Flight, *, late: bool) -> float:
+        return self.queue.work_before(flight, flight.work, late=late)
+
+    def _pump_when_there_is_room(self, now: float) -> None:
+        """Where a worker has enough prompts to go on with, and that is all that one waits for."""
+        if not self.queue:
+            return
+        seconds = self._placement.room_in(now)
+        if seconds is not None and not (self._wakes and self._wakes[0] <= now + seconds):
+            self.pump_soon(seconds)
 
     def _rescued(self, trouble: Trouble) -> None:
         """Counted once the records have left, which the session does at the loop's next turn."""
@@ -200,6 +324,20 @@ class Sending:
             heapq.heappop(self._wakes)
         self.pump()
         self._arm()
+
+
+def _work(flight: Flight) -> float | None:
+    """Seconds of prefill that were predicted where it was sent."""
+    prediction = None if flight.decision is None else flight.decision.prediction
+    return None if prediction is None else prediction.work
+
+
+def _overloaded(what: str, retry_after: float) -> BatonError:
+    return BatonError(
+        "overloaded",
+        f"the workers have more to do than they can in time: {what}; try again later",
+        retry_after=min(60.0, max(1.0, retry_after)),
+    )
 
 
 def _now() -> float:

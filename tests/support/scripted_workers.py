@@ -186,6 +186,8 @@ class Counts:
     def decision(self, route: str, reason: str) -> None:
         self.decisions.append((route, reason))
 
+    def predicted(self, target: str, predicted: float, actual: float) -> None: ...
+
     def retry(self, reason: str) -> None:
         self.retries.append(reason)
 

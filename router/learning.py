@@ -1,0 +1,54 @@
+"""What requests teach when they were served: how far predictions were off, how long outputs are."""
+
+from __future__ import annotations
+
+from baton.router.accuracy import OutputLengths
+from baton.router.flight import Flight
+from baton.router.observer import Observer
+from baton.router.registry import Registry
+
+LEAST_TOKENS = 8
+"""Of a request from which something is learned of intervals."""
+
+
+class Learning:
+    """Told of every attempt's first token and end."""
+
+    def __init__(self, registry: Registry, observer: Observer) -> None:
+        self.outputs = OutputLengths()
+        self._registry = registry
+        self._observer = observer
+
+    def first_token(self, flight: Flight) -> None:
+        dispatch = flight.dispatches[-1] if flight.dispatches else None
+        if dispatch is None or dispatch.ttft is None:
+            return
+        decision, predicted = dispatch.decision, dispatch.decision.prediction
+        worker = self._registry.get(decision.prefill or decision.decode)
+        if worker is not None and predicted is not None and predicted.measured:
+            self._observer.predicted("ttft", predicted.ttft, dispatch.ttft)
+            worker.accuracy.first_token(predicted.queue, predicted.work, dispatch.ttft)
+            worker.corrected()
+
+    def over(self, flight: Flight) -> None:
+        """While its holders are still named."""
+        dispatch = flight.dispatches[-1] if flight.dispatches else None
+        if dispatch is None or dispatch.over:
+            return
+        dispatch.over = True
+        self.outputs.ended(flight.request.lane, len(flight.accepted))
+        decision, predicted = dispatch.decision, dispatch.decision.prediction
+        worker = self._registry.get(decision.decode)
+        if worker is None or predicted is None or not predicted.measured:
+            return
+        if worker.identity not in flight.holders:
+            return  # it was moved
+        first, second, last = dispatch.first_token, dispatch.second_token, dispatch.last_token
+        if dispatch.tokens < LEAST_TOKENS or first is None or second is None or last is None:
+            return
+        step = (last - second) / (dispatch.tokens - 2)
+        self._observer.predicted("itl", predicted.itl, (last - first) / (dispatch.tokens - 1))
+        worker.accuracy.interval(predicted.step, step)
+        if decision.prefill is not None:
+            worker.accuracy.handoff(predicted.transfer, second - first - step)
+        worker.corrected()
