@@ -20,6 +20,7 @@ STATUS_OF_CODE = {
     "body_too_large": 413,
     "body_too_slow": 408,
     "queue_full": 429,
+    "overloaded": 429,
     "internal_error": 500,
     "no_worker": 503,
     "worker_lost": 503,

@@ -13,10 +13,16 @@ NO_WORKER_GRACE = 0.8
 
 
 class DeadlineWatch:
-    """`fail` ends a flight with a typed error."""
+    """`fail` ends a flight with a typed error; `impatient` says which, when it was in the queue
+    for as long as its lane's patience."""
 
-    def __init__(self, fail: Callable[[Flight, BatonError], None]) -> None:
+    def __init__(
+        self,
+        fail: Callable[[Flight, BatonError], None],
+        impatient: Callable[[Flight], BatonError],
+    ) -> None:
         self._fail = fail
+        self._impatient = impatient
 
     def watch(self, flight: Flight) -> None:
         """Arm the flight's one timer for its next deadline. Tokens move deadlines away without
@@ -40,6 +46,12 @@ class DeadlineWatch:
         if now >= at:
             self._fail(flight, BatonError("deadline_exceeded", text))
             return
+        impatient_at = flight.impatient_at
+        if impatient_at is not None:
+            if now >= impatient_at:
+                self._fail(flight, self._impatient(flight))
+                return
+            at = min(at, impatient_at)
         if starved is not None:
             at = min(at, starved + NO_WORKER_GRACE)
         flight.timer = loop.call_at(at, self.watch, flight)

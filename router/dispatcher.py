@@ -75,10 +75,10 @@ class Dispatcher:
         self._caches = Caches(self.registry)
         self._lending = Lending(self.registry, self._observer, self._caches.known)
         self._placement = Placement(self.registry, self._lending)
-        self._deadlines = DeadlineWatch(self._fail)
+        self._deadlines = DeadlineWatch(self._fail, lambda flight: self._sending.impatient(flight))
         self._sending = Sending(
-            self._placement, self._observer, self._deadlines.watch, lanes=self.lanes,
-            work=Forecast(self.registry, self._placement).work,
+            self._placement, Forecast(self.registry, self._placement), self._observer,
+            self._deadlines.watch, lanes=self.lanes, max_queue=max_queue,
         )
         self._retries = Retries(
             self.registry, self._placement, self._sending, self._observer, self._fail
@@ -118,8 +118,8 @@ class Dispatcher:
         return self.registry.views(_now())
 
     def submit(self, request: Request) -> Flight:
-        """Take one choice on. Raises BatonError: no_worker, queue_full (with retry_after) or
-        shutting_down."""
+        """Take one choice on. Raises BatonError: invalid_value (no such lane), no_worker,
+        queue_full or overloaded (with retry_after), shutting_down."""
         now = _now()
         if self._closed:
             raise BatonError("shutting_down", "this router is shutting down", retry_after=1.0)
@@ -133,16 +133,10 @@ class Dispatcher:
         flight = Flight(request, next(self._numbers), now, self._end_by_reader)
         flight.patience = lane.patience
         self._flights[request.key.request_id] = flight
-        self._sending.enqueue(flight)
-        self._sending.pump()
-        if flight in self._sending.queue and len(self._sending.queue) > self._max_queue:
-            self._sending.dequeue(flight)
+        refusal = self._sending.submit(flight)
+        if refusal is not None:
             del self._flights[request.key.request_id]
-            raise BatonError(
-                "queue_full",
-                f"{len(self._sending.queue)} requests are waiting already; try again later",
-                retry_after=1.0,
-            )
+            raise refusal
         self._deadlines.watch(flight)
         return flight
 

@@ -1,11 +1,14 @@
-"""What requests in the queue will take: predictions, from the workers that are here now."""
+"""What requests in the queue will take, by the workers that are here now."""
 
 from __future__ import annotations
 
 from baton.router.flight import Flight
 from baton.router.placement import Placement
+from baton.router.prediction import outlook, prefill_work
 from baton.router.registry import Registry
-from baton.router.speed import COUNTING
+
+_FAR = 1e6
+"""Seconds of work so large that nothing but the workers' number and speed matters."""
 
 
 class Forecast:
@@ -13,6 +16,18 @@ class Forecast:
         self._registry = registry
         self._placement = placement
 
-    def work(self, flight: Flight) -> float:
-        """Seconds that the prefill of this one takes where it takes least."""
-        return COUNTING.token * flight.num_tokens
+    def work(self, flight: Flight, now: float) -> float:
+        """Seconds that its prefill takes where it takes least, with what is cached there. Where no
+        worker's speed is known it is a measure of length."""
+        return prefill_work(self._placement.facts_now(flight, now), self._registry.candidates())
+
+    def first_token(self, flight: Flight, ahead: float, now: float) -> float | None:
+        """Seconds until its first token behind so many seconds of work that wait in the queue.
+        None when no worker's speed is known."""
+        facts = self._placement.facts_now(flight, now)
+        return outlook(facts, self._registry.candidates(), ahead, now)
+
+    def capacity(self, flight: Flight, now: float) -> float | None:
+        """Seconds of such work that all workers do in a second."""
+        near, far = (self.first_token(flight, ahead, now) for ahead in (_FAR, 2 * _FAR))
+        return None if near is None or far is None else _FAR / (far - near)

@@ -128,6 +128,13 @@ class WaitingQueue(Generic[T]):
                 total += min(lane.work, (ahead + work) * lane.weight / own.weight)
         return total
 
+    def share(self, lane: str) -> float:
+        """Of the workers, in (0, 1], while others that wait now wait as well."""
+        weights = [
+            other.weight for name, other in self._lanes.items() if name == lane or other.flows
+        ]
+        return self._lanes[lane].weight / sum(weights)
+
     def waited_for(self, item: T) -> str | None:
         """What has blocked it or its lane since it came; None: nothing."""
         entry = self._entries.get(item.number)

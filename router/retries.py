@@ -117,6 +117,8 @@ class Retries:
                 self.retry(flight, "worker_lost")
         worker.sent.clear()
         self._sending.pump()
+        for flight, error in list(self._sending.hopeless()):
+            self._fail(flight, error)
 
     def is_back(self, identity: Identity, flights: Iterable[Flight]) -> None:
         """The same life has joined again: it was cut off, perhaps by a pause of ours, and did not

@@ -12,7 +12,6 @@ from baton.protocol.records import Deadlines, Request, TokenDelta
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens, unpack_tokens
 from baton.router.flight import Flight, Taken
-from baton.router.queue import WaitingQueue
 
 P, D = Identity("p", 1), Identity("d", 1)
 
@@ -111,15 +110,3 @@ def test_deadlines() -> None:
     assert flight.deadline()[0] == 3.0
     flight.take(delta(1, 10), 7.0)
     assert flight.deadline() == (8.0, "not complete within 8 s")
-
-
-def test_a_returning_flight_takes_its_old_place() -> None:
-    queue = WaitingQueue()
-    flights = [make(number) for number in range(4)]
-    for flight in (flights[1], flights[3], flights[0], flights[2]):
-        queue.add(flight)
-    assert [flight.number for flight in queue] == [0, 1, 2, 3]
-    queue.remove(flights[1])
-    queue.remove(flights[1])
-    assert flights[1] not in queue
-    assert len(queue) == 3

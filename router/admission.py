@@ -1,0 +1,151 @@
+"""Whether a request that has to wait is worth taking on. Pure: time is passed in.
+
+    predicted in time (its target, with a margin)          taken
+    late, but others leave room for it within patience     taken; in the queue it is behind all
+                                                           that can still make it
+    later than its lane's patience                         refused, at once
+
+The wait is predicted twice, and the longer one counts: from the workers' speeds and the work ahead
+(`Forecast`), and from how fast the queue has moved of late (`Drain`). The second one knows nothing
+of the reason, so it holds whatever is scarce: prefill, slots, blocks or intervals.
+
+Late ones are served in the gaps that others leave. In overload there are none: what arrives in
+time is then all that the workers can do (`Offered`), and late ones are refused, however short the
+queue is. So the queue holds what can be served in time, and is empty soon after a burst.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from baton.router.lanes import Lane, Lanes
+
+IN_TIME = 0.8
+"""Of the time to the target, what may be predicted for a request that counts as in time."""
+NO_GAPS = 0.95
+"""Share of the workers' time from which on others leave nothing for late ones."""
+RETRY_AFTER = (1.0, 60.0)
+MOST_MEMORY = 30.0
+"""Seconds over which the work that arrives is averaged, at most; else a lane's patience."""
+
+
+class Drain:
+    """How fast the queue has moved: seconds of work sent from it, per second in which it was not
+    empty."""
+
+    LEAST, MOST = 5, 64
+    """Requests that it is judged by."""
+    FORGET = 1.0
+    """Seconds without a queue, after which it begins anew."""
+
+    def __init__(self) -> None:
+        self._busy = 0.0
+        """Seconds with a queue, so far."""
+        self._busy_since: float | None = None
+        self._idle_since = -math.inf
+        self._sent: deque[tuple[float, float]] = deque(maxlen=self.MOST)
+
+    def queue(self, waiting: bool, now: float) -> None:
+        """To be told when it becomes empty, and when it is not any more."""
+        if waiting and self._busy_since is None:
+            if now - self._idle_since > self.FORGET:
+                self._sent.clear()
+            self._busy_since = now
+        elif not waiting and self._busy_since is not None:
+            self._busy += now - self._busy_since
+            self._busy_since, self._idle_since = None, now
+
+    def sent(self, work: float, now: float) -> None:
+        """From the queue."""
+        self._sent.append((self._clock(now), work))
+
+    def rate(self, now: float) -> float | None:
+        """None when too little was seen."""
+        if len(self._sent) < self.LEAST:
+            return None
+        seconds = self._clock(now) - self._sent[0][0]
+        work = sum(work for _, work in self._sent) - self._sent[0][1]
+        return work / seconds if seconds > 0 and work > 0 else None
+
+    def _clock(self, now: float) -> float:
+        return self._busy + (0.0 if self._busy_since is None else now - self._busy_since)
+
+
+class Offered:
+    """Work that arrives per second, averaged over `memory` seconds with an exponential weight."""
+
+    def __init__(self, memory: float) -> None:
+        self._memory = memory
+        self._rate = 0.0
+        self._at = 0.0
+
+    def add(self, work: float, now: float) -> None:
+        self._rate = self.rate(now) + work / self._memory
+        self._at = now
+
+    def rate(self, now: float) -> float:
+        return self._rate * math.exp(-max(0.0, now - self._at) / self._memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What is known of a request that would have to prospect. Seconds."""
+
+    lane: Lane
+    waited: float
+    """Since its arrival."""
+    ahead: float
+    """Work that is sent before it if it can still make it."""
+    ahead_late: float
+    """And if it cannot."""
+    share: float
+    """Of the workers, for its lane, in (0, 1]."""
+
+
+class Admission:
+    def __init__(self, lanes: Lanes) -> None:
+        self.drain = Drain()
+        self._offered = {
+            lane.name: Offered(min(MOST_MEMORY, lane.patience)) for lane in lanes
+        }
+
+    def arrived(self, lane: str, work: float, now: float) -> None:
+        """Whatever becomes of it."""
+        self._offered[lane].add(work, now)
+
+    def refusal(
+        self,
+        prospect: Prospect,
+        first_token: Callable[[float], float | None],
+        capacity: Callable[[], float | None],
+        now: float,
+    ) -> float | None:
+        """None: worth waiting. Otherwise the seconds after which another attempt may be.
+        `first_token`: by the workers' speeds, so long until there is one behind so much work;
+        `capacity`: the work that they do in a second."""
+        drain = self.drain.rate(now)
+
+        def predicted(ahead: float) -> float | None:
+            known = [first_token(ahead), None if drain is None else ahead / drain]
+            return max((seconds for seconds in known if seconds is not None), default=None)
+
+        lane = prospect.lane
+        soonest = predicted(prospect.ahead)
+        if soonest is None:
+            return None
+        in_time = IN_TIME * (lane.ttft - prospect.waited)
+        if soonest <= in_time:
+            return None
+        speed = min((s for s in (drain, capacity()) if s is not None), default=None)
+        taken = 1.0
+        if speed:
+            taken = min(1.0, self._offered[lane.name].rate(now) / (speed * prospect.share))
+        if taken < NO_GAPS:
+            late = predicted(prospect.ahead_late)
+            if late is not None and late / (1 - taken) <= lane.patience - prospect.waited:
+                return None
+        low, high = RETRY_AFTER
+        return min(high, max(low, (soonest - max(0.0, in_time)) / max(0.1, 1 - taken)))
