@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from itertools import count
 
 import msgspec
@@ -33,6 +34,8 @@ from baton.protocol.records import (
     WorkerHello,
     WorkerMetrics,
 )
+from baton.router.account import Account
+from baton.router.books import Books
 from baton.router.caches import Caches
 from baton.router.candidates import ROLES
 from baton.router.deadlines import DeadlineWatch, no_worker
@@ -40,9 +43,11 @@ from baton.router.drain import Drain
 from baton.router.flight import Flight, Taken
 from baton.router.forecast import Forecast
 from baton.router.lanes import Lanes
+from baton.router.learning import Learning
 from baton.router.lending import Lending
 from baton.router.migration import Migrations
 from baton.router.observer import NoObserver, Observer
+from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
 from baton.router.registry import Registry, Worker, WorkerView
 from baton.router.retries import Retries
@@ -56,7 +61,8 @@ RESTART_MEMORY = 30.0
 
 
 class Dispatcher:
-    """All on one event loop. `max_queue`: requests that may wait when every worker is full."""
+    """All on one event loop. `max_queue`: requests that may wait when every worker is full.
+    `journal`: where the account of each choice goes that ended."""
 
     def __init__(
         self,
@@ -65,6 +71,8 @@ class Dispatcher:
         *,
         max_queue: int = MAX_QUEUE,
         lanes: Lanes | None = None,
+        router_id: str = "",
+        journal: Callable[[Account], None] | None = None,
     ) -> None:
         self.registry = registry or Registry()
         self._observer = observer or NoObserver()
@@ -74,7 +82,9 @@ class Dispatcher:
         self._numbers = count()
         self._caches = Caches(self.registry)
         self._lending = Lending(self.registry, self._observer, self._caches.known)
-        self._placement = Placement(self.registry, self._lending)
+        self._books = Books(self._lending.names, router=router_id, journal=journal)
+        learning = Learning(self.registry, self._observer)
+        self._placement = Placement(self.registry, self._lending, learning)
         self._deadlines = DeadlineWatch(self._fail, lambda flight: self._sending.impatient(flight))
         self._sending = Sending(
             self._placement, Forecast(self.registry, self._placement), self._observer,
@@ -135,10 +145,42 @@ class Dispatcher:
         self._flights[request.key.request_id] = flight
         refusal = self._sending.submit(flight)
         if refusal is not None:
-            del self._flights[request.key.request_id]
-            raise refusal
+            raise self._refused(flight, refusal)
         self._deadlines.watch(flight)
         return flight
+
+    def explain(self, response_id: str) -> list[Account]:
+        """All choices of a response, running or not long ended, in their order. Raises BatonError
+        (not_found)."""
+        accounts = self._books.explain(response_id, self._flights.values(), _now())
+        if not accounts:
+            raise BatonError("not_found", f"nothing is known (any more) of {response_id!r:.100}")
+        return accounts
+
+    def latest(self, limit: int) -> list[Account]:
+        """The choices that ended last, latest first."""
+        return self._books.history.latest(limit)
+
+    def overview(self) -> Overview:
+        """How things stand, in one look."""
+        summaries, depth = self._books.lanes(_now()), self._sending.queue.depth()
+        return Overview(
+            model=None if self.model is None else self.model.name,
+            in_flight=self.in_flight,
+            queue=self.queue_depth,
+            lanes=[
+                LaneView(
+                    name=lane.name,
+                    ttft=lane.ttft,
+                    itl=lane.itl,
+                    waiting=depth[lane.name],
+                    summary=summaries.get(lane.name),
+                )
+                for lane in self.lanes
+            ],
+            workers=self.worker_views(),
+            decisions=self.latest(SHOWN),
+        )
 
     def drain(self, worker_id: str, *, undo: bool = False) -> WorkerView:
         """Send nothing new to a worker and move away what it has; with `undo`, no longer. Returns
@@ -292,11 +334,21 @@ class Dispatcher:
         self._placement.release(flight, reason)
         self._ended(flight, outcome, _now(), None)
 
+    def _refused(self, flight: Flight, error: BatonError) -> BatonError:
+        """It was never sent, and is out of the queue. Returns the error to raise."""
+        self._flights.pop(flight.key.request_id, None)
+        now = _now()
+        flight.end(error.code, now, error)
+        self._books.ended(flight, now)
+        self._lending.ended(flight)
+        return error
+
     def _ended(self, flight: Flight, outcome: str, now: float, error: BatonError | None) -> None:
         if flight.ended:
             return
         flight.end(outcome, now, error)
         self._flights.pop(flight.key.request_id, None)
+        self._books.ended(flight, now)
         self._lending.ended(flight)
         self._sending.ended(flight)
         self._observer.flight_finished(outcome, flight.phases)

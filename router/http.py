@@ -16,6 +16,7 @@ from baton.router.api import handlers, models, openapi, status, tokens
 from baton.router.api.context import API, Api
 from baton.router.api.errors import add_common_headers, error_middleware, error_response
 from baton.router.api.service import Service
+from baton.router.api.told import add_decision_headers
 from baton.router.metrics import RouterMetrics
 from baton.router.text.tokenizer import Tokenizer
 
@@ -44,6 +45,7 @@ def create_app(
         created=int(time.time()),
     )
     app.on_response_prepare.append(add_common_headers)
+    app.on_response_prepare.append(add_decision_headers)
     app.router.add_post("/v1/completions", handlers.completions)
     app.router.add_post("/v1/chat/completions", handlers.chat_completions)
     app.router.add_get("/v1/models", models.list_models)
@@ -55,6 +57,9 @@ def create_app(
     app.router.add_get("/metrics", status.metrics)
     app.router.add_get("/openapi.json", openapi.openapi)
     app.router.add_get("/admin/workers", status.workers)
+    app.router.add_get("/admin/overview", status.overview)
+    app.router.add_get("/admin/decisions", status.decisions)
+    app.router.add_get("/admin/requests/{request:.+}", status.explain)
     app.router.add_post("/admin/workers/{worker}/drain", status.drain)
     app.router.add_post("/admin/workers/{worker}/undrain", status.undrain)
     return app

@@ -18,6 +18,7 @@ from baton.router.api.plan import ChoicePlan, plan_chat, plan_completion
 from baton.router.api.respond import respond_stream, respond_whole
 from baton.router.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
 from baton.router.api.shapes import ChatShape, CompletionShape, Shape
+from baton.router.api.told import GENERATION
 from baton.router.api.validation import Model, parse_body
 from baton.router.metrics import RequestTimer
 
@@ -83,7 +84,7 @@ async def _respond(
     shape: Shape,
     timer: RequestTimer,
 ) -> web.StreamResponse:
-    generation = Generation(api, plans, timer)
+    request[GENERATION] = generation = Generation(api, plans, timer)
     if not body.stream:
         return await respond_whole(generation, shape)
     options = body.stream_options

@@ -31,6 +31,9 @@ _GETS = {
     "/ready": "Whether a request can be served now (503 with the reason if not)",
     "/metrics": "Prometheus metrics",
     "/admin/workers": "The workers: role, state, epoch, blocks, load",
+    "/admin/overview": "How things stand: lanes against their targets, workers, last requests",
+    "/admin/decisions": "The choices that ended last, latest first: ?limit= of them",
+    "/admin/requests/{request}": "One response's way through the workers, and why it went so",
     "/openapi.json": "This page",
 }
 _ACTIONS = {

@@ -7,11 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from baton.protocol.records import ModelCard, Request, TokenDelta
+from baton.router.policy import Decision
 
 
 class Flight(Protocol):
     """One choice of one request on its way through the workers. It ends when `events` ends, or
     with `cancel` or `finish_early`; all three are idempotent."""
+
+    @property
+    def decision(self) -> Decision | None:
+        """Where it runs now, and why; None while it waits."""
+        ...
 
     def events(self) -> AsyncIterator[TokenDelta]:
         """Tokens in order, each position once. Ends after a delta with a finish reason; raises
@@ -49,6 +55,18 @@ class Service(Protocol):
 
     def worker_views(self) -> Sequence[Any]:
         """One dataclass or record per known worker, for people and tools to read."""
+        ...
+
+    def explain(self, response_id: str) -> Sequence[Any]:
+        """The accounts of all its choices. Raises BatonError(not_found)."""
+        ...
+
+    def latest(self, limit: int) -> Sequence[Any]:
+        """The accounts of the choices that ended last, latest first."""
+        ...
+
+    def overview(self) -> Any:
+        """One record of how things stand."""
         ...
 
     def drain(self, worker_id: str, *, undo: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""What operators and their tools ask: /health, /ready, /metrics, /admin/workers."""
+"""What operators and their tools ask: /health, /ready, /metrics, /admin/..."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from baton.protocol.errors import BatonError
 from baton.router.api.context import API
 from baton.router.api.errors import json_response
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 2000
 
 
 async def health(request: web.Request) -> web.Response:
@@ -37,6 +41,29 @@ async def metrics(request: web.Request) -> web.Response:
 async def workers(request: web.Request) -> web.Response:
     views = request.app[API].service.worker_views()
     return json_response({"workers": [msgspec.to_builtins(view) for view in views]})
+
+
+async def overview(request: web.Request) -> web.Response:
+    """How things stand, in one look: what `baton top` shows."""
+    return json_response(msgspec.to_builtins(request.app[API].service.overview()))
+
+
+async def decisions(request: web.Request) -> web.Response:
+    """The accounts of the choices that ended last, latest first; `?limit=` of them."""
+    text = request.query.get("limit", str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_LIMIT):
+        raise BatonError(
+            "invalid_value", f"'limit' must be from 1 to {MAX_LIMIT}, got {text[:40]!r}",
+            param="limit",
+        )
+    accounts = request.app[API].service.latest(int(text))
+    return json_response({"decisions": [msgspec.to_builtins(account) for account in accounts]})
+
+
+async def explain(request: web.Request) -> web.Response:
+    """All that is known of one response's way through the workers."""
+    accounts = request.app[API].service.explain(request.match_info["request"])
+    return json_response({"choices": [msgspec.to_builtins(account) for account in accounts]})
 
 
 async def drain(request: web.Request) -> web.Response:

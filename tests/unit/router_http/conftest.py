@@ -19,6 +19,7 @@ from baton.protocol.records import ModelCard, Request, TokenDelta, TokenLogprobs
 from baton.protocol.tokens import unpack_tokens
 from baton.router.http import create_app, serve
 from baton.router.metrics import RouterMetrics
+from baton.router.policy import Decision
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -63,6 +64,7 @@ class FakeFlight:
 
     def __init__(self, request: Request, play: Script) -> None:
         self.request = request
+        self.decision: Decision | None = None
         self.cancelled: str | None = None
         self.finished_early = False
         self.ended = asyncio.Event()
@@ -135,6 +137,8 @@ class FakeService:
             dtype="float32",
         )
         self.flights: list[FakeFlight] = []
+        self.decision: Decision | None = None
+        """Of every flight."""
         self.script: Script = self.says("one two three")
         self.refusal: BatonError | None = None
         self.refuse_from = 0
@@ -145,11 +149,23 @@ class FakeService:
         if self.refusal is not None and len(self.flights) >= self.refuse_from:
             raise self.refusal
         flight = FakeFlight(request, self.script)
+        flight.decision = self.decision
         self.flights.append(flight)
         return flight
 
     def worker_views(self) -> list[FakeView]:
         return [FakeView("worker-1", "prefill")] if self.ready else []
+
+    def explain(self, response_id: str) -> list[FakeView]:
+        if response_id != "cmpl-1/0":
+            raise BatonError("not_found", f"nothing is known of {response_id!r}")
+        return [FakeView("worker-1", "prefill")]
+
+    def latest(self, limit: int) -> list[FakeView]:
+        return [FakeView("worker-1", "prefill")] * limit
+
+    def overview(self) -> FakeView:
+        return FakeView("worker-1", "prefill")
 
     def drain(self, worker_id: str, *, undo: bool = False) -> FakeView:
         if worker_id != "worker-1":
