@@ -137,7 +137,6 @@ class Sending:
         finally:
             turn.end()
             self._pumping = False
-        self._pump_when_there_is_room(now)
         if self.queue:
             self._pump_when_room(now)
 
@@ -288,14 +287,6 @@ class Sending:
 
     def _ahead(self, flight: Flight, *, late: bool) -> float:
         return self.queue.work_before(flight, flight.work, late=late)
-
-    def _pump_when_there_is_room(self, now: float) -> None:
-        """Where a worker has enough prompts to go on with, and that is all that one waits for."""
-        if not self.queue:
-            return
-        seconds = self._placement.room_in(now)
-        if seconds is not None and not (self._wakes and self._wakes[0] <= now + seconds):
-            self.pump_soon(seconds)
 
     def _rescued(self, trouble: Trouble) -> None:
         """Counted once the records have left, which the session does at the loop's next turn."""
