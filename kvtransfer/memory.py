@@ -68,8 +68,11 @@ class HostBlocks:
     def gather(self, indexes: Sequence[int], out: Bytes) -> None:
         rows = self.rows(indexes)
         target = out.reshape(len(rows.indexes), self.block_bytes)
-        # "clip" writes straight into `out`; "raise" would go through a copy. Rows are checked.
-        np.take(self._memory, rows.indexes, axis=0, out=target, mode="clip")
+        if self._memory.flags.c_contiguous:
+            # "clip" writes straight into `out`; "raise" would go through a copy. Rows are checked.
+            np.take(self._memory, rows.indexes, axis=0, out=target, mode="clip")
+        else:  # parts of blocks, where `take` would first make a copy of the whole pool
+            target[...] = self._memory[rows.indexes]
 
     def scatter(self, indexes: Sequence[int], source: Bytes) -> None:
         rows = self.rows(indexes)
