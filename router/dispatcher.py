@@ -12,8 +12,6 @@ import logging
 from collections.abc import Callable
 from itertools import count
 
-import msgspec
-
 from baton.protocol.cache_events import CacheDump, CacheEvents
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import RequestKey
@@ -28,7 +26,6 @@ from baton.protocol.records import (
     Record,
     Request,
     RequestFailed,
-    Targets,
     TokenBatch,
     TokenDelta,
     WorkerHello,
@@ -127,9 +124,9 @@ class Dispatcher:
     def worker_views(self) -> list[WorkerView]:
         return self.registry.views(_now())
 
-    def submit(self, request: Request) -> Flight:
-        """Take one choice on. Raises BatonError: invalid_value (no such lane), no_worker,
-        queue_full or overloaded (with retry_after), shutting_down."""
+    def submit(self, request: Request, *, session: str = "") -> Flight:
+        """Take one choice on; `session`: what it belongs to. Raises BatonError: invalid_value (no
+        such lane), no_worker, queue_full or overloaded (with retry_after), shutting_down."""
         now = _now()
         if self._closed:
             raise BatonError("shutting_down", "this router is shutting down", retry_after=1.0)
@@ -138,10 +135,8 @@ class Dispatcher:
         if request.key.request_id in self._flights:
             raise BatonError("internal_error", f"request {request.key} is in flight already")
         lane = self.lanes.named(request.lane)
-        if request.targets == Targets():
-            request = msgspec.structs.replace(request, targets=lane.targets)
-        flight = Flight(request, next(self._numbers), now, self._end_by_reader)
-        flight.patience = lane.patience
+        flight = Flight(lane.complete(request), next(self._numbers), now, self._end_by_reader)
+        flight.patience, flight.affinity = lane.patience, session
         self._flights[request.key.request_id] = flight
         refusal = self._sending.submit(flight)
         if refusal is not None:

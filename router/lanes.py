@@ -16,8 +16,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from baton.protocol.errors import BatonError, ConfigError
-from baton.protocol.records import Targets
+from baton.protocol.records import Deadlines, Request, Targets
 from baton.protocol.units import parse_duration
 
 INTERACTIVE, BATCH = "interactive", "batch"
@@ -67,6 +69,17 @@ class Lane:
     @property
     def targets(self) -> Targets:
         return Targets(ttft=self.ttft, itl=self.itl)
+
+    def complete(self, request: Request) -> Request:
+        """With this lane's targets, unless it has some, and no deadline that ends it before the
+        lane's patience does."""
+        changes: dict[str, object] = {}
+        if request.targets == Targets():
+            changes["targets"] = self.targets
+        deadlines = request.deadlines
+        if deadlines == Deadlines() and deadlines.first_token < 2 * self.patience:
+            changes["deadlines"] = Deadlines(first_token=2 * self.patience)
+        return msgspec.structs.replace(request, **changes) if changes else request
 
 
 DEFAULT_LANES = (

@@ -101,7 +101,7 @@ class Generation(AbstractContextManager["Generation"]):
             )
         try:
             for index, plan in enumerate(self._plans):
-                flight = service.submit(plan.request)
+                flight = service.submit(plan.request, session=plan.session)
                 self.choices.append(Choice(self._api, index, plan, flight))
         except BatonError:
             self.close("another choice was refused")

@@ -14,6 +14,7 @@ from baton.protocol.errors import BatonError
 from baton.router.api.context import API, Api
 from baton.router.api.errors import read_body
 from baton.router.api.generation import Generation
+from baton.router.api.order import order_of
 from baton.router.api.plan import ChoicePlan, plan_chat, plan_completion
 from baton.router.api.respond import respond_stream, respond_whole
 from baton.router.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
@@ -32,7 +33,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         body = await _parse(request, CompletionRequest)
         _check_common(api, body)
         response_id = f"cmpl-{secrets.token_hex(16)}"
-        plans = await plan_completion(api, body, response_id)
+        order = order_of(api, request.headers, body)
+        plans = await plan_completion(api, body, response_id, order)
         shape = CompletionShape(_head(api, response_id), api.tokenizer, body.logprobs)
         return await _respond(request, api, body, plans, shape, timer)
 
@@ -43,7 +45,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         body = await _parse(request, ChatRequest)
         _check_common(api, body)
         response_id = f"chatcmpl-{secrets.token_hex(16)}"
-        plans = await plan_chat(api, body, response_id)
+        order = order_of(api, request.headers, body)
+        plans = await plan_chat(api, body, response_id, order)
         num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         shape = ChatShape(_head(api, response_id), api.tokenizer, num_logprobs)
         return await _respond(request, api, body, plans, shape, timer)

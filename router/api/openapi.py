@@ -11,10 +11,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from baton.router.api.errors import json_response
+from baton.router.api.order import LANE, SESSION
 from baton.router.api.schemas import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
+    GenerationRequest,
     TokenizeRequest,
 )
 
@@ -40,6 +42,14 @@ _ACTIONS = {
     "/admin/workers/{worker}/drain": "Empty a worker: nothing new, and what it has moves away",
     "/admin/workers/{worker}/undrain": "Let a worker take requests again",
 }
+_HEADERS = [
+    {"name": name, "in": "header", "required": False, "description": text,
+     "schema": {"type": "string"}}
+    for name, text in (
+        (LANE, "A lane of this server by its name; counts more than service_tier"),
+        (SESSION, "As prompt_cache_key"),
+    )
+]
 _ERROR = {
     "type": "object",
     "properties": {
@@ -75,7 +85,10 @@ def document() -> dict[str, Any]:
     for path, (summary, model) in _POSTS.items():
         schema = references[(model, "validation")]
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        paths[path] = {"post": {"summary": summary, "requestBody": body, "responses": responses}}
+        operation = {"summary": summary, "requestBody": body, "responses": responses}
+        if issubclass(model, GenerationRequest):
+            operation["parameters"] = _HEADERS
+        paths[path] = {"post": operation}
     for path, summary in _GETS.items():
         paths[path] = {"get": _without_body(path, summary, responses)}
     for path, summary in _ACTIONS.items():

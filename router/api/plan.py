@@ -16,6 +16,7 @@ from baton.protocol.records import Request
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
 from baton.router.api.context import Api
+from baton.router.api.order import Order
 from baton.router.api.schemas import (
     MAX_PROMPTS,
     ChatRequest,
@@ -51,10 +52,12 @@ class ChoicePlan:
     """max_tokens is 0: only the prompt was of interest."""
     token_ids: bool = False
     """The client wants those of the output."""
+    session: str = ""
+    """What the client says it belongs to, see `order.py`."""
 
 
 async def plan_completion(
-    api: Api, request: CompletionRequest, response_id: str
+    api: Api, request: CompletionRequest, response_id: str, order: Order
 ) -> list[ChoicePlan]:
     """Choices in the order of their index. Raises BatonError with status 400 or 503."""
     num_choices = len(request.prompt) * (request.n or 1)
@@ -95,12 +98,15 @@ async def plan_completion(
                 else prompt.text
             )
         plans += _choices(
-            api, request, response_id, len(plans), prompt, sampling, echo=echo, discard=scoring
+            api, request, response_id, order, len(plans), prompt, sampling,
+            echo=echo, discard=scoring,
         )
     return plans
 
 
-async def plan_chat(api: Api, request: ChatRequest, response_id: str) -> list[ChoicePlan]:
+async def plan_chat(
+    api: Api, request: ChatRequest, response_id: str, order: Order
+) -> list[ChoicePlan]:
     """As `plan_completion`."""
     if request.top_logprobs is not None and not request.logprobs:
         raise BatonError(
@@ -127,7 +133,7 @@ async def plan_chat(api: Api, request: ChatRequest, response_id: str) -> list[Ch
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=None,
     )
-    return _choices(api, request, response_id, 0, prompt, sampling)
+    return _choices(api, request, response_id, order, 0, prompt, sampling)
 
 
 async def encode_prompt(
@@ -282,6 +288,7 @@ def _choices(
     api: Api,
     request: GenerationRequest,
     response_id: str,
+    order: Order,
     first_index: int,
     prompt: EncodedPrompt,
     sampling: SamplingParams,
@@ -300,12 +307,15 @@ def _choices(
                 sampling=sampling,
                 eos_token_ids=tuple(api.tokenizer.eos_token_ids),
                 cache_salt=request.cache_salt or "",
+                lane=order.lane,
+                priority=order.priority,
             ),
             prompt=prompt,
             stops=request.stop or (),
             echo=echo,
             discard_output=discard,
             token_ids=bool(request.return_token_ids),
+            session=order.session,
         )
         for choice in range(request.n or 1)
     ]

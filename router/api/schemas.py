@@ -23,12 +23,13 @@ MAX_STOPS = 16
 MAX_N = 128
 MAX_TOP_LOGPROBS = 20
 MAX_PROMPTS = 1024
+MAX_LABEL = 512
 
 Prompt = str | list[int]
 """One prompt: text, or token ids."""
 
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Label = Annotated[str, StringConstraints(max_length=512)]
+Label = Annotated[str, StringConstraints(max_length=MAX_LABEL)]
 
 
 def _parse_prompts(value: Any) -> list[Prompt]:
@@ -146,6 +147,15 @@ class GenerationRequest(_Model):
     )
     cache_salt: Label | None = Field(
         None, description="requests share cached prefixes only with those of the same salt"
+    )
+    service_tier: Literal["auto", "default", "priority", "flex"] | None = Field(
+        None,
+        description="one of auto, default (lane interactive), priority (before the others of it) "
+        "and flex (lane batch)",
+    )
+    prompt_cache_key: Label | None = Field(
+        None,
+        description="requests with the same one go to the same workers where that costs nothing",
     )
     user: Label | None = Field(None, description="a label; not used")
     safety_identifier: Label | None = Field(None, description="a label; not used")

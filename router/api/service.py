@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from baton.protocol.records import ModelCard, Request, TokenDelta
+from baton.router.lanes import Lanes
 from baton.router.policy import Decision
 
 
@@ -49,8 +50,14 @@ class Service(Protocol):
         """That one HTTP request may ask for: more would be refused however often it comes."""
         ...
 
-    def submit(self, request: Request) -> Flight:
-        """Accept one choice. Raises BatonError: queue_full with `retry_after`, no_worker, ..."""
+    @property
+    def lanes(self) -> Lanes:
+        """That a request may choose from."""
+        ...
+
+    def submit(self, request: Request, *, session: str = "") -> Flight:
+        """Accept one choice. `session`: what it belongs to, if the client said. Raises BatonError:
+        queue_full or overloaded with `retry_after`, no_worker, ..."""
         ...
 
     def worker_views(self) -> Sequence[Any]:

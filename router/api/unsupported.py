@@ -16,7 +16,6 @@ class Unsupported:
 
 _PLAIN_TEXT_OUT = "the model answers in text only; remove it"
 _TOOLS = "describe the tools in a message, and read the call from the answer's text"
-_PLATFORM = "it belongs to another platform; remove it"
 
 _BOTH = {
     "response_format": Unsupported(
@@ -35,9 +34,7 @@ _BOTH = {
     "include_stop_str_in_output": Unsupported("the text ends before the stop string", (False,)),
     "truncate_prompt_tokens": Unsupported("shorten the prompt before sending it"),
     "logits_processors": Unsupported("use logit_bias"),
-    "priority": Unsupported("requests are served in order of arrival; remove it", (0,)),
-    "service_tier": Unsupported(_PLATFORM, ("auto", "default")),
-    "prompt_cache_key": Unsupported("prefixes are cached without it; remove it"),
+    "priority": Unsupported("use service_tier: priority, default or flex", (0,)),
     "prompt_cache_retention": Unsupported("prefixes are cached without it; remove it"),
 }
 

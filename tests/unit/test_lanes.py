@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
+from make_request import make_request
 
 from baton.protocol.errors import BatonError, ConfigError
-from baton.protocol.records import Targets
+from baton.protocol.records import Deadlines, Targets
 from baton.router.lanes import DEFAULT_LANES, Lane, Lanes, configure
 
 
@@ -74,3 +76,15 @@ def test_an_unknown_lane_is_told_which_there_are() -> None:
     assert (caught.value.status, caught.value.param) == (400, "x-baton-lane")
     with pytest.raises(ConfigError, match="interactive"):
         Lanes([DEFAULT_LANES[1]])
+
+
+def test_a_request_gets_its_lanes_targets_and_no_deadline_before_its_patience() -> None:
+    interactive, batch = DEFAULT_LANES
+    plain = make_request("r", [1, 2])
+    assert interactive.complete(plain).targets == Targets(ttft=2.0, itl=0.1)
+    assert interactive.complete(plain).deadlines == plain.deadlines
+    assert batch.complete(plain).deadlines.first_token == 1200.0
+    own = msgspec.structs.replace(
+        plain, targets=Targets(ttft=9.0), deadlines=Deadlines(first_token=3.0)
+    )
+    assert batch.complete(own) is own

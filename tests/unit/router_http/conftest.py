@@ -18,6 +18,7 @@ from baton.protocol.errors import BatonError
 from baton.protocol.records import ModelCard, Request, TokenDelta, TokenLogprobs
 from baton.protocol.tokens import unpack_tokens
 from baton.router.http import create_app, serve
+from baton.router.lanes import Lanes
 from baton.router.metrics import RouterMetrics
 from baton.router.policy import Decision
 
@@ -67,6 +68,7 @@ class FakeFlight:
         self.decision: Decision | None = None
         self.cancelled: str | None = None
         self.finished_early = False
+        self.session = ""
         self.ended = asyncio.Event()
         self._play = play
         self._position = 0
@@ -129,6 +131,7 @@ class FakeService:
         self.tokenizer = tokenizer
         self.ready = True
         self.max_choices = 512
+        self.lanes = Lanes()
         self.model: ModelCard | None = ModelCard(
             fingerprint="fp-1",
             name="tiny",
@@ -145,10 +148,11 @@ class FakeService:
         """The first so many submissions are taken in spite of `refusal`."""
         self.drained = False
 
-    def submit(self, request: Request) -> FakeFlight:
+    def submit(self, request: Request, *, session: str = "") -> FakeFlight:
         if self.refusal is not None and len(self.flights) >= self.refuse_from:
             raise self.refusal
         flight = FakeFlight(request, self.script)
+        flight.session = session
         flight.decision = self.decision
         self.flights.append(flight)
         return flight
