@@ -63,6 +63,8 @@ class Sending:
         self._starved = False
         """There was no worker at all when last somebody asked."""
         self._pumping = False
+        self._room_at = 0.0
+        """When it pumps because a worker should have room by then."""
         self._wakes: list[float] = []
         """When to pump, in a heap."""
         self._timer: asyncio.TimerHandle | None = None
