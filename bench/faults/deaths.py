@@ -6,9 +6,10 @@ import signal
 import time
 
 from baton.bench.faults.ground import Ground
-from baton.bench.faults.judge import DETECTION, SILENCE, Verdict
+from baton.bench.faults.judge import SILENCE, Verdict
 from baton.bench.faults.load import Load
 from baton.bench.faults.redispatch import Redispatches
+from baton.bench.faults.stalls import DETECTION
 from baton.bench.faults.watcher import Watcher
 
 ANSWER = 1.0
@@ -62,9 +63,11 @@ def restart(ground: Ground, role: str) -> Verdict:
     """kill -9 and an immediate start on the same address, under load."""
     verdict = Verdict(f"restart a {role} worker on its address")
     name = ground.victim(role)
-    with ground.disturbed(verdict):
+    with ground.disturbed(verdict) as (load, _):
+        tokens = ground.at_stake(load, name)
         ground.parts.workers[name].kill()
         ground.parts.workers[name].start()
+    ground.limit_stall(verdict, DETECTION, tokens)
     _serves_again(ground, verdict, name)
     return ground.settle(verdict)
 

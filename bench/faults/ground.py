@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 
-from baton.bench.faults.judge import Oracle, Verdict, stall_limit
+from baton.bench.faults.judge import Oracle, Verdict
 from baton.bench.faults.load import Ask, Load, prefill_rate, run
 from baton.bench.faults.parts import ROUTER, Parts
+from baton.bench.faults.stalls import stall_limit
 from baton.bench.faults.watcher import Watcher
 
 REPAIR_SECONDS = 60.0
@@ -42,6 +43,10 @@ class Ground:
             oracle = Oracle(asks, run(parts.url, self.asks, self.salt(), concurrency))
         self.oracle = oracle
         self.total = sum(len(output) for output in oracle.outputs)
+        self.longest = max(len(ask.prompt) + ask.max_tokens for ask in asks)
+        """Tokens of a request, prompt and output: what has to be computed again at most."""
+        self.prompts = concurrency * sum(len(ask.prompt) for ask in asks) / len(asks)
+        """Tokens of all prompts that may be ahead of one in a queue."""
         self.rate = prefill_rate(parts.url, self.asks[:concurrency], self.salt())
 
     def salt(self) -> str:
@@ -101,12 +106,12 @@ class Ground:
         verdict.check(not verdict.left, f"still held: {verdict.left}")
         return verdict
 
-    def limit_stall(self, verdict: Verdict, detection: float, tokens: int) -> None:
+    def limit_stall(self, verdict: Verdict, detection: float, tokens: float) -> None:
         """Judge the longest stall by what had to be recomputed. Gaps that are there undisturbed
         are no stall."""
         limit = stall_limit(detection, tokens, self.rate) + self.oracle.stall
         verdict.stall_limit = limit
-        verdict.notes["recomputed_tokens"] = tokens
+        verdict.notes["recomputed_tokens"] = round(tokens)
         verdict.notes["prefill_tokens_per_second"] = round(self.rate)
         assert verdict.stall is not None
         verdict.check_time("longest stall of a stream", verdict.stall, limit)

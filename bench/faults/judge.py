@@ -11,16 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from baton.bench.faults.load import Ask, Seen
+from baton.bench.faults.stalls import longest_silence, longest_stall
 
 TIE = 1e-4
 """Two logits closer than this may change places when a batch is put together differently."""
-DETECTION = 1.0
-REDISPATCH = 0.1
-RECOMPUTATION_FACTOR = 1.5
-"""Seconds, seconds, and times the predicted recomputation: the bound on a stall."""
 SILENCE = 3.5
-"""In place of DETECTION where nobody died: seconds after which a peer that says nothing is given
-up (`LinkSettings.lost_after`), and a bit."""
+"""In place of `stalls.DETECTION` where nobody died: seconds after which a peer that says nothing
+is given up (`LinkSettings.lost_after`), and a bit."""
 
 
 @dataclass(slots=True)
@@ -80,7 +77,8 @@ class Oracle:
             raise RuntimeError(f"{len(broken)} requests failed undisturbed: {broken[0].error}")
         self.asks = list(asks)
         self.outputs = [tuple(s.ids) for s in seen]
-        self.stall = max(s.longest_gap[0] for s in seen)
+        self.stall = longest_stall(seen)
+        self.silence = longest_silence(seen)
         self.ttft = statistics.median(s.ttft for s in seen)
         self.seconds = max(s.ended for s in seen) - min(s.sent for s in seen)
 
@@ -90,8 +88,7 @@ class Oracle:
         """Add what the streams show. `url`: whom to ask how near a tie was. `may_fail`: a typed
         error is as good as an answer; what came before it must be right all the same."""
         verdict.stall_undisturbed = self.stall
-        stall = max((s.longest_gap[0] for s in seen), default=0.0)
-        verdict.stall = max(stall, verdict.stall or 0.0)
+        verdict.stall = max(longest_stall(seen), verdict.stall or 0.0)
         failed, typed, changed = verdict.failed, verdict.typed, verdict.changed
         for number, stream in enumerate(seen):
             wanted = self.outputs[number]
@@ -144,8 +141,3 @@ def _next(url: str, prompt: Sequence[int], bias: dict[str, int]) -> tuple[int, l
     with urllib.request.urlopen(request, timeout=60) as reply:
         choice = json.load(reply)["choices"][0]
     return choice["token_ids"][0], list(choice["logprobs"]["top_logprobs"][0].values())
-
-
-def stall_limit(detection: float, recomputed_tokens: int, rate: float) -> float:
-    """Seconds. `rate`: prompt tokens per second, measured in the same run."""
-    return detection + REDISPATCH + RECOMPUTATION_FACTOR * recomputed_tokens / rate

@@ -8,6 +8,7 @@ from collections import Counter
 from baton.bench.faults.chaos import told_in
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import SILENCE, Verdict
+from baton.bench.faults.stalls import DETECTION
 
 
 def cut(ground: Ground, link: str, seconds: float) -> Verdict:
@@ -42,6 +43,7 @@ def bad_links(ground: Ground, name: str, rounds: int = 1) -> Verdict:
     for _ in range(rounds):
         with ground.disturbed(verdict, at=0.02) as (load, _):
             load.wait()
+    ground.limit_stall(verdict, DETECTION, ground.longest)
     ground.settle(verdict)
     frames: Counter[str] = Counter()
     for part in (ground.parts.router, *ground.parts.workers.values()):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import Verdict
+from baton.bench.faults.load import Seen
 from baton.bench.faults.parts import BLOCK
+from baton.bench.faults.stalls import longest_silence, stall_limit, turns_lost
 
 
 def no_room(ground: Ground, name: str) -> Verdict:
@@ -12,13 +16,32 @@ def no_room(ground: Ground, name: str) -> Verdict:
     verdict = Verdict(name)
     before = _preemptions(ground)
     with ground.disturbed(verdict, at=0.02) as (load, _):
-        load.wait()
+        seen = load.wait()
     verdict.notes["preemptions"] = _preemptions(ground) - before
+    _moves_on(ground, verdict, seen)
     smallest = min(view["num_blocks"] for view in ground.parts.views().values())
     wanted = sum(len(ask.prompt) // BLOCK for ask in ground.asks) // len(ground.parts.workers)
     verdict.notes |= {"smallest_pool_blocks": smallest, "prompt_blocks_for_each": wanted}
     verdict.check(wanted > smallest, "the pool had room for everything")
     return ground.settle(verdict)
+
+
+def _moves_on(ground: Ground, verdict: Verdict, seen: Sequence[Seen]) -> None:
+    """Who waits for room gets it when somebody ends, in turn, and no time-out is what moves it on:
+    while that ran, all would stand still."""
+    views = ground.parts.views().values()
+    smallest = min(len(ask.prompt) for ask in ground.asks) // BLOCK + 1
+    at_once = sum(v["num_blocks"] // smallest for v in views if v["role"] != "prefill")
+    lost = turns_lost(seen)
+    silence = longest_silence(seen)
+    verdict.notes |= {"ended_during_longest_stall": lost, "room_at_once_for": at_once,
+                      "longest_silence_of_all": round(silence, 3)}
+    if at_once < len(seen):
+        verdict.check(lost <= at_once, f"{lost} others took the turn of one that waited")
+    verdict.check_time(
+        "longest silence of all streams", silence,
+        stall_limit(0.0, ground.longest, ground.rate) + ground.oracle.silence,
+    )
 
 
 def corruption(ground: Ground, every: int) -> Verdict:
@@ -28,6 +51,8 @@ def corruption(ground: Ground, every: int) -> Verdict:
     with ground.disturbed(verdict, at=0.02) as (load, _):
         load.wait()
     ground.parts.switch.unlink()
+    # Nobody has to be missed for it; but one that comes again finds others in the queue.
+    ground.limit_stall(verdict, 0.0, ground.prompts + ground.longest)
     verdict.notes["detected"] = int(ground.parts.wait(
         lambda: ground.parts.total("baton_kv_transfer_failures_total", 'reason="corrupt"'),
         "a corrupt hand-off in the metrics", 5.0,

@@ -6,8 +6,9 @@ import math
 import re
 from collections import Counter
 
-from baton.bench.faults.judge import REDISPATCH, Verdict
+from baton.bench.faults.judge import Verdict
 from baton.bench.faults.parts import Parts
+from baton.bench.faults.stalls import REDISPATCH
 
 _BUCKET = re.compile(r'baton_redispatch_seconds_bucket\{(.*)\}')
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
