@@ -92,6 +92,7 @@ def up(
     ] = False,
     json_logs: options.JsonLogs = False,
     max_queue: options.MaxQueue = UpSettings.max_queue,
+    journal: options.Journal = UpSettings.journal,
     max_running: options.MaxRunning = UpSettings.max_running,
     max_batch_tokens: options.MaxBatchTokens = None,
 ) -> None:
@@ -129,6 +130,7 @@ def up(
         served_model_name=served_model_name,
         device=device,
         max_queue=max_queue,
+        journal=journal,
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,
         restart=not no_restart,
@@ -162,6 +164,7 @@ def router(
     ] = RouterSettings.router_id,
     json_logs: options.JsonLogs = False,
     max_queue: options.MaxQueue = RouterSettings.max_queue,
+    journal: options.Journal = RouterSettings.journal,
 ) -> None:
     """Start a router alone: the HTTP API, to which workers come.
 
@@ -178,6 +181,7 @@ def router(
         insecure=insecure,
         served_model_name=served_model_name,
         max_queue=max_queue,
+        journal=journal,
         model=model_settings(model, dtype, max_model_len, block_size, None, None),
         json_logs=json_logs,
     )
@@ -331,12 +335,8 @@ def drain(
     undrain: Annotated[
         bool, typer.Option("--undrain", help="Let it take requests again.")
     ] = False,
-    url: Annotated[
-        str, typer.Option(help="Of the router.")
-    ] = f"http://{LOOPBACK}:{UpSettings.port}",
-    api_key: Annotated[
-        str | None, typer.Option(envvar="BATON_API_KEY", show_default=False)
-    ] = None,
+    url: options.RouterUrl = options.ROUTER_URL,
+    api_key: options.RouterKey = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not watch until it is empty.")
     ] = False,
@@ -351,6 +351,44 @@ def drain(
 
     settings = DrainSettings(worker, url, api_key, undrain, not no_wait)
     raise typer.Exit(run_drain(settings))
+
+
+@app.command(rich_help_panel="Look")
+def top(
+    url: options.RouterUrl = options.ROUTER_URL,
+    api_key: options.RouterKey = None,
+    interval: Annotated[
+        float,
+        typer.Option(
+            help="Between looks.", parser=options.read_duration, metavar="DURATION",
+            show_default="1s",
+        ),
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """Watch pools, queues, KV use, latencies against their targets and the last requests.
+
+    Ctrl-C ends it; nothing of the cluster does.
+    """
+    from baton.deploy.top import TopSettings, run_top
+
+    raise typer.Exit(run_top(TopSettings(url, api_key, interval, once)))
+
+
+@app.command(rich_help_panel="Look")
+def explain(
+    request: Annotated[
+        str,
+        typer.Argument(metavar="REQUEST_ID", help="The `id` of a response, as in chatcmpl-..."),
+    ],
+    url: options.RouterUrl = options.ROUTER_URL,
+    api_key: options.RouterKey = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Where a request went and why, what was expected of it, and what came of it."""
+    from baton.deploy.explain import ExplainSettings, run_explain
+
+    raise typer.Exit(run_explain(ExplainSettings(request, url, api_key, as_json)))
 
 
 @app.command(rich_help_panel="Look")

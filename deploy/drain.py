@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import aiohttp
 
+from baton.deploy.asking import ask, session
 from baton.protocol.errors import ConfigError
 
-_REQUEST_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
 
 
@@ -32,12 +32,10 @@ def run_drain(settings: DrainSettings) -> int:
 
 
 async def _drain(settings: DrainSettings) -> int:
-    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
-    timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
+    async with session(settings.api_key) as http:
         verb = "undrain" if settings.undrain else "drain"
         path = f"/admin/workers/{quote(settings.worker, safe='')}/{verb}"
-        worker = (await _ask(http, settings, "POST", path))["worker"]
+        worker = (await ask(http, settings.url, path, "POST"))["worker"]
         if settings.undrain:
             print(f"{settings.worker} takes requests again")
             return 0
@@ -59,27 +57,10 @@ async def _changed(
     """The worker's view, as soon as it says something else."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        workers = (await _ask(http, settings, "GET", "/admin/workers"))["workers"]
+        workers = (await ask(http, settings.url, "/admin/workers"))["workers"]
         mine = [view for view in workers if view["id"] == last["id"]]
         if not mine or mine[0]["epoch"] != last["epoch"]:
             raise ConfigError(f"{settings.worker} is gone")
         if any(mine[0][name] != last[name] for name in ("outstanding", "state")):
             found: dict[str, Any] = mine[0]
             return found
-
-
-async def _ask(
-    http: aiohttp.ClientSession, settings: DrainSettings, method: str, path: str
-) -> dict[str, Any]:
-    base = settings.url.rstrip("/")
-    try:
-        async with http.request(method, base + path) as response:
-            body = await response.json(content_type=None)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise ConfigError(f"no router at {base}: {error or type(error).__name__}") from error
-    if response.status != 200:
-        told = body.get("error") if isinstance(body, dict) else None
-        said = told.get("message") if isinstance(told, dict) else response.reason
-        raise ConfigError(f"{base} refused: {said}")
-    assert isinstance(body, dict)
-    return body

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from baton.protocol.link import Session
 from baton.protocol.records import WorkerHello
+from baton.router.account import Account
 from baton.router.dispatcher import Dispatcher
 from baton.router.observer import Observer
 from baton.router.registry import Worker
 
 
 class JoinableDispatcher(Dispatcher):
-    def __init__(self, *, observer: Observer, max_queue: int) -> None:
-        super().__init__(observer=observer, max_queue=max_queue)
+    def __init__(
+        self,
+        *,
+        observer: Observer,
+        max_queue: int,
+        router_id: str = "",
+        journal: Callable[[Account], None] | None = None,
+    ) -> None:
+        super().__init__(
+            observer=observer, max_queue=max_queue, router_id=router_id, journal=journal
+        )
         self._joined = asyncio.Event()
 
     def worker_joined(self, hello: WorkerHello, session: Session) -> Worker:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from baton.deploy.settings import DTYPES, ModelSettings
+from baton.deploy.settings import DTYPES, LOOPBACK, ModelSettings, RouterSettings
 from baton.protocol.units import parse_bytes, parse_duration
 
 _MODEL, _SERVING, _NETWORK, _LIMITS = "Model", "Serving", "Network", "Limits"
@@ -153,6 +153,16 @@ MaxQueue = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
+Journal = Annotated[
+    str,
+    typer.Option(
+        help="Write an account of each request here (times, lengths, decisions; no text): a file, "
+        "auto (in the user's state directory) or off.",
+        metavar="FILE|auto|off",
+        envvar="BATON_JOURNAL",
+        rich_help_panel=_SERVING,
+    ),
+]
 MaxRunning = Annotated[
     int, typer.Option(help="Sequences that one worker runs at once.", rich_help_panel=_LIMITS)
 ]
@@ -163,6 +173,12 @@ MaxBatchTokens = Annotated[
         rich_help_panel=_LIMITS,
         show_default="512 on a CPU, 8192 on a GPU",
     ),
+]
+
+ROUTER_URL = f"http://{LOOPBACK}:{RouterSettings.port}"
+RouterUrl = Annotated[str, typer.Option("--url", help="Of the router.")]
+RouterKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="BATON_API_KEY", show_default=False)
 ]
 
 
@@ -187,5 +203,3 @@ def model_settings(
         kv_checksum=kv_checksum,
         kv_layer_groups=kv_layer_groups,
     )
-
-

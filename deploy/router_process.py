@@ -12,12 +12,19 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import signal
 import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baton.deploy.listening import bind_listener, url_of
 from baton.deploy.settings import RouterSettings
 from baton.deploy.status import StatusWriter
+from baton.protocol.errors import ConfigError
+
+if TYPE_CHECKING:
+    from baton.router.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +49,24 @@ def _listener(settings: RouterSettings) -> socket.socket:
     return bind_listener(settings.host, settings.port)
 
 
+def open_journal(settings: RouterSettings, port: int) -> Journal | None:
+    """None when there is to be none. "auto" has a name by which two routers of one machine do
+    not meet, and a router finds its own again. Raises ConfigError."""
+    if settings.journal == "off":
+        return None
+    from baton.router.journal import Journal
+
+    if settings.journal == "auto":
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+        path = Path(state) / "baton" / f"journal-{settings.router_id}-{port}.jsonl"
+        try:
+            return Journal(path)
+        except ConfigError as error:
+            log.warning("no journal is kept: %s", error)  # it was not asked for by name
+            return None
+    return Journal(Path(settings.journal).expanduser())
+
+
 async def _serve(settings: RouterSettings, listener: socket.socket, status: StatusWriter) -> int:
     from baton.deploy.joining import JoinableDispatcher
     from baton.engine.model.source import resolve_model
@@ -59,7 +84,13 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
     url = url_of(listener)
     identity = Identity(settings.router_id, new_epoch())
     metrics = RouterMetrics()
-    dispatcher = JoinableDispatcher(observer=metrics, max_queue=settings.max_queue)
+    journal = open_journal(settings, listener.getsockname()[1])
+    dispatcher = JoinableDispatcher(
+        observer=metrics,
+        max_queue=settings.max_queue,
+        router_id=settings.router_id,
+        journal=None if journal is None else journal.add,
+    )
     controls = [RouterControl(identity, dispatcher) for _ in settings.control]
     runner = None
     try:
@@ -95,4 +126,6 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
             await runner.cleanup()
         for control in controls:
             await control.close()
+        if journal is not None:
+            journal.close()
 

@@ -169,6 +169,9 @@ class RouterSettings:
     """The `model` of the API; None is the model's own name."""
     max_queue: int = 512
     """Requests that may wait while every worker is full, before 429."""
+    journal: str = "auto"
+    """Where accounts of requests are written: a file, "off", or "auto" for one of its own in the
+    user's state directory."""
     model: ModelSettings = field(default_factory=ModelSettings)
     runtime_dir: str | None = None
     """The launcher's directory of sockets; the router removes it when the launcher is gone."""
@@ -204,6 +207,7 @@ class UpSettings:
     insecure: bool = False
     served_model_name: str | None = None
     max_queue: int = RouterSettings.max_queue
+    journal: str = RouterSettings.journal
     device: str = "auto"
     """"auto", "cpu" or "cuda"."""
     max_running: int = WorkerSettings.max_running
@@ -236,6 +240,8 @@ def check_endpoint(settings: RouterSettings | UpSettings) -> None:
     """Raises ConfigError for an HTTP endpoint that cannot be, or that anybody could use."""
     check_range("--port", settings.port, 0, 65535)
     check_range("--max-queue", settings.max_queue, 1)
+    if not settings.journal.strip():
+        raise ConfigError("--journal must be a file, auto or off, got nothing")
     if settings.api_key is not None and not settings.api_key.strip():
         raise ConfigError("--api-key must not be empty")
     if not is_loopback(settings.host) and settings.api_key is None and not settings.insecure:

@@ -55,7 +55,7 @@ class Cluster:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "COLUMNS": "200"},
+            env={**os.environ, "COLUMNS": "200", "BATON_JOURNAL": "off"},
         )
         threading.Thread(target=self._read, daemon=True).start()
         return self
@@ -204,6 +204,6 @@ def lines_of(arguments: Sequence[str], seconds: float = 30.0) -> tuple[int, str]
         capture_output=True,
         text=True,
         timeout=seconds,
-        env={**os.environ, "COLUMNS": "200"},
+        env={**os.environ, "COLUMNS": "200", "BATON_JOURNAL": "off"},
     )
     return done.returncode, done.stdout + done.stderr

@@ -91,7 +91,7 @@ def test_a_full_disk_costs_lines_and_is_said_once(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="--journal .*file/requests.jsonl cannot be written"):
+    with pytest.raises(ConfigError, match=r"--journal .*file/requests.jsonl cannot be written"):
         Journal(tmp_path / "file" / "requests.jsonl")
 
 
