@@ -75,6 +75,11 @@ class Option:
     plain: float
     """The cost without regard to affinity."""
 
+    @property
+    def rank(self) -> tuple[int, float, bool]:
+        """The least is the best."""
+        return (self.lost, self.cost, self.local)
+
     def prediction(self, facts: RequestFacts) -> Prediction:
         reading, writing = self.reading, self.writing
         lag = 0.0 if self.local else writing.worker.model.correction.handoff

@@ -235,7 +235,7 @@ class _Ways:
 
 
 def _rank(option: Option) -> tuple[int, float, bool]:
-    return (option.lost, option.cost, option.local)
+    return option.rank
 
 
 def _too_early(best: Reading, others: Sequence[Reading], now: float) -> bool:
