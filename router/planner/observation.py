@@ -1,0 +1,285 @@
+"""A workload from requests as they come, and whether it has changed.
+
+    arrive --> sample of the present regime --estimate--> Workload, and how far it may be off
+                  ^
+    a change drops all that came before it
+
+All requests are counted, by the second; of busy routers only every second, fourth, ... is looked at
+closer. Every second the last few seconds are compared with what came before: how much there is to
+read, how often requests come, how long answers get. Only what chance would hardly ever make
+is a change, so a constant load keeps its whole sample, and after a change nothing old blurs the
+picture. Pure: times are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from baton.router.planner.lifetimes import Life, completed, ended_differently
+from baton.router.planner.workload import Item, Workload
+
+WINDOW = 120.0
+"""Seconds that are looked back at most."""
+SAMPLE = 400
+"""Requests that are looked at closer at most."""
+LOOK_BACK = (3.0, 5.0, 8.0, 12.0, 20.0)
+"""Seconds ago at which a change may have been."""
+SURE = 4.5
+"""Standard deviations that make a change."""
+FEWEST = 12
+"""Requests on either side of a change, to call it one."""
+OUTPUT_GUESS = 128.0
+_CLIP = 4.0
+"""Of the mean, that one prompt counts for at most in telling a change."""
+
+
+@dataclass(slots=True, eq=False)
+class Seen:
+    """One request."""
+
+    at: float
+    prompt: int
+    most: int
+    """Output tokens at most."""
+    ttft: float
+    itl: float
+    produced: Callable[[], int]
+    cached: int | None = None
+    output: int | None = None
+    """None while it runs."""
+
+    @property
+    def life(self) -> Life:
+        return (self.produced(), False) if self.output is None else (self.output, True)
+
+
+@dataclass(slots=True)
+class Second:
+    """What came within one second."""
+
+    at: float
+    """Its beginning."""
+    count: int = 0
+    tokens: float = 0.0
+    """Of all prompts."""
+    squares: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    workload: Workload
+    seconds: float
+    """That it was seen for."""
+    count: int
+    prefill_error: float
+    """Relative standard error of the work that prompts are, per second."""
+    decode_error: float
+
+
+@dataclass
+class Observation:
+    """All requests of a router. What it keeps is bounded."""
+
+    _seconds: deque[Second] = field(default_factory=deque)
+    _sample: deque[Seen] = field(default_factory=deque)
+    _running: dict[Hashable, Seen] = field(default_factory=dict)
+    _number: int = 0
+    _stride: int = 1
+    """Of so many requests one is in the sample."""
+    _began: float | None = None
+    """Of the present regime."""
+    _output: float = OUTPUT_GUESS
+    """Mean length of answers, as last estimated."""
+    _size: float = 0.0
+    """Mean length of prompts before the present regime or within it."""
+
+    def arrived(
+        self,
+        key: Hashable,
+        now: float,
+        prompt: int,
+        most: int,
+        ttft: float,
+        itl: float,
+        produced: Callable[[], int],
+    ) -> None:
+        """`produced` gives its output tokens so far."""
+        if self._began is None:
+            self._began = now
+        if not self._seconds or now >= self._seconds[-1].at + 1.0:
+            self._seconds.append(Second(now))
+        second = self._seconds[-1]
+        # One giant is no trend.
+        size = min(float(prompt), _CLIP * self._size) if self._size else float(prompt)
+        self._size += (prompt - self._size) * (0.01 if self._size else 1.0)
+        second.count += 1
+        second.tokens += size
+        second.squares += size * size
+        self._number += 1
+        if self._number % self._stride == 0:
+            request = Seen(now, prompt, most, ttft, itl, produced)
+            self._sample.append(request)
+            self._running[key] = request
+            if len(self._sample) > SAMPLE:
+                self._stride *= 2
+                self._sample = deque(list(self._sample)[::2])
+
+    def ended(self, key: Hashable, output: int, cached: int | None) -> None:
+        """Idempotent. `cached`: prompt tokens that were not computed, if that is known."""
+        request = self._running.pop(key, None)
+        if request is not None:
+            request.output = output
+            request.cached = cached
+
+    def refused(self, key: Hashable) -> None:
+        """It came, and was not let in: of its answer nothing can be learned."""
+        request = self._running.pop(key, None)
+        if request is not None:
+            request.produced = lambda: 0
+
+    # -- what is known of it -------------------------------------------------------------------
+
+    def changed(self, now: float) -> bool:
+        """Whether it is another workload than before, of which all is forgotten then."""
+        self._forget(now)
+        best, since = SURE, None
+        for back in LOOK_BACK:
+            start = now - back
+            if self._began is None or start - self._began < max(back, 5.0):
+                break
+            sure = self._difference(start, now)
+            if sure > best:
+                best, since = sure, start
+        if since is None:
+            return False
+        self._output = self._outputs()[1]
+        while self._sample and self._sample[0].at < since:
+            self._sample.popleft()
+        while self._seconds and self._seconds[0].at < since:
+            self._seconds.popleft()
+        self._began = since
+        self._stride = 1
+        return True
+
+    def estimate(self, now: float) -> Estimate | None:
+        """None while next to nothing is known."""
+        self._forget(now)
+        requests = list(self._sample)
+        count = sum(second.count for second in self._seconds)
+        if self._began is None or len(requests) < FEWEST:
+            return None
+        seconds = now - max(self._began, now - WINDOW)
+        if seconds <= 0:
+            return None
+        outputs, _, extrapolated = self._outputs()
+        known = [r for r in requests if r.cached is not None]
+        hit = sum(r.cached or 0 for r in known) / max(1, sum(r.prompt for r in known))
+        items = tuple(
+            Item(
+                request.prompt,
+                min(request.prompt - 1, int(hit * request.prompt))
+                if request.cached is None
+                else request.cached,
+                max(1, round(output)),
+                request.ttft,
+                request.itl,
+            )
+            for request, output in zip(requests, outputs, strict=True)
+        )
+        bursts = self._dispersion()
+        ended = sum(request.output is not None for request in requests)
+        coming = bursts / count
+        prompts = _scv([item.prompt - item.cached for item in items])
+        answers = _scv([item.output for item in items])
+        return Estimate(
+            workload=Workload(count / seconds, items, bursts),
+            seconds=seconds,
+            count=count,
+            prefill_error=math.sqrt(coming + prompts / len(items)),
+            decode_error=math.sqrt(
+                coming + max(answers, 0.25) / (ended + 1) + (0.5 * extrapolated) ** 2
+            ),
+        )
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _forget(self, now: float) -> None:
+        while self._sample and self._sample[0].at < now - WINDOW:
+            self._sample.popleft()
+        while self._seconds and self._seconds[0].at < now - WINDOW:
+            self._seconds.popleft()
+
+    def _outputs(self) -> tuple[list[float], float, float]:
+        """(of each in the sample, their mean, the share of it that is extrapolated)."""
+        outputs, extrapolated = completed([seen.life for seen in self._sample], self._output)
+        capped = [
+            min(seen.most, output)
+            for seen, output in zip(self._sample, outputs, strict=True)
+        ]
+        return capped, sum(capped) / len(capped) if capped else self._output, extrapolated
+
+    def _dispersion(self) -> float:
+        """Variance over mean of the requests per second: what a queue feels of bursts. At least
+        a quarter: a few even seconds promise nothing."""
+        if self._began is None or len(self._seconds) < 10:
+            return 1.0
+        counts = [second.count for second in self._seconds]
+        span = self._seconds[-1].at + 1.0 - self._seconds[0].at
+        counts += [0] * max(0, round(span) - len(counts))  # seconds in which none came
+        mean = sum(counts) / len(counts)
+        variance = sum((count - mean) ** 2 for count in counts) / len(counts)
+        return max(0.25, variance / mean)
+
+    def _difference(self, start: float, now: float) -> float:
+        """In standard deviations, of whatever differs most before and after `start`."""
+        before = [second for second in self._seconds if second.at < start]
+        recent = [second for second in self._seconds if second.at >= start]
+        if sum(second.count for second in before) < FEWEST:
+            return 0.0
+        assert self._began is not None
+        since = before[0].at
+        # The second that `start` lies in belongs to what was before.
+        edge = max(start, before[-1].at + 1.0)
+        length, seconds = edge - since, max(now - edge, 1e-3)
+        bursts = max(1.0, self._dispersion())
+        arrivals = _rates_differ(
+            _Sum(sum(s.count for s in before), sum(s.count for s in before), length),
+            _Sum(sum(s.count for s in recent), sum(s.count for s in recent), seconds),
+            bursts,
+        )
+        reading = _rates_differ(
+            _Sum(sum(s.tokens for s in before), sum(s.squares for s in before), length),
+            _Sum(sum(s.tokens for s in recent), sum(s.squares for s in recent), seconds),
+            bursts,
+        )
+        most = max(abs(arrivals), abs(reading))
+        new = [seen.life for seen in self._sample if seen.at >= start]
+        old = [seen.life for seen in self._sample if seen.at < start]
+        if len(new) >= FEWEST and len(old) >= FEWEST:
+            most = max(most, abs(ended_differently(new, old)))
+        return most
+
+
+class _Sum(NamedTuple):
+    total: float
+    squares: float
+    seconds: float
+
+
+def _rates_differ(before: _Sum, recent: _Sum, bursts: float) -> float:
+    """What came per second, of compound Poisson arrivals that come in bursts."""
+    spread = (before.squares / before.seconds + recent.squares / recent.seconds) / 2
+    variance = bursts * spread * (1 / before.seconds + 1 / recent.seconds)
+    gap = recent.total / recent.seconds - before.total / before.seconds
+    return gap / math.sqrt(variance) if variance > 0 else 0.0
+
+
+def _scv(values: Sequence[int]) -> float:
+    mean = sum(values) / len(values)
+    if mean <= 0:
+        return 0.0
+    return sum((value - mean) ** 2 for value in values) / len(values) / mean**2

@@ -1,0 +1,182 @@
+"""Lengths of answers that are not over, and changes that are told from noise."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from baton.router.planner.lifetimes import completed, ended_differently
+from baton.router.planner.observation import Observation
+
+
+def test_lengths_of_what_has_ended_are_known() -> None:
+    assert completed([(5, True), (9, True)], 100.0) == ([5, 9], 0.0)
+    assert completed([], 10.0) == ([], 0.0)
+
+
+def test_equal_answers_are_foreseen_from_the_first_that_end() -> None:
+    """All are 64 tokens long; those that run are at every place."""
+    lives = [(64, True)] * 20 + [(age, False) for age in range(0, 64, 4)]
+    assert completed(lives, 500.0)[0][20:] == pytest.approx([64.0] * 16)
+
+
+def test_where_nothing_has_ended_the_prior_counts_less_and_less() -> None:
+    short, unseen = completed([(10, False)] * 3, 50.0)
+    long, _ = completed([(400, False)] * 3, 50.0)
+    assert 40 < short[0] < 130
+    assert unseen > 0.7
+    assert long[0] > 800
+    seen = completed([(10, False)] * 3 + [(20, True)] * 30, 50.0)
+    assert seen[0][0] == pytest.approx(20)
+    assert seen[1] < 0.01
+
+
+@pytest.mark.parametrize("shape", [0.5, 1.0, 2.0])
+def test_a_few_seconds_after_a_change_lengths_are_extrapolated_within_half(shape: float) -> None:
+    """A quarter of the answers have ended, those that began at even intervals."""
+    rng = random.Random(6)
+    drawn = [max(1.0, rng.gammavariate(shape, 300 / shape)) for _ in range(400)]
+    cuts = [rng.uniform(0, 180) for _ in drawn]
+    lives = [(int(min(a, b)), a <= b) for a, b in zip(drawn, cuts, strict=True)]
+    lengths, unseen = completed(lives, 60.0)
+    assert sum(lengths) / len(lengths) == pytest.approx(300, rel=0.5)
+    assert unseen > 0.2
+
+
+def test_estimates_are_not_biased_by_what_is_cut_off() -> None:
+    rng = random.Random(4)
+    lengths = [max(1, int(rng.expovariate(1 / 200))) for _ in range(3000)]
+    lives = [
+        (length, True) if length <= cut else (cut, False)
+        for length, cut in ((length, rng.randint(1, 400)) for length in lengths)
+    ]
+    naive = [tokens for tokens, over in lives if over]
+    estimated = sum(completed(lives, 10.0)[0]) / len(lives)
+    true = sum(lengths) / len(lengths)
+    assert sum(naive) / len(naive) < 0.6 * true
+    assert estimated == pytest.approx(true, rel=0.06)
+
+
+def test_longer_and_shorter_answers_are_noticed_before_they_end() -> None:
+    before = [(64, True)] * 100
+    assert ended_differently([(90, False)] * 30, before) < -4.5
+    assert ended_differently([(20, True)] * 30, before) > 4.5
+    assert abs(ended_differently([(64, True)] * 25 + [(30, False)] * 30, before)) < 1
+
+
+def test_the_same_answers_differ_as_chance_has_it() -> None:
+    rng = random.Random(8)
+
+    def lives(count: int) -> list[tuple[int, bool]]:
+        drawn = [
+            (max(1, int(rng.lognormvariate(5, 0.8))), rng.randint(20, 500)) for _ in range(count)
+        ]
+        return [(min(size, cut), size <= cut) for size, cut in drawn]
+
+    scores = [ended_differently(lives(60), lives(300)) for _ in range(400)]
+    assert max(map(abs, scores)) < 4.2
+    assert math.sqrt(sum(score**2 for score in scores) / 400) == pytest.approx(1, abs=0.25)
+
+
+class Stream:
+    """Requests at a rate whose lengths and answers are drawn; a token takes `itl` seconds."""
+
+    def __init__(self, seed: int, *, itl: float = 0.03) -> None:
+        self.rng = random.Random(seed)
+        self.seen = Observation()
+        self.now = 0.0
+        self.itl = itl
+        self.running: list[tuple[int, float, int]] = []
+        self.number = 0
+
+    def run(
+        self, seconds: float, rate: float, prompt: float, output: float, sigma: float = 0.7,
+        stop_at_change: bool = True,
+    ) -> tuple[float | None, int]:
+        """When a change was seen first, and how many."""
+        end, check = self.now + seconds, self.now + 1.0
+        start, first, changes = self.now, None, 0
+        while self.now < end:
+            self.now += self.rng.expovariate(rate)
+            for number, at, size in list(self.running):
+                if self.now - at >= size * self.itl:
+                    self.seen.ended(number, size, 0)
+                    self.running.remove((number, at, size))
+            while check < self.now:
+                check += 1.0
+                if self.seen.changed(self.now):
+                    changes += 1
+                    first = self.now - start if first is None else first
+            self.number += 1
+            size = max(1, int(self._drawn(output, sigma)))
+            self.seen.arrived(
+                self.number, self.now, max(1, int(self._drawn(prompt, sigma))), 4096, 1.0, 0.05,
+                self._produced(self.now, size),
+            )
+            self.running.append((self.number, self.now, size))
+        return first, changes
+
+    def _drawn(self, mean: float, sigma: float) -> float:
+        return mean * self.rng.lognormvariate(-sigma**2 / 2, sigma)
+
+    def _produced(self, at: float, size: int) -> Callable[[], int]:
+        return lambda: min(size, int((self.now - at) / self.itl))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_constant_load_does_not_change(seed: int) -> None:
+    stream = Stream(seed)
+    _, changes = stream.run(250.0, 12.0, 900.0, 150.0, sigma=1.0)
+    assert changes == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("rate", "prompt", "output"),
+    [(12.0, 2400.0, 60.0), (12.0, 300.0, 500.0), (4.0, 900.0, 150.0), (12.0, 900.0, 500.0)],
+)
+def test_a_shift_is_seen_within_seconds(
+    seed: int, rate: float, prompt: float, output: float
+) -> None:
+    stream = Stream(seed)
+    stream.run(100.0, 12.0, 900.0, 150.0)
+    first, changes = stream.run(60.0, rate, prompt, output)
+    assert first is not None
+    assert first <= 10.0
+    assert changes <= 3
+
+
+def test_after_a_shift_the_estimate_is_of_the_new_load() -> None:
+    stream = Stream(3)
+    stream.run(100.0, 12.0, 900.0, 400.0)
+    stream.run(12.0, 12.0, 2500.0, 60.0)
+    got = stream.seen.estimate(stream.now)
+    assert got is not None
+    assert got.workload.tokens == pytest.approx(2500, rel=0.3)
+    assert got.workload.gaps == pytest.approx(60, rel=0.3)
+    assert got.seconds < 20
+    assert 0.02 < got.prefill_error < 0.3
+
+
+def test_an_estimate_of_a_long_steady_load_is_close_and_says_so() -> None:
+    stream = Stream(9)
+    stream.run(150.0, 5.0, 700.0, 200.0)
+    got = stream.seen.estimate(stream.now)
+    assert got is not None
+    assert got.workload.rate == pytest.approx(5.0, rel=0.12)
+    assert got.workload.tokens == pytest.approx(700, rel=0.1)
+    assert got.workload.gaps == pytest.approx(200, rel=0.12)
+    assert got.decode_error < 0.08
+    assert Observation().estimate(0.0) is None
+
+
+def test_what_is_kept_is_bounded() -> None:
+    stream = Stream(1)
+    stream.run(100.0, 40.0, 10.0, 5.0)
+    assert len(stream.seen._sample) <= 400
+    assert len(stream.seen._running) <= len(stream.running)
+    assert len(stream.seen._seconds) <= 121
+    assert stream.seen.estimate(stream.now + 1000.0) is None
