@@ -8,7 +8,7 @@ only carries out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -45,6 +45,7 @@ from baton.kvtransfer.handoff.messages import can_cut, cut_by_layers, layer_byte
 from baton.kvtransfer.handoff.receiver import Receiver, ReceiverState
 from baton.kvtransfer.mover import BlockMover, Landing
 from baton.kvtransfer.peers import IncomingPeers
+from baton.kvtransfer.probe import ProbeResult
 from baton.protocol.ids import Identity, ProcessRef, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.link import is_gone
@@ -141,6 +142,11 @@ class DecodeStage:
     @property
     def block_bytes(self) -> int:
         return self._layout.block_bytes
+
+    @property
+    def probes(self) -> Mapping[str, ProbeResult]:
+        """How blocks come from each sender, by node id."""
+        return self._peers.probes
 
     def in_flight(self) -> dict[str, int]:
         """Messages awaited, by sender."""

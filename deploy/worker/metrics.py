@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import Metric
 
 from baton.engine.commands import StepStats
-from baton.protocol.records import WorkerMetrics
+from baton.kvtransfer.probe import ProbeResult
+from baton.protocol.records import Scheme, WorkerMetrics
 
 _STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _TRANSFER_BUCKETS = (0.00002, 0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
@@ -39,6 +40,7 @@ class Metrics:
         self._under_way: dict[tuple[str, str], float] = {}
         self._backlog: dict[str, tuple[int, int]] = {}
         self._quarantined = 0
+        self._ways: dict[str, ProbeResult] = {}
         self.step_seconds = Histogram(
             "baton_step_seconds",
             "Duration of one engine step",
@@ -111,6 +113,12 @@ class Metrics:
         self.quarantined_bytes = Gauge(
             "baton_kv_quarantined_bytes",
             "KV memory that an unfinished operation may still touch",
+            registry=self._registry,
+        )
+        self.way = Gauge(
+            "baton_kv_way_bytes_per_second",
+            "How blocks come from a sender, and how fast that was when the session opened",
+            ["peer", "way", "blocks_per_message"],
             registry=self._registry,
         )
 
@@ -194,6 +202,19 @@ class Metrics:
             self.quarantined_bytes.set(quarantined_bytes)
             self._changed = True
 
+    def ways(self, probes: Mapping[str, ProbeResult]) -> None:
+        """How blocks come from each sender, by node id: the last probe's choice."""
+        for peer in self._ways.keys() | probes.keys():
+            was, now = self._ways.get(peer), probes.get(peer)
+            if was is now:
+                continue
+            if was is not None:
+                self.way.remove(peer, *_way(was.chosen))
+            if now is not None:
+                self.way.labels(peer, *_way(now.chosen)).set(dict(now.rates)[now.chosen])
+            self._changed = True
+        self._ways = dict(probes)
+
     def bytes_sent(self, totals: Mapping[str, float]) -> None:
         """Cumulative bytes by carrier, as the transport counts them."""
         for carrier, total in totals.items():
@@ -220,6 +241,11 @@ class Metrics:
             ),
             types={family.name: (family.type, family.documentation) for family in families},
         )
+
+
+def _way(scheme: Scheme) -> tuple[str, str]:
+    kind = "staged" if scheme.staged else "direct"
+    return kind, str(scheme.blocks_per_message)
 
 
 def _reason(kind: str, outcome: str) -> str:

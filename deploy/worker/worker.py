@@ -303,6 +303,7 @@ class Worker:
             backlog=self.prefill.backlog(),
             quarantined_bytes=self._load()[0].blocks.quarantined * self.decode.block_bytes,
         )
+        self._metrics.ways(self.decode.probes)
         samples = self._metrics.take()
         if samples is not None:
             self.links.tell_all(samples)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from pathlib import Path
 
 import aiohttp
@@ -105,7 +104,9 @@ def test_idle_costs_nothing(tiny_model: Path) -> None:
         cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
         cluster.assert_clean()
         family = cluster.processes()
-        time.sleep(3)  # the two workers have just met, and find out how blocks go best
+        # The two workers have just met, and try out how blocks go best.
+        way = "baton_kv_way_bytes_per_second"
+        wait_for(lambda: cluster.metric_sum(way) > 0, "the way of blocks was chosen")
 
         def busy() -> float:
             return sum(sum(p.cpu_times()[:2]) for p in family)

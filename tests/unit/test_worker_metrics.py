@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from baton.deploy.worker.metrics import Metrics
+from baton.kvtransfer.probe import ProbeResult
+from baton.protocol.records import Scheme
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -59,3 +61,20 @@ def test_what_is_under_way_follows_the_peers_and_falls_back_to_nothing() -> None
     assert seen["baton_kv_quarantined_bytes",] == 0
     metrics.handoffs(sending={}, receiving={}, backlog={}, quarantined_bytes=0)
     assert metrics.take() is None, "nothing new, nothing sent"
+
+
+def test_the_way_that_was_chosen_is_told_and_one_that_is_given_up_is_not() -> None:
+    metrics = Metrics("ucx")
+    direct, staged = Scheme(16), Scheme(4, staged=True)
+    rates = ((direct, 2e9), (staged, 1e9))
+    probes = {"p": ProbeResult(direct, rates)}
+    metrics.ways(probes)
+    name = "baton_kv_way_bytes_per_second"
+    assert samples(metrics)[name, "p", "direct", "16"] == 2e9
+    metrics.ways(probes)
+    assert metrics.take() is None, "nothing new, nothing sent"
+    metrics.ways({"p": ProbeResult(staged, rates)})
+    told = {labels: value for labels, value in samples(metrics).items() if labels[0] == name}
+    assert told == {(name, "p", "staged", "4"): 1e9}
+    metrics.ways({})
+    assert not [labels for labels in samples(metrics) if labels[0] == name]
