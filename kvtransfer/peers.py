@@ -277,7 +277,9 @@ class IncomingPeers:
         def keep(result: ProbeResult) -> None:
             self.probes[peer.node_id] = result
             rates = ", ".join(f"{_name(s)} {rate / 1e9:.1f} GB/s" for s, rate in result.rates)
-            log.info("KV from %s: %s (%s)", peer.node_id, _name(result.chosen), rates)
+            # Staging pays where memory cannot be scattered; here it copies twice for nothing.
+            say = log.warning if result.chosen.staged else log.info
+            say("KV from %s: %s (%s)", peer.node_id, _name(result.chosen), rates)
 
         probe = ProbeReceiver(mover.transport, issue_tags, mover.blocks.block_bytes, keep,
                               self.inbox_of(peer))
