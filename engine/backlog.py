@@ -75,6 +75,7 @@ class Backlog:
         )
 
     def _itl(self, decodes: StepShape) -> float:
+        """Of all that runs: what is prefilled now decodes while the rest is."""
         if not decodes.decode_sequences:
             return math.inf
-        return min(seq.itl for seq in self._table.running if seq.num_uncomputed == 1)
+        return min([seq.itl for seq in self._table.running])

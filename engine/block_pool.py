@@ -14,9 +14,8 @@ Uses are counted, so a block that two sequences share is given up by the second.
 with `register`, after the whole block was computed or has arrived; a block that is given up
 unnamed becomes FREE and can never be found, which keeps torn hand-offs out of the cache.
 
-Eviction takes the least recently given up CACHED block, and deeper blocks of a chain before their
-parents: chains are given up whole and pinned from their start, so it suffices to queue them
-deepest first.
+Which CACHED block is evicted says `eviction.py`. Deeper blocks of a chain go before their parents:
+chains are given up whole and pinned from their start, so it suffices to queue them deepest first.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from enum import IntEnum
 from heapq import heapify, heappop, heappush
 
 from baton.engine.cache_log import FIRST, CacheChange
+from baton.engine.eviction import EvictionQueue
 from baton.protocol.records import BlockCounts
 
 
@@ -63,7 +63,7 @@ class BlockPool:
         self._counts = [0] * len(BlockState)
         self._counts[BlockState.FREE] = num_blocks
         self._free = list(range(num_blocks))  # a heap: lowest numbers first, so runs stay runs
-        self._lru: dict[int, None] = {}  # CACHED blocks, next victim first
+        self._evictable = EvictionQueue(num_blocks)  # CACHED blocks
         self._name: list[bytes | None] = [None] * num_blocks
         self._parent: list[bytes] = [FIRST] * num_blocks  # of what has a name
         self._by_name: dict[bytes, int] = {}
@@ -110,12 +110,15 @@ class BlockPool:
 
     # -- taking ------------------------------------------------------------------------------
 
-    def acquire(self, matched: Sequence[int], fresh: int, use: Use) -> list[int] | None:
+    def acquire(
+        self, matched: Sequence[int], fresh: int, use: Use, *, again: bool = True
+    ) -> list[int] | None:
         """Pin `matched` (from `match`) and allocate `fresh` more: all of it, or None and nothing
-        has changed. The result is `matched`, then the new blocks in ascending order."""
+        has changed. The result is `matched`, then the new blocks in ascending order. `again`: see
+        `pin`."""
         if not self.fits(matched, fresh):
             return None
-        self.pin(matched, use)
+        self.pin(matched, use, again=again)
         return [*matched, *self._take(fresh, use)]
 
     def allocate(self, count: int, use: Use) -> list[int] | None:
@@ -124,11 +127,14 @@ class BlockPool:
             return None
         return self._take(count, use)
 
-    def pin(self, blocks: Iterable[int], use: Use) -> None:
-        """One more use of each; a CACHED block leaves the queue for eviction."""
+    def pin(self, blocks: Iterable[int], use: Use, *, again: bool = True) -> None:
+        """One more use of each; a CACHED block leaves the queue for eviction. `again`: by
+        somebody else than before, which makes it worth more."""
         for block in blocks:
             self._uses[use][block] += 1
             self._settle(block)
+            if again:
+                self._evictable.used_again(block)
 
     def change_use(self, blocks: Iterable[int], old: Use, new: Use) -> None:
         """Turn one use of each block into another kind; at no time is it unused."""
@@ -142,8 +148,13 @@ class BlockPool:
     def release(self, blocks: Sequence[int], use: Use) -> None:
         """One use less of each of a sequence's `blocks`, given in the order of its tokens. What
         nobody uses any more becomes CACHED if its content has a name, else FREE."""
+        again = False
         for block in reversed(blocks):  # deepest first: see the module's docstring
             self._drop(block, use)
+            if again:  # a block that was computed twice is worth what those behind it are
+                self._evictable.used_again(block)
+            else:
+                again = self._evictable.is_used_again(block)
             self._settle(block)
 
     def quarantine(self, blocks: Iterable[int], use: Use) -> None:
@@ -166,6 +177,8 @@ class BlockPool:
         it should it be evicted meanwhile."""
         if self._state[block] > BlockState.HELD:
             raise IntegrityError(f"block {block} is {self._state[block].name} and gets a name")
+        if self._name[block] != name:
+            self._evictable.renamed(block)
         self._name[block], self._parent[block] = name, parent
         self._keeper(block, name)
 
@@ -185,8 +198,7 @@ class BlockPool:
             if self._free:
                 block = heappop(self._free)
             else:
-                block = next(iter(self._lru))
-                del self._lru[block]
+                block = self._evictable.pop()
                 self._forget_name(block)
             taken.append(block)
             self._uses[use][block] = 1
@@ -212,9 +224,9 @@ class BlockPool:
         self._counts[old] -= 1
         self._counts[new] += 1
         if old is BlockState.CACHED:
-            del self._lru[block]
+            self._evictable.remove(block)
         if new is BlockState.CACHED:
-            self._lru[block] = None
+            self._evictable.add(block)
         elif new is BlockState.FREE:
             heappush(self._free, block)
 
@@ -232,11 +244,15 @@ class BlockPool:
         keeper = self._keeper(block, name)
         if keeper == block:
             return BlockState.CACHED
-        # A duplicate goes. The keeper counts as used just now, else it would be evicted before
-        # the deeper blocks of its chain that were given up together with the duplicate.
-        if self._state[keeper] is BlockState.CACHED:
-            del self._lru[keeper]
-            self._lru[keeper] = None
+        # A duplicate goes. The keeper counts as used just now, and is worth as much, else it would
+        # be evicted before the deeper blocks of its chain that were given up with the duplicate.
+        queued = self._state[keeper] is BlockState.CACHED
+        if queued:
+            self._evictable.remove(keeper)
+        if self._evictable.is_used_again(block):
+            self._evictable.used_again(keeper)
+        if queued:
+            self._evictable.add(keeper)
         self._name[block] = None
         return BlockState.FREE
 
@@ -276,8 +292,8 @@ class BlockPool:
                 problems.append(f"block {block} is {state.name}, should be {right.name}")
             if state is BlockState.FREE and name is not None:
                 problems.append(f"block {block} is FREE and has a name")
-            if (state is BlockState.CACHED) != (block in self._lru):
-                problems.append(f"block {block} is {state.name}, its place in the LRU disagrees")
+            if (state is BlockState.CACHED) != (block in self._evictable):
+                problems.append(f"block {block} is {state.name}, the queue for eviction disagrees")
             expected[state] += 1
         for name, block in self._by_name.items():
             if self._name[block] != name:
@@ -295,11 +311,10 @@ class BlockPool:
 
     def clear_cache(self) -> None:
         """Forget all content that nobody uses (after a change that voids it, and in tests)."""
-        for block in self._lru:
+        self._counts[BlockState.FREE] += len(self._evictable)
+        self._counts[BlockState.CACHED] = 0
+        for block in self._evictable.clear():
             self._forget_name(block)
             self._state[block] = BlockState.FREE
             self._free.append(block)
-        self._counts[BlockState.FREE] += len(self._lru)
-        self._counts[BlockState.CACHED] = 0
-        self._lru.clear()
         heapify(self._free)

@@ -180,7 +180,9 @@ class SequenceTable:
         insort(self.running, seq, key=_rank)
 
     def _give_blocks(self, seq: Sequence, matched: list[int], fresh: int, use: Use) -> None:
-        blocks = self._pool.acquire(matched, fresh, use)
+        # What it computed itself before it was preempted, or its other choices do, proves nothing.
+        again = seq.scheduled_at is None and seq.request.choice == 0
+        blocks = self._pool.acquire(matched, fresh, use, again=again)
         if blocks is None:
             raise IntegrityError(f"{seq.key} is given {fresh} blocks that are not there")
         seq.block_ids = blocks

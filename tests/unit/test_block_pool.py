@@ -189,19 +189,20 @@ def test_check_integrity_says_what_is_wrong() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=60))
-def test_any_order_of_chains_keeps_the_pool_whole(moves: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 3)), max_size=60))
+def test_any_order_of_chains_keeps_the_pool_whole(moves: list[tuple[int, int, int]]) -> None:
     """Chains that share a trunk are computed, shared and given up in any order. Whatever is
     evicted, no cached block is left whose predecessors are gone."""
     pool = BlockPool(7)
     chains = [names("a", "b", *branch) for branch in ("c", "cd", "e", "ef", "", "cdg")]
     owned: list[tuple[list[int], Use]] = []
-    for kind, number in moves:
+    for kind, number, short in moves:
         chain = chains[number]
         if kind < 2:
             use = Use(kind)
-            matched = pool.match(chain[: len(chain) - number % 2])
-            blocks = pool.acquire(matched, len(chain) - len(matched), use)
+            matched = pool.match(chain[: len(chain) - short])
+            again = number + short != 3
+            blocks = pool.acquire(matched, len(chain) - len(matched), use, again=again)
             if blocks is not None:
                 for block, name in zip(blocks, chain, strict=True):
                     pool.register(block, name)
