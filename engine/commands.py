@@ -6,6 +6,7 @@ Events are published from the engine thread after each step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -202,6 +203,8 @@ class LayersDone:
 class StepStats:
     seconds: float
     shape: StepShape
+    itl: float = math.inf
+    """The tightest inter-token target of the sequences that decode in it, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ sequences, or one of the bookkeeping itself, ends the engine and is told to the 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -188,13 +189,16 @@ def _stats(batch: list[BatchItem], seconds: float) -> StepStats:
     """Before `complete`, while `num_computed` is what the step started from. A single token is a
     decode row to the runner, wherever it comes from."""
     decodes = decode_context = chunks = tokens = pairs = 0
+    itl = math.inf
     for item in batch:
         past, count = item.seq.num_computed, item.num_tokens
         if count == 1:
             decodes += 1
             decode_context += past + 1
+            if item.seq.itl < itl:
+                itl = item.seq.itl
         else:
             chunks += 1
             tokens += count
             pairs += attention_pairs(count, past)
-    return StepStats(seconds, StepShape(chunks, tokens, pairs, decodes, decode_context))
+    return StepStats(seconds, StepShape(chunks, tokens, pairs, decodes, decode_context), itl)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,6 +15,7 @@ from baton.protocol.records import Scheme, WorkerMetrics
 _STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _TRANSFER_BUCKETS = (0.00002, 0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0)
 
 _SENDER_PHASES = {
     "grant": ("started", "granted"),
@@ -53,6 +55,24 @@ class Metrics:
             "Sequences (decode) or tokens (prefill) of one step",
             ["stage"],
             buckets=_BATCH_BUCKETS,
+            registry=self._registry,
+        )
+        self.chunk_tokens = Histogram(
+            "baton_prefill_chunk_tokens",
+            "Prompt tokens of the chunks of one step, on average",
+            buckets=(*_BATCH_BUCKETS, 512, 1024, 2048, 4096),
+            registry=self._registry,
+        )
+        self.itl_used = Histogram(
+            "baton_step_itl_ratio",
+            "Duration of a step by the tightest inter-token target of what decodes in it",
+            ["stage"],
+            buckets=_RATIO_BUCKETS,
+            registry=self._registry,
+        )
+        self.itl_headroom = Gauge(
+            "baton_itl_headroom_seconds",
+            "What the last such step left of that target; negative: what it took more",
             registry=self._registry,
         )
         self.transfer_bytes = Counter(
@@ -132,6 +152,10 @@ class Metrics:
             self.batch_size.labels("decode").observe(shape.decode_sequences)
         if shape.prefill_tokens:
             self.batch_size.labels("prefill").observe(shape.prefill_tokens)
+            self.chunk_tokens.observe(shape.prefill_tokens / shape.prefill_chunks)
+        if stats.itl < math.inf:
+            self.itl_used.labels(stage).observe(stats.seconds / stats.itl)
+            self.itl_headroom.set(stats.itl - stats.seconds)
         self._changed = True
 
     def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:

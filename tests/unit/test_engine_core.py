@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,17 @@ def test_sequences_run_to_their_end_and_are_told_step_by_step() -> None:
         assert sum(shape.decode_context for shape in shapes) == 2 * (12 + 13 + 14)
         assert rig.published[-1].load.blocks.active == 0
     assert rig.fatal == []
+
+
+
+def test_steps_tell_the_tightest_target_of_what_decodes_in_them() -> None:
+    with running() as rig:
+        rig.submit(start("one", itl=2), start("two", itl=1), start("plain"))
+        rig.wait(lambda: all(rig.ended(start(name)) for name in ("one", "two", "plain")))
+        stats = [step.stats for step in rig.published if step.stats is not None]
+        assert all(
+            s.itl == math.inf for s in stats if not s.shape.decode_sequences)
+        assert min(s.itl for s in stats if s.shape.decode_sequences) == 1
 
 
 def test_an_idle_engine_uses_no_cpu_and_wakes_for_a_command() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from baton.deploy.worker.metrics import Metrics
+from baton.engine.commands import StepStats
 from baton.kvtransfer.probe import ProbeResult
+from baton.protocol.curves import StepShape
 from baton.protocol.records import Scheme
 
 
@@ -78,3 +80,18 @@ def test_the_way_that_was_chosen_is_told_and_one_that_is_given_up_is_not() -> No
     assert told == {(name, "p", "staged", "4"): 1e9}
     metrics.ways({})
     assert not [labels for labels in samples(metrics) if labels[0] == name]
+
+
+def test_chunks_and_what_they_leave_of_the_target_between_tokens() -> None:
+    metrics = Metrics("ucx")
+    decodes = StepShape.decodes(2, 100)
+    chunks = StepShape.chunk(100) + StepShape.chunk(20)
+    metrics.step(StepStats(0.75, decodes + chunks, itl=1.0))
+    metrics.step(StepStats(0.5, decodes, itl=0.25))
+    metrics.step(StepStats(9.0, chunks))
+    seen = samples(metrics)
+    assert seen["baton_prefill_chunk_tokens_sum",] == 60 + 60
+    assert seen["baton_step_itl_ratio_sum", "prefill"] == 0.75
+    assert seen["baton_step_itl_ratio_sum", "decode"] == 2.0
+    assert seen["baton_step_itl_ratio_bucket", "prefill", "1.0"] == 1
+    assert seen["baton_itl_headroom_seconds",] == -0.25
