@@ -24,7 +24,7 @@ SHARE = 0.1
 """Of the prefill: more than this exposed is too much."""
 BACK = 0.5
 """Go back to whole blocks when they would expose less than this part of SHARE."""
-WORTH = 0.02
+WORTH = 0.04
 """Of the prefill: a cut into more messages has to gain so much."""
 _RECENT = 8
 _ENOUGH = 3
@@ -80,11 +80,20 @@ class Cutting:
         return sorted(layers, reverse=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """`message`: seconds that each costs here, whatever its size."""
+
+    curve: LinkCurve
+    message: float
+
+
 def predict_exposed(
-    chunks: Sequence[Chunk], link: LinkCurve, cutting: Cutting, layers_per_message: int = 0
+    chunks: Sequence[Chunk], link: Link, cutting: Cutting, layers_per_message: int = 0
 ) -> float:
     """Seconds from the end of the prefill until all of it is over the link, which carries one
-    message after the other, each as soon as it is computed."""
+    message after the other, each as soon as it is computed; the last one arrives the link's latency
+    later."""
     groups = cutting.groups(layers_per_message)
     rows = cutting.blocks_per_message * groups
     computed = free = 0.0
@@ -94,9 +103,9 @@ def predict_exposed(
         for group in range(groups):
             ready = computed + chunk.seconds * (group + 1) / groups
             if messages:
-                free = max(free, ready) + messages * link.latency + num_bytes * link.byte
+                free = max(free, ready) + messages * link.message + num_bytes * link.curve.byte
         computed += chunk.seconds
-    return max(0.0, free - computed)
+    return max(0.0, free + link.curve.latency - computed) if free else 0.0
 
 
 class Overlap:
@@ -113,7 +122,7 @@ class Overlap:
         self._cut: deque[Observed] = deque(maxlen=_RECENT)
         self._given_up = 0
 
-    def observe(self, handoff: Observed, link: LinkCurve | None) -> None:
+    def observe(self, handoff: Observed, link: Link | None) -> None:
         """After each hand-off. Ones without a computed prompt say nothing."""
         if self._fixed or link is None or handoff.prefill <= 0 or handoff.cost <= 0:
             return
@@ -124,7 +133,7 @@ class Overlap:
         else:
             self._while_whole(link)
 
-    def _while_whole(self, link: LinkCurve) -> None:
+    def _while_whole(self, link: Link) -> None:
         if self._given_up or len(self._whole) < _ENOUGH:
             return
         if _median_share([(each.exposed, each.prefill) for each in self._whole]) <= SHARE:
@@ -132,7 +141,7 @@ class Overlap:
         self.layers_per_message = self._best(self._whole, link, now=0)
         self._cut.clear()
 
-    def _while_cut(self, link: LinkCurve) -> None:
+    def _while_cut(self, link: Link) -> None:
         if len(self._cut) < _ENOUGH:
             return
         predicted = [
@@ -150,7 +159,7 @@ class Overlap:
         self.layers_per_message = 0
         self._whole.clear()
 
-    def _best(self, seen: Sequence[Observed], link: LinkCurve, now: int) -> int:
+    def _best(self, seen: Sequence[Observed], link: Link, now: int) -> int:
         """The coarsest cut that is nearly as good as the best; what is `now` stays unless another
         is clearly better."""
         prefill = statistics.median(each.prefill for each in seen)

@@ -10,11 +10,14 @@ from typing import Protocol
 from baton.engine.commands import Progress
 from baton.kvtransfer.handoff.messages import can_cut
 from baton.kvtransfer.handoff.sender import Sender
-from baton.kvtransfer.overlap import Chunk, Cutting, Observed, Overlap
+from baton.kvtransfer.overlap import Chunk, Cutting, Link, Observed, Overlap
 from baton.kvtransfer.probe import SMALL_MESSAGE, blocks_in
 from baton.protocol.curves import LinkCurve
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
+
+_MEMORY = 0.02
+"""What the last message counts."""
 
 
 class Marks(Protocol):
@@ -54,6 +57,7 @@ class Overlaps:
         self._cutting = Cutting(
             layout.num_layers, layout.block_bytes, blocks_in(SMALL_MESSAGE, layout.block_bytes)
         )
+        self._posting = 0.0
         self._pairs: dict[Identity, Overlap] = {}
         self._traces: dict[RequestKey, list[tuple[float, int]]] = {}
         """Of prompts that are computed: when so many of their blocks were ready."""
@@ -97,7 +101,13 @@ class Overlaps:
         if pair is not None and any(chunk.blocks for chunk in chunks):
             exposed = stamps["sealed"] - stamps["ready"]
             layers = granted.scheme.layers_per_message
-            pair.observe(Observed(chunks, exposed, layers), self._links.link(peer.node_id))
+            curve = self._links.link(peer.node_id)
+            link = None if curve is None else Link(curve, self._posting)
+            pair.observe(Observed(chunks, exposed, layers), link)
+
+    def posted(self, seconds: float) -> None:
+        """What a message took within the transport's call."""
+        self._posting += (seconds - self._posting) * _MEMORY
 
     def transferred(self, peer: Identity, num_bytes: int, seconds: float) -> None:
         """While the link to it was in use without a pause."""

@@ -127,7 +127,7 @@ class PrefillStage:
         self._refs: dict[Identity, WorkerRef] = {}
         self._debts = Debts()
         peers.events = self
-        peers.on_phase = observer.message_phase
+        peers.on_phase = self._on_phase
         peers.on_transfer = overlaps.transferred
 
     @property
@@ -311,6 +311,11 @@ class PrefillStage:
                 self._overlaps.forget(peer)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _on_phase(self, phase: str, seconds: float) -> None:
+        self._observer.message_phase(phase, seconds)
+        if phase == "post":
+            self._overlaps.posted(seconds)
 
     def _granted(self, handoff: _Handoff, grant: Grant) -> None:
         channel = self._peers.get(handoff.peer)

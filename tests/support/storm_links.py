@@ -166,6 +166,10 @@ class StormIncoming:
         """It may replace one whose loss was not heard of yet."""
         peer = session.sender.identity
         self.sessions[peer] = session
+        if session.sender.block_size == self.life.block_size:
+            # As an earlier seal would have said; there are too few hand-offs to wait for one.
+            self.events._wishes[peer] = session.sender.worker.prefill._overlaps.layers_per_message(
+                session.receiver.identity)
         self.events.on_session(peer)
 
     def lost(self, session: StormSession) -> None:

@@ -1,0 +1,296 @@
+"""`baton bench overlap`: what a prefill does not hide of its hand-off, over a slow link.
+
+Two namespaces, the pair between them shaped; on one side a prefill worker, on the other a decode
+worker, of one thread each. Two such pairs of workers, one that sends whole blocks only and one that
+decides by itself, get the same prompts in turn, one at a time and in float32, from this program,
+which stands for a router; and have to give the same tokens. Of each: the prefill, the time from its
+end to the last message (exposed, as the worker tells it), and the time to the first and to the
+second token. The first requests, from which a pair learns of its link, are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from baton.bench import machine
+from baton.bench.wire.namespaces import ADDRESSES, enter, shaped_link, tcp_bytes_per_s, why_not
+from baton.protocol.ids import Identity, RequestKey, new_epoch
+from baton.protocol.link import Listener, Session
+from baton.protocol.records import (
+    Declined,
+    Prefill,
+    Record,
+    Request,
+    RequestFailed,
+    Reserve,
+    RouterHello,
+    TokenBatch,
+    WorkerHello,
+    WorkerMetrics,
+    WorkerRef,
+)
+from baton.protocol.sampling import SamplingParams
+from baton.protocol.tokens import pack_tokens
+
+WHOLE, MEASURED = "whole blocks", "as measured"
+_GROUPS = {WHOLE: ("--kv-layer-groups", "1"), MEASURED: ()}
+_PORTS = {WHOLE: 7001, MEASURED: 7002}
+"""The namespaces are new, so nobody else has them."""
+_LEARN = 8
+_OUTPUT = 12
+_LOWEST_ID = 1000
+"""Ids below may be special."""
+_READY_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def workers(
+    name: str, namespaces: tuple[str, str], model: str | None, extra: Sequence[str]
+) -> Iterator[None]:
+    """One for prompts in the first namespace, one that decodes in the second."""
+    with contextlib.ExitStack() as stack:
+        for role, namespace in zip(("prefill", "decode"), namespaces, strict=True):
+            # With an IPC namespace of its own it is another host: shared memory is no way to it.
+            command = (
+                "ip", "netns", "exec", namespace, "unshare", "--ipc",
+                sys.executable, "-P", "-m", "baton.deploy.cli", "worker",
+                *([model] if model else []), "--role", role, "--id", role, "--dtype", "float32",
+                "--threads", "1", "--kv-blocks", "512",
+                "--join", f"{ADDRESSES[0]}:{_PORTS[name]}", *_GROUPS[name], *extra,
+            )  # fmt: skip
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            stack.callback(_end, process)
+        yield
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Pair:
+    """Stands for a router: one request at a time, split between the two."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._identity = Identity(f"bench {name}", new_epoch())
+        self._listener = Listener(self._identity, self._on_session)
+        self._workers: dict[str, tuple[Session, WorkerRef]] = {}
+        self._news = asyncio.Event()
+        self._tokens: dict[int, int] = {}
+        self._arrived: dict[int, float] = {}
+        self._prefill = 0.0
+        self._exposed = (0.0, 0.0)
+
+    async def start(self) -> None:
+        """Once both have joined. Raises TimeoutError."""
+        await self._listener.bind(f"tcp://{ADDRESSES[0]}:{_PORTS[self.name]}")
+        await self._until(lambda: len(self._workers) == 2, _READY_SECONDS)
+
+    async def close(self) -> None:
+        await self._listener.close()
+
+    async def request(self, number: int, prompt: Sequence[int]) -> dict[str, Any]:
+        """Milliseconds, and the tokens. Raises TimeoutError, or RuntimeError when it failed."""
+        self._tokens.clear()
+        self._arrived.clear()
+        told = self._exposed
+        request = Request(
+            key=RequestKey(f"r{number}", 1),
+            choice=0,
+            prompt=pack_tokens(prompt),
+            sampling=SamplingParams(seed=number, max_tokens=_OUTPUT, temperature=0.0),
+        )
+        (to_p, p), (to_d, d) = self._workers["prefill"], self._workers["decode"]
+        began = time.perf_counter()
+        to_d.send(Reserve(request=request, prefill=p))
+        to_p.send(Prefill(request=request, decode=d))
+        await self._until(lambda: len(self._tokens) == _OUTPUT)
+        # Workers tell their metrics once a second.
+        await self._until(lambda: self._exposed[1] > told[1])
+        return {
+            "tokens": [self._tokens[position] for position in range(_OUTPUT)],
+            "first_ms": 1e3 * (self._arrived[0] - began),
+            "second_ms": 1e3 * (self._arrived[1] - began),
+            "prefill_ms": 1e3 * self._prefill,
+            "exposed_ms": 1e3 * (self._exposed[0] - told[0]),
+        }
+
+    async def _until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    def _on_session(self, session: Session) -> RouterHello:
+        hello = session.peer_hello
+        assert isinstance(hello, WorkerHello)
+        self._workers[hello.role] = (session, WorkerRef(hello.identity, hello.peer_address))
+        session.on_record = self._on_record
+        self._news.set()
+        return RouterHello(identity=self._identity)
+
+    def _on_record(self, record: Record) -> None:
+        match record:
+            case TokenBatch():
+                for delta in record.deltas:
+                    for offset, token in enumerate(delta.tokens):
+                        self._tokens[delta.position + offset] = token
+                        self._arrived[delta.position + offset] = time.perf_counter()
+                    if delta.phases and "prefill" in delta.phases:
+                        self._prefill = delta.phases["prefill"]
+            case WorkerMetrics():
+                values = {
+                    sample: value for _, sample, labels, value in record.samples
+                    if labels.get("phase") == "exposed"
+                }  # fmt: skip
+                if values:
+                    sums = [values[f"baton_handoff_phase_seconds_{x}"] for x in ("sum", "count")]
+                    self._exposed = (sums[0], sums[1])
+            case Declined() | RequestFailed():
+                raise RuntimeError(f"{self.name}: {record}")
+        self._news.set()
+
+
+async def ask(tokens: int, requests: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The same prompts to both, in turn."""
+    rng = np.random.default_rng(seed)
+    pairs = [Pair(WHOLE), Pair(MEASURED)]
+    rows: dict[str, list[dict[str, Any]]] = {pair.name: [] for pair in pairs}
+    await asyncio.gather(*(pair.start() for pair in pairs))
+    for index in range(requests + _LEARN):
+        prompt = rng.integers(_LOWEST_ID, 40_000, tokens).tolist()
+        for pair in pairs:
+            row = await pair.request(index, prompt)
+            if index >= _LEARN:
+                rows[pair.name].append(row)
+    for pair in pairs:
+        await pair.close()
+    return rows
+
+
+def _ask(pipe: Connection, namespace: str, tokens: int, requests: int, seed: int) -> None:
+    enter(namespace)
+    pipe.send(asyncio.run(ask(tokens, requests, seed)))
+
+
+def measure(
+    model: str | None, mbit: int, tokens: int, requests: int, seed: int, extra: Sequence[str]
+) -> dict[str, Any]:
+    """Medians, milliseconds. Raises RuntimeError when the requests fail."""
+    with shaped_link(mbit) as namespaces:
+        tcp = tcp_bytes_per_s(namespaces, max(4 << 20, mbit * 125_000 // 2))
+        with (
+            workers(WHOLE, namespaces, model, extra),
+            workers(MEASURED, namespaces, model, extra),
+        ):
+            context = get_context("spawn")
+            ours, theirs = context.Pipe()
+            arguments = (theirs, namespaces[0], tokens, requests, seed)
+            process = context.Process(target=_ask, args=arguments)
+            process.start()
+            theirs.close()
+            try:
+                rows = ours.recv()
+            except EOFError as error:
+                raise RuntimeError("the requests failed; see above") from error
+            finally:
+                process.join(10)
+                process.kill()
+    return {
+        "mbit_per_s": mbit,
+        "tcp_bytes_per_s": tcp,
+        "requests": requests,
+        "same_tokens": [each["tokens"] for each in rows[WHOLE]]
+        == [each["tokens"] for each in rows[MEASURED]],
+        **{
+            name: {
+                key: statistics.median(each[key] for each in seen)
+                for key in ("prefill_ms", "exposed_ms", "first_ms", "second_ms")
+            }
+            for name, seen in rows.items()
+        },
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="baton bench overlap", description=__doc__)
+    parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
+    parser.add_argument("--link", type=int, action="append", help="Mbit/s; default: 1000")
+    parser.add_argument("--tokens", type=int, default=512, help="of each prompt")
+    parser.add_argument("--requests", type=int, default=30)
+    parser.add_argument("--groups", type=int, help="of layers, instead of what is measured")
+    parser.add_argument("--max-batch-tokens", type=int, help="as for `baton worker`")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    options = parser.parse_args(argv)
+    reason = why_not()
+    if reason is not None:
+        print(f"no shaped link here: {reason}", file=sys.stderr)
+        return 1
+    if options.groups:
+        _GROUPS[MEASURED] = ("--kv-layer-groups", str(options.groups))
+    extra: tuple[str, ...] = ()
+    if options.max_batch_tokens:
+        extra = ("--max-batch-tokens", str(options.max_batch_tokens))
+    links = [
+        measure(options.model, mbit, options.tokens, options.requests, options.seed, extra)
+        for mbit in options.link or [1000]
+    ]
+    result = {
+        "benchmark": "overlap",
+        "machine": machine.describe(),
+        "model": options.model or "embedded",
+        "dtype": "float32",
+        "prompt_tokens": options.tokens,
+        "groups": options.groups,
+        "links": links,
+    }
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    _show(result)
+    return 0 if all(each["same_tokens"] for each in links) else 1
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table(
+        title=f"Hand-off of {result['prompt_tokens']} tokens, {result['model']}, float32, medians"
+    )
+    for column in ("link", "", "prefill", "exposed", "first token", "second token", "same tokens"):
+        table.add_column(column, justify="right")
+    for link in result["links"]:
+        for name in (WHOLE, MEASURED):
+            row = link[name]
+            table.add_row(
+                f"{link['mbit_per_s']} Mbit/s", name,
+                f"{row['prefill_ms']:.0f} ms", f"{row['exposed_ms']:.0f} ms",
+                f"{row['first_ms']:.0f} ms", f"{row['second_ms']:.0f} ms",
+                "yes" if link["same_tokens"] else "NO",
+            )  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
