@@ -5,9 +5,8 @@
                                                            that can still make it
     later than its lane's patience                         refused, at once
 
-The wait is predicted twice, and the longer one counts: from the workers' speeds and the work ahead
-(`Forecast`), and from how fast the queue has moved of late (`Drain`). The second one knows nothing
-of the reason, so it holds whatever is scarce: prefill, slots, blocks or intervals.
+How fast the queue moves is what the workers' speeds say, until it has been seen to move (`Drain`):
+that holds whatever is scarce, be it prefill, slots, blocks or intervals.
 
 Late ones are served in the gaps that others leave. In overload there are none: what arrives in
 time is then all that the workers can do (`Offered`), and late ones are refused, however short the
@@ -18,12 +17,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.router.lanes import Lane, Lanes
 
-IN_TIME = 0.8
+IN_TIME = 0.9
 """Of the time to the target, what may be predicted for a request that counts as in time."""
 NO_GAPS = 0.95
 """Share of the workers' time from which on others leave nothing for late ones."""
@@ -38,6 +36,7 @@ class Drain:
 
     LEAST, MOST = 5, 64
     """Requests that it is judged by."""
+    PRIOR = 1.0
     FORGET = 1.0
     """Seconds without a queue, after which it begins anew."""
 
@@ -62,13 +61,18 @@ class Drain:
         """From the queue."""
         self._sent.append((self._clock(now), work))
 
-    def rate(self, now: float) -> float | None:
-        """None when too little was seen."""
-        if len(self._sent) < self.LEAST:
+    def rate(self, capacity: float | None, now: float) -> float | None:
+        """`capacity`: what the workers' speeds say; it counts as much as so many seconds of
+        seeing. None when too little is known."""
+        work = seconds = 0.0
+        if len(self._sent) > 1:
+            seconds = self._clock(now) - self._sent[0][0]
+            work = sum(work for _, work in self._sent) - self._sent[0][1]
+        if capacity is not None:
+            return (work + capacity * self.PRIOR) / (seconds + self.PRIOR)
+        if len(self._sent) < self.LEAST or seconds <= 0:
             return None
-        seconds = self._clock(now) - self._sent[0][0]
-        work = sum(work for _, work in self._sent) - self._sent[0][1]
-        return work / seconds if seconds > 0 and work > 0 else None
+        return work / seconds
 
     def _clock(self, now: float) -> float:
         return self._busy + (0.0 if self._busy_since is None else now - self._busy_since)
@@ -117,35 +121,24 @@ class Admission:
         self._offered[lane].add(work, now)
 
     def refusal(
-        self,
-        prospect: Prospect,
-        first_token: Callable[[float], float | None],
-        capacity: Callable[[], float | None],
-        now: float,
+        self, prospect: Prospect, first_token: float | None, capacity: float | None, now: float
     ) -> float | None:
         """None: worth waiting. Otherwise the seconds after which another attempt may be.
-        `first_token`: by the workers' speeds, so long until there is one behind so much work;
-        `capacity`: the work that they do in a second."""
-        drain = self.drain.rate(now)
-
-        def predicted(ahead: float) -> float | None:
-            known = [first_token(ahead), None if drain is None else ahead / drain]
-            return max((seconds for seconds in known if seconds is not None), default=None)
-
-        lane = prospect.lane
-        soonest = predicted(prospect.ahead)
-        if soonest is None:
+        `first_token`: seconds until there would be one, by the workers' speeds, if nothing were
+        ahead of it in the queue; `capacity`: seconds of work that they do in a second."""
+        rate = self.drain.rate(capacity, now)
+        if not rate:
             return None
+        first = first_token or 0.0
+        lane = prospect.lane
+        soonest = first + prospect.ahead / rate
         in_time = IN_TIME * (lane.ttft - prospect.waited)
         if soonest <= in_time:
             return None
-        speed = min((s for s in (drain, capacity()) if s is not None), default=None)
-        taken = 1.0
-        if speed:
-            taken = min(1.0, self._offered[lane.name].rate(now) / (speed * prospect.share))
+        taken = min(1.0, self._offered[lane.name].rate(now) / (rate * prospect.share))
         if taken < NO_GAPS:
-            late = predicted(prospect.ahead_late)
-            if late is not None and late / (1 - taken) <= lane.patience - prospect.waited:
+            late = (first + prospect.ahead_late / rate) / (1 - taken)
+            if late <= lane.patience - prospect.waited:
                 return None
         low, high = RETRY_AFTER
         return min(high, max(low, (soonest - max(0.0, in_time)) / max(0.1, 1 - taken)))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from baton.router.flight import Flight
 from baton.router.placement import Placement
 from baton.router.prediction import outlook, prefill_work
 from baton.router.registry import Registry
 
+CACHED = 0.1
+"""Seconds for which it is not worked out again what all workers can do."""
 _FAR = 1e6
 """Seconds of work so large that nothing but the workers' number and speed matters."""
 
@@ -15,6 +19,8 @@ class Forecast:
     def __init__(self, registry: Registry, placement: Placement) -> None:
         self._registry = registry
         self._placement = placement
+        self._capacity: float | None = None
+        self._measured_at = -math.inf
 
     def work(self, flight: Flight, now: float) -> float:
         """Seconds that its prefill takes where it takes least, with what is cached there. Where no
@@ -28,6 +34,9 @@ class Forecast:
         return outlook(facts, self._registry.candidates(), ahead, now)
 
     def capacity(self, flight: Flight, now: float) -> float | None:
-        """Seconds of such work that all workers do in a second."""
-        near, far = (self.first_token(flight, ahead, now) for ahead in (_FAR, 2 * _FAR))
-        return None if near is None or far is None else _FAR / (far - near)
+        """Seconds of such work that all workers do in a second, as of a moment ago."""
+        if now >= self._measured_at + CACHED:
+            near, far = (self.first_token(flight, ahead, now) for ahead in (_FAR, 2 * _FAR))
+            self._capacity = None if near is None or far is None else _FAR / (far - near)
+            self._measured_at = now
+        return self._capacity

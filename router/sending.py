@@ -270,8 +270,8 @@ class Sending:
                 self._ahead(flight, late=True),
                 self.queue.share(lane.name),
             ),
-            lambda ahead: self._forecast.first_token(flight, ahead, now),
-            lambda: self._forecast.capacity(flight, now),
+            self._forecast.first_token(flight, 0.0, now),
+            self._forecast.capacity(flight, now),
             now,
         )
         if self._depth[lane.name] > self._max_queue or self._bytes[lane.name] > self._max_bytes:
