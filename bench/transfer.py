@@ -1,5 +1,5 @@
 """How fast blocks move between two processes of this machine, what that costs, and beside it what
-the machine itself does: one contiguous buffer over the same transport, a memory copy, NIXL.
+the machine itself does: one contiguous buffer in the same way, a memory copy, NIXL.
 
 Scattered, cold blocks, drawn anew for each round from pools much larger than the caches, move as a
 hand-off moves them, in every scheme that a probe chooses from. With the privilege, the same
@@ -24,6 +24,7 @@ import numpy as np
 
 from baton.bench.wire.cases import (
     CONTIGUOUS,
+    CONTIGUOUS_PULLED,
     POOL_BYTES,
     POSTING,
     SCATTERED,
@@ -73,6 +74,10 @@ def by_case(rounds: Sequence[Round], outcome: Outcome) -> list[dict[str, Any]]:
         )
         summaries = {name: summarize(case, samples) for name, samples in variants.items()}
         contiguous = summaries.pop(CONTIGUOUS)
+        over_ucx = contiguous["gb_per_s"]
+        pulled = summaries.pop(CONTIGUOUS_PULLED, None)
+        if pulled is not None and result.chosen.pulled:
+            contiguous = pulled  # the same way as the blocks go
         entries.append(
             {
                 "case": case.name,
@@ -81,6 +86,7 @@ def by_case(rounds: Sequence[Round], outcome: Outcome) -> list[dict[str, Any]]:
                 "chosen": chosen,
                 "schemes": summaries,
                 "contiguous": contiguous,
+                "contiguous_over_ucx_gb_per_s": over_ucx,
                 "of_contiguous": summaries[chosen]["gb_per_s"] / contiguous["gb_per_s"],
             }
         )
@@ -152,7 +158,7 @@ def shaped(rounds: int) -> list[dict[str, Any]]:
         total = SHAPED_CASE.total * (2 if mbit < 5000 else 8)
         with shaped_link(mbit) as namespaces:
             before = tcp_bytes_per_s(namespaces, total)
-            schedule = plan((SHAPED_CASE,), rounds)
+            schedule = plan((SHAPED_CASE,), rounds, same_host=False)
             outcome = run_pair(Job(schedule, same_host=False, namespaces=namespaces))
             after = tcp_bytes_per_s(namespaces, total)
         (entry,) = by_case(schedule, outcome)

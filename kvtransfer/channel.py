@@ -129,7 +129,7 @@ class Channel:
             self._converter = Converter(ours, theirs)
             self._block_bytes = theirs.block_bytes
         if self._mover is not None:
-            self._buffers = self._mover.send_buffers(self._block_bytes)
+            self._buffers = self._mover.send_buffers(self._block_bytes, shared=endpoint.offers)
         self.session, self.endpoint = session, endpoint
         if session is not None:
             for record in self._waiting:

@@ -4,6 +4,7 @@
 |---|---|---|
 | direct, 1 block a message | from the block | into the block |
 | direct, more | from the blocks (`Rows`); through a buffer on a device | into the blocks |
+| pulled | stays where it is until taken | copied into the blocks from the sender's memory |
 | staged | through a buffer | through a buffer, taken when the message is there |
 
 A sender whose layout differs from the receiver's always goes through a buffer, in which it lays
@@ -20,7 +21,7 @@ from typing import Protocol
 from baton.kvtransfer.conversion import Converter, Cut
 from baton.kvtransfer.memory import Blocks
 from baton.kvtransfer.staging import STAGING_BYTES, StagingBuffers
-from baton.kvtransfer.transport import Bytes, Endpoint, Inbox, Operation, Transport
+from baton.kvtransfer.transport import Buffer, Bytes, Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import Scheme
 
 OnDone = Callable[[Exception | None], None]
@@ -64,9 +65,9 @@ class BlockMover:
             blocks = self._parts[part] = self.blocks.part(*part)
         return blocks
 
-    def send_buffers(self, block_bytes: int) -> StagingBuffers:
-        """For one peer, whose blocks are that large."""
-        return StagingBuffers(max(self._staging_bytes, block_bytes), SEND_BUFFERS)
+    def send_buffers(self, block_bytes: int, *, shared: bool = False) -> StagingBuffers:
+        """For one peer, whose blocks are that large. `shared`: it takes from them itself."""
+        return StagingBuffers(max(self._staging_bytes, block_bytes), SEND_BUFFERS, shared=shared)
 
     def send(
         self,
@@ -86,14 +87,15 @@ class BlockMover:
         message that has to be staged and is larger than a buffer."""
         scattered = len(blocks) > 1
         memory = self.part(part)
+        post = endpoint.offer if scheme.pulled else endpoint.post_send
         if converter is not None:
             assert cut is not None, "a conversion needs to know how much"
-            self._send_staged(memory, endpoint, blocks, tag, on_done, buffers, converter, cut)
+            self._send_staged(memory, post, blocks, tag, on_done, buffers, converter, cut)
         elif scheme.staged or (scattered and not memory.scatters):
-            self._send_staged(memory, endpoint, blocks, tag, on_done, buffers, None, None)
+            self._send_staged(memory, post, blocks, tag, on_done, buffers, None, None)
         else:
             message = memory.rows(blocks) if scattered else memory.block(blocks[0])
-            endpoint.post_send(message, tag, lambda operation: on_done(operation.error))
+            post(message, tag, lambda operation: on_done(operation.error))
 
     def receive(
         self,
@@ -113,13 +115,13 @@ class BlockMover:
         if scheme.staged or (len(blocks) > 1 and not memory.scatters):
             return _Staged(self, memory, inbox, tuple(blocks), tag, on_done)
         landing = memory.rows(blocks) if len(blocks) > 1 else memory.block(blocks[0])
-        inbox.post_receive(landing, tag, lambda operation: on_done(operation.error))
-        return _Direct()
+        post = inbox.take if scheme.pulled else inbox.post_receive
+        return _Direct(inbox, post(landing, tag, lambda operation: on_done(operation.error)))
 
     def _send_staged(
         self,
         memory: Blocks,
-        endpoint: Endpoint,
+        post: Callable[[Buffer, int, Callable[[Operation], None]], Operation],
         blocks: Sequence[int],
         tag: int,
         on_done: OnDone,
@@ -144,17 +146,21 @@ class BlockMover:
                 buffers.give_back(buffer)
                 on_done(operation.error)
 
-            endpoint.post_send(message, tag, done)
+            post(message, tag, done)
 
         buffers.take(use)
 
 
 class _Direct:
+    def __init__(self, inbox: Inbox, operation: Operation) -> None:
+        self._inbox = inbox
+        self._operation = operation
+
     def detach(self) -> bool:
         return False
 
     def abandon(self) -> None:
-        """Nothing but the blocks was kept."""
+        self._inbox.abandon(self._operation)
 
 
 class _Staged:

@@ -203,11 +203,13 @@ class IncomingPeers:
         session = self._sessions.get(peer)
         if self._mover is None or session is None or session.version < _SCHEMES:
             return DIRECT
+        inbox = self.inbox_of(peer)
+        pulls = inbox is not None and inbox.pulls
         result = self.probes.get(peer.node_id)
-        if result is not None:
+        if result is not None and (pulls or not result.chosen.pulled):
             return result.chosen
         blocks = self._mover.blocks
-        return rule(blocks.block_bytes, scatters=blocks.scatters)
+        return rule(blocks.block_bytes, scatters=blocks.scatters, pulls=pulls)
 
     def inbox_of(self, peer: Identity) -> Inbox | None:
         """Where this sender's messages arrive; None: where all do."""
@@ -243,7 +245,9 @@ class IncomingPeers:
         if self._mover is not None:
             self._forget_dead(peer)
             self._processes[peer] = hello.process
-            address = self._mover.transport.inbox(peer).address
+            # On one host it may copy from the sender's memory, if that lets itself be found.
+            near = hello.transport_address if hello.host == ours.host else None
+            address = self._mover.transport.inbox(peer, near).address
             ours = msgspec.structs.replace(ours, transport_address=address)
         session.on_lost = lambda reason: self._lost(peer, session, reason)
         events = self.events
@@ -299,5 +303,5 @@ class IncomingPeers:
 
 
 def _name(scheme: Scheme) -> str:
-    kind = "staged" if scheme.staged else "direct"
+    kind = "staged" if scheme.staged else "pulled" if scheme.pulled else "direct"
     return f"{kind}, {scheme.blocks_per_message} blocks a message"

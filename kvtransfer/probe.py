@@ -7,7 +7,9 @@ of a pool is touched, and it takes a few MiB and some milliseconds.
 
 | candidate | what for |
 |---|---|
-| messages of 1 MiB | the rule: nothing else is chosen unless it is clearly faster |
+| pulled messages of 1 MiB | the rule where the receiver is connected with the sender for it |
+| pulled messages of 4 MiB | fewer of them to post |
+| messages of 1 MiB | the rule elsewhere: nothing else is chosen unless it is clearly faster |
 | messages of 4 MiB | many small blocks |
 | one block a message | large blocks |
 | staged messages of 1 MiB | where the transport does badly with scattered memory |
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from baton.kernels.shared_memory import shared_bytes
 from baton.kvtransfer.memory import HostBlocks
 from baton.kvtransfer.mover import BlockMover, OnDone
 from baton.kvtransfer.staging import STAGING_BYTES
@@ -45,9 +48,11 @@ def blocks_in(message_bytes: int, block_bytes: int) -> int:
     return max(1, message_bytes // block_bytes)
 
 
-def rule(block_bytes: int, *, scatters: bool) -> Scheme:
+def rule(block_bytes: int, *, scatters: bool, pulls: bool = False) -> Scheme:
     """What is taken for good until a probe knows better. `scatters`: the receiver's memory can be
-    written in several places by one message."""
+    written in several places by one message. `pulls`: its inbox does."""
+    if scatters and pulls:
+        return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True)
     if scatters:
         return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False)
     if block_bytes >= 128 << 10:
@@ -55,9 +60,14 @@ def rule(block_bytes: int, *, scatters: bool) -> Scheme:
     return Scheme(blocks_in(STAGING_BYTES, block_bytes), staged=True)
 
 
-def candidates(block_bytes: int, scratch: int) -> list[Scheme]:
+def candidates(block_bytes: int, scratch: int, *, pulls: bool = False) -> list[Scheme]:
     """In order of preference."""
+    pulled = [
+        Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True),
+        Scheme(blocks_in(min(LARGE_MESSAGE, scratch), block_bytes), pulled=True),
+    ]
     wanted = [
+        *(pulled if pulls else ()),
         rule(block_bytes, scatters=True),
         Scheme(blocks_in(min(LARGE_MESSAGE, scratch), block_bytes), staged=False),
         DIRECT,
@@ -83,8 +93,12 @@ class ProbeResult:
     rates: tuple[tuple[Scheme, float], ...]
 
 
-def _scratch(block_bytes: int, num_bytes: int) -> HostBlocks:
-    return HostBlocks(np.ones((max(1, num_bytes // block_bytes), block_bytes), np.uint8))
+def _scratch(block_bytes: int, num_bytes: int, *, shared: bool = False) -> HostBlocks:
+    count = max(1, num_bytes // block_bytes)
+    size = count * block_bytes
+    memory = shared_bytes(size) if shared else np.empty(size, np.uint8)
+    memory.fill(1)
+    return HostBlocks(memory.reshape(count, block_bytes))
 
 
 @dataclass
@@ -112,10 +126,10 @@ class ProbeReceiver:
     def start(self, *, same_host: bool) -> Record:
         """Post all receives. The sender is to be told what comes back."""
         scratch = SCRATCH_NEAR if same_host else SCRATCH_FAR
-        tried = candidates(self.block_bytes, scratch)
+        inbox = self.inbox or self.transport
+        tried = candidates(self.block_bytes, scratch, pulls=inbox.pulls)
         memory = _scratch(self.block_bytes, scratch)
         mover = BlockMover(self.transport, memory)
-        inbox = self.inbox or self.transport
         self._tried = tried
         self._num_bytes = len(memory) * self.block_bytes
         self._failed = False
@@ -169,7 +183,8 @@ def answer_probe(probe: Probe, endpoint: Endpoint, transport: Transport) -> None
     steps = [each.scheme.blocks_per_message for each in probe.rounds]
     if not 0 < size <= MAX_SCRATCH or probe.block_bytes < 1 or min(steps, default=0) < 1:
         raise ValueError(f"a probe of {probe.num_blocks} blocks of {probe.block_bytes} bytes")
-    memory = _scratch(probe.block_bytes, size)
+    shared = any(each.scheme.pulled for each in probe.rounds)
+    memory = _scratch(probe.block_bytes, size, shared=shared)
     mover = BlockMover(transport, memory)
     buffers = mover.send_buffers(probe.block_bytes)
     rounds = iter(probe.rounds)

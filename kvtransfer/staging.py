@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from baton.kernels.shared_memory import shared_bytes
 from baton.kvtransfer.transport import Bytes
 
 STAGING_BYTES = 1 << 20
@@ -26,9 +27,11 @@ STAGING_BYTES = 1 << 20
 class StagingBuffers:
     """At most `count` buffers of `size` bytes, and as many in place of lost ones."""
 
-    def __init__(self, size: int, count: int) -> None:
+    def __init__(self, size: int, count: int, *, shared: bool = False) -> None:
+        """`shared`: others on this host may map them."""
         self.size = size
         self._count = count
+        self._shared = shared
         self._free: list[Bytes] = []
         self._allocated = 0
         self._lost = 0
@@ -79,7 +82,7 @@ class StagingBuffers:
                 buffer = self._free.pop()
             elif self._may_allocate():
                 self._allocated += 1
-                buffer = np.empty(self.size, np.uint8)
+                buffer = shared_bytes(self.size) if self._shared else np.empty(self.size, np.uint8)
             else:
                 return
             self._waiting.popleft()(buffer)

@@ -78,11 +78,20 @@ class Operation:
 class Endpoint(ABC):
     """The way to one peer, for sending."""
 
+    offers = False
+    """The peer can take what lies in shared memory itself."""
+
     @abstractmethod
     def post_send(
         self, buffer: Buffer, tag: int, on_done: Callable[[Operation], None]
     ) -> Operation:
         """Start sending. After success the buffer may be reused; the peer may not have it yet."""
+
+    def offer(
+        self, buffer: Buffer, tag: int, on_done: Callable[[Operation], None]
+    ) -> Operation:
+        """As `post_send`, to an inbox that `pulls` and awaits the message with `take`."""
+        return self.post_send(buffer, tag, on_done)
 
     @property
     @abstractmethod
@@ -109,6 +118,19 @@ class Inbox(ABC):
         """Await one message with exactly this tag, at most as long as the buffer. A shorter one
         completes it too. A receive whose peer died may never complete."""
 
+    @property
+    def pulls(self) -> bool:
+        """It copies what its sender offers from the sender's own memory."""
+        return False
+
+    def take(self, buffer: Buffer, tag: int, on_done: Callable[[Operation], None]) -> Operation:
+        """As `post_receive`, for a message that is offered."""
+        return self.post_receive(buffer, tag, on_done)
+
+    def abandon(self, operation: Operation) -> None:  # noqa: B027
+        """The sender of this receive is gone. It may never report; where the transport writes by
+        itself, nothing is written any more."""
+
     @abstractmethod
     def watch(self, tag: int, on_arrival: Callable[[], None]) -> None:
         """Call back once, from the loop, when a message with this tag is here, or waits at its
@@ -131,9 +153,10 @@ class Transport(Inbox):
         """A way to the inbox with this address. Raises ConnectionError. A peer that is not there
         any more may also show only by failing sends."""
 
-    def inbox(self, peer: Hashable) -> Inbox:
+    def inbox(self, peer: Hashable, sender: bytes | None = None) -> Inbox:
         """For this sender alone, where a sender that dies could block an inbox for all; the same
-        one each time, until `forget`."""
+        one each time, until `forget`. `sender`: the address of its transport, on this host, given
+        anew each time that it connects: the inbox `pulls` if that can be."""
         return self
 
     def forget(self, peer: Hashable) -> None:

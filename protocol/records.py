@@ -320,6 +320,9 @@ class Scheme(msgspec.Struct, frozen=True, array_like=True):
     layers_per_message: int = 0
     """A message holds so many layers of its blocks, the next one the following layers of the same
     blocks; 0: all layers. Only for a sender whose last seal asked for it."""
+    pulled: bool = False
+    """The receiver copies from the sender's memory itself. Only for a sender that it is connected
+    with for that, see `kvtransfer/shared`."""
 
 
 DIRECT = Scheme()

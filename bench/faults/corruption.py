@@ -29,6 +29,14 @@ class CorruptingEndpoint(Endpoint):
     def post_send(
         self, buffer: Buffer, tag: int, on_done: Callable[[Operation], None]
     ) -> Operation:
+        return self._inner.post_send(self._perhaps_wrong(buffer), tag, on_done)
+
+    def offer(
+        self, buffer: Buffer, tag: int, on_done: Callable[[Operation], None]
+    ) -> Operation:
+        return self._inner.offer(self._perhaps_wrong(buffer), tag, on_done)
+
+    def _perhaps_wrong(self, buffer: Buffer) -> Buffer:
         data = buffer.copy() if isinstance(buffer, Rows) else memoryview(buffer).cast("B")
         if len(data) >= MIN_BYTES and self._switch.exists():
             self._count += 1
@@ -37,7 +45,7 @@ class CorruptingEndpoint(Endpoint):
                 wrong[self._random.randrange(len(wrong))] ^= 1 << self._random.randrange(8)
                 buffer = wrong
                 self.corrupted += 1
-        return self._inner.post_send(buffer, tag, on_done)
+        return buffer
 
     @property
     def carriers(self) -> str:

@@ -56,8 +56,10 @@ class Round:
 
 
 def schemes(block_bytes: int) -> dict[str, Scheme]:
-    """The ways that a probe chooses from."""
+    """The ways that a probe chooses from; between hosts not those that are pulled."""
     return {
+        "1 MiB pulled": Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True),
+        "4 MiB pulled": Scheme(blocks_in(LARGE_MESSAGE, block_bytes), pulled=True),
         "1 MiB messages": Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False),
         "4 MiB messages": Scheme(blocks_in(LARGE_MESSAGE, block_bytes), staged=False),
         "block by block": DIRECT,
@@ -66,17 +68,25 @@ def schemes(block_bytes: int) -> dict[str, Scheme]:
 
 
 CONTIGUOUS = "contiguous"
+CONTIGUOUS_PULLED = "contiguous, pulled"
 
 
-def plan(cases: tuple[Case, ...], rounds: int) -> list[Round]:
+def variants(*, same_host: bool) -> list[str]:
+    names = [
+        name for name, scheme in schemes(1).items() if same_host or not scheme.pulled
+    ]
+    return [CONTIGUOUS, *([CONTIGUOUS_PULLED] if same_host else []), *names]
+
+
+def plan(cases: tuple[Case, ...], rounds: int, *, same_host: bool = True) -> list[Round]:
     """Every case in every variant, all of them once before any comes again, so that what else the
     machine does meets all alike. The first of each is a warm-up."""
     tags = TagIssuer()
-    variants = [(case, name) for case in cases for name in (CONTIGUOUS, *schemes(1))]
+    wanted = [(case, name) for case in cases for name in variants(same_host=same_host)]
     return [
         Round(case, variant, number, tags.issue(2 + case.count))
         for number in range(rounds + 1)
-        for case, variant in variants
+        for case, variant in wanted
     ]
 
 

@@ -18,15 +18,16 @@ import numpy as np
 import uvloop
 
 from baton.bench.wire import cases
-from baton.bench.wire.cases import CONTIGUOUS, POOL_BYTES, Round
+from baton.bench.wire.cases import CONTIGUOUS, CONTIGUOUS_PULLED, POOL_BYTES, Round
 from baton.bench.wire.namespaces import enter
+from baton.kernels.shared_memory import shared_bytes
 from baton.kvtransfer.channel import Channel
 from baton.kvtransfer.memory import HostBlocks
 from baton.kvtransfer.mover import BlockMover
 from baton.kvtransfer.probe import ProbeReceiver, ProbeResult, answer_probe
 from baton.kvtransfer.registry import create_transport
 from baton.kvtransfer.tags import TagIssuer
-from baton.kvtransfer.transport import Endpoint, Operation, Transport
+from baton.kvtransfer.transport import Endpoint, Inbox, Operation, Transport
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Record
 
@@ -123,8 +124,12 @@ class _Side:
         pipe.send(self.transport.address)
         if not pipe.poll(START_SECONDS):
             raise TimeoutError("the other process did not start")
+        theirs = pipe.recv()
+        self.inbox: Inbox = self.transport.inbox("peer", theirs if job.same_host else None)
+        pipe.send(self.inbox.address)
         self.endpoint: Endpoint = self.transport.connect(pipe.recv(), same_host=job.same_host)
-        self.pool: np.ndarray[Any, np.dtype[np.uint8]] = np.ones(POOL_BYTES, np.uint8)
+        self.pool: np.ndarray[Any, np.dtype[np.uint8]] = shared_bytes(POOL_BYTES)
+        self.pool.fill(1)
         self._movers: dict[int, BlockMover] = {}
 
     def mover(self, block_bytes: int) -> BlockMover:
@@ -142,7 +147,7 @@ class _Side:
 
     def hear(self, tag: int, buffer: Any) -> Awaited:
         heard = Awaited()
-        self.transport.post_receive(buffer, tag, heard.operation)
+        self.inbox.post_receive(buffer, tag, heard.operation)
         return heard
 
 
@@ -157,17 +162,19 @@ async def _receiver(pipe: Connection, job: Job) -> None:
         result = await _probe(side, issue, block_bytes, job, pipe)
         pipe.send(result)
     for each in job.rounds:
-        if each.variant == CONTIGUOUS:
+        if each.variant in (CONTIGUOUS, CONTIGUOUS_PULLED):
             awaited = Awaited()
             target = cases.whole_buffer(side.pool, each)
-            side.transport.post_receive(target, each.first_tag + 2, awaited.operation)
+            post = side.inbox.post_receive if each.variant == CONTIGUOUS else side.inbox.take
+            post(target, each.first_tag + 2, awaited.operation)
         else:
             scheme = cases.schemes(each.case.block_bytes)[each.variant]
             groups = cases.messages(cases.blocks_of(each, 2), scheme)
             awaited = Awaited(len(groups))
             mover = side.mover(each.case.block_bytes)
             for index, group in enumerate(groups):
-                mover.receive(group, each.first_tag + 2 + index, scheme, awaited.done)
+                tag = each.first_tag + 2 + index
+                mover.receive(group, tag, scheme, awaited.done, inbox=side.inbox)
         await side.tell(each.first_tag)
         cpu = time.process_time()
         await awaited.future
@@ -187,7 +194,7 @@ async def _probe(
         results.append(result)
         over.done()
 
-    probe = ProbeReceiver(side.transport, issue, block_bytes, keep)
+    probe = ProbeReceiver(side.transport, issue, block_bytes, keep, side.inbox)
     record: Record = probe.start(same_host=job.same_host)
     pipe.send(record)
     await over.future
@@ -240,7 +247,8 @@ async def _send_round(side: _Side, mover: _TimedMover, channel: Channel, each: R
     mover.posting = 0.0
     cpu, started = time.process_time(), time.perf_counter()
     if scheme is None:
-        side.endpoint.post_send(source, each.first_tag + 2, sent.operation)
+        post = side.endpoint.post_send if each.variant == CONTIGUOUS else side.endpoint.offer
+        post(source, each.first_tag + 2, sent.operation)
         mover.posting = time.perf_counter() - started
     else:
         for index, group in enumerate(groups):

@@ -26,6 +26,7 @@ from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.pinning import pinned
 from baton.deploy.worker.worker import Worker
+from baton.engine.commands import EngineLoad
 from baton.kvtransfer.checksum import ChecksumQueue
 from baton.kvtransfer.memory import blocks_of
 from baton.kvtransfer.mover import BlockMover
@@ -86,12 +87,18 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         lambda step: threadsafe(worker.on_step, step),
         lambda error: threadsafe(end, 1, f"the engine failed: {error}"),
     )
+
+    def load() -> tuple[EngineLoad, float]:
+        told = engine.load()
+        parts.memory.keep_ahead(parts.num_blocks - told[0].blocks.free)
+        return told
+
     metrics = Metrics(settings.transport)
     curves = CurveKeeper(parts.curve)
     worker = Worker(
         role=settings.role,
         submit=engine.submit,
-        load=engine.load,
+        load=load,
         transport=transport,
         metrics=metrics,
         curves=curves,

@@ -17,11 +17,15 @@ _MAGIC = b"BTNU"
 
 
 class UcxAddress(msgspec.Struct, frozen=True, array_like=True):
-    """`version` is libucx's."""
+    """`version` is libucx's. An older peer skips what it does not know at the end."""
 
     version: str
     worker: bytes
     process: ProcessRef
+    meeting: str = ""
+    """The name of the socket where receivers on this host ask for its memory; none if empty."""
+    token: bytes = b""
+    """Of an inbox that has asked there: what its sender offers, it takes itself."""
 
     def pack(self) -> bytes:
         body = msgspec.msgpack.encode(self)
@@ -39,5 +43,5 @@ def unpack(data: bytes) -> UcxAddress:
         raise ConnectionError(f"not the address of a UCX transport: {error}") from error
 
 
-def own_address(version: str, worker: bytes) -> UcxAddress:
-    return UcxAddress(version, worker, own_process())
+def own_address(version: str, worker: bytes, meeting: str) -> UcxAddress:
+    return UcxAddress(version, worker, own_process(), meeting)

@@ -12,11 +12,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from baton.kvtransfer import transport
+from baton.kvtransfer.counted import OnDone
 from baton.kvtransfer.traffic import Traffic
 from baton.kvtransfer.transport import Buffer, Operation
 from baton.kvtransfer.ucx import binding
 from baton.kvtransfer.ucx.address import own_address
-from baton.kvtransfer.ucx.operation import OnDone, UcxOperation
+from baton.kvtransfer.ucx.operation import UcxOperation
 from baton.kvtransfer.ucx.progress import Progress
 
 
@@ -30,11 +31,13 @@ class UcxInbox(transport.Inbox):
         loop: asyncio.AbstractEventLoop,
         received: Traffic,
         ended: Callable[[Operation, Exception | None], None],
+        meeting: str = "",
     ) -> None:
         self.worker = binding.Worker(options)
         self.progress = Progress(self.worker, loop, ended)
         self._received = received
-        self._address = own_address(binding.VERSION, self.worker.address).pack()
+        self.described = own_address(binding.VERSION, self.worker.address, meeting)
+        self._address = self.described.pack()
         self.closed = False
 
     @property

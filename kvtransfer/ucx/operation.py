@@ -1,23 +1,21 @@
-"""An operation of the UCX transport, and what has to be counted at its end."""
+"""An operation of the UCX transport, and whose it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from baton.kvtransfer.counted import CountedOperation, OnDone
 from baton.kvtransfer.traffic import Traffic
-from baton.kvtransfer.transport import Buffer, Operation
+from baton.kvtransfer.transport import Buffer
 
 if TYPE_CHECKING:
     from baton.kvtransfer.ucx.transport import UcxEndpoint
 
-OnDone = Callable[[Operation], None]
 
-
-class UcxOperation(Operation):
+class UcxOperation(CountedOperation):
     """`endpoint` is None for a receive."""
 
-    __slots__ = ("endpoint", "num_bytes", "traffic")
+    __slots__ = ("endpoint",)
 
     def __init__(
         self,
@@ -27,7 +25,5 @@ class UcxOperation(Operation):
         traffic: Traffic,
         endpoint: UcxEndpoint | None,
     ) -> None:
-        super().__init__(buffer, on_done)
-        self.num_bytes = num_bytes
-        self.traffic = traffic
+        super().__init__(buffer, on_done, num_bytes, traffic)
         self.endpoint = endpoint

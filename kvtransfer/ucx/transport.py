@@ -27,13 +27,18 @@ import logging
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from baton.kernels.native.copying import Copier, make_copier
 from baton.kvtransfer import transport
+from baton.kvtransfer.counted import CountedOperation, OnDone
+from baton.kvtransfer.shared.endpoint import CARRIER, SharedEndpoint
+from baton.kvtransfer.shared.inbox import SharedInbox
+from baton.kvtransfer.shared.meeting import Meeting
 from baton.kvtransfer.traffic import Totals
 from baton.kvtransfer.transport import Buffer, Operation
 from baton.kvtransfer.ucx import binding
 from baton.kvtransfer.ucx.address import UcxAddress, unpack
 from baton.kvtransfer.ucx.inbox import UcxInbox
-from baton.kvtransfer.ucx.operation import OnDone, UcxOperation
+from baton.kvtransfer.ucx.operation import UcxOperation
 from baton.protocol.link import ProcessWatch
 
 log = logging.getLogger(__name__)
@@ -61,6 +66,7 @@ class UcxEndpoint(transport.Endpoint):
         self._lost: ConnectionResetError | None = None
         self._closing = False
         self.released = False
+        self.on_lost: Callable[[], None] | None = None
         if same_host:
             self._life = ProcessWatch(peer.process, self._on_death, owner.loop)
             if self._life.gone:
@@ -133,10 +139,12 @@ class UcxEndpoint(transport.Endpoint):
         if self._lost is not None:
             return
         self._lost = error
+        if self.on_lost is not None:
+            self.on_lost()
         if not self._error_handling:
             # UCX leaves pending what the peer had not answered. With error handling it fails
             # operations itself, and only then is their memory out of its hands.
-            self._owner.abandon(self, error)
+            self._owner.give_up_sends(self, error)
         self.settle()
 
     def forget(self) -> None:
@@ -154,16 +162,22 @@ class UcxEndpoint(transport.Endpoint):
 
 class UcxTransport(transport.Transport):
     """Made on a running loop, which it belongs to. `options` are UCX's, without `UCX_`, and go on
-    top of `DEFAULT_OPTIONS`."""
+    top of `DEFAULT_OPTIONS`. Where the peer's memory can be mapped, UCX carries only what does not
+    lie in shared memory; see `kvtransfer/shared`."""
 
     name = "ucx"
 
-    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, options: Mapping[str, str] | None = None, *, shares: bool = True
+    ) -> None:
+        """`shares`: receivers on this host may take blocks from our memory, and we from others'."""
         self.loop = asyncio.get_running_loop()
         self.totals = Totals()
         self._options = {**DEFAULT_OPTIONS, **(options or {})}
+        self._meeting = self._meet() if shares else None
+        self._copier: Copier | None = None
         self._inbox = self._make_inbox()
-        self._inboxes: dict[Hashable, UcxInbox] = {}
+        self._inboxes: dict[Hashable, UcxInbox | SharedInbox] = {}
         self.worker, self.progress = self._inbox.worker, self._inbox.progress
         self._endpoints: set[UcxEndpoint] = set()
         self._goodbyes: set[_Goodbye] = set()
@@ -176,12 +190,15 @@ class UcxTransport(transport.Transport):
     def address(self) -> bytes:
         return self._inbox.address
 
-    def inbox(self, peer: Hashable) -> UcxInbox:
+    def inbox(self, peer: Hashable, sender: bytes | None = None) -> UcxInbox | SharedInbox:
         if self._closed:
             raise RuntimeError("the transport is closed")
         inbox = self._inboxes.get(peer)
         if inbox is None:
-            inbox = self._inboxes[peer] = self._make_inbox()
+            ucx = self._make_inbox()
+            inbox = self._inboxes[peer] = self._sharing(ucx) if self._meeting else ucx
+        if sender is not None and isinstance(inbox, SharedInbox):
+            self._dial(inbox, sender)
         return inbox
 
     def forget(self, peer: Hashable) -> None:
@@ -189,7 +206,7 @@ class UcxTransport(transport.Transport):
         if inbox is not None:
             inbox.close()
 
-    def connect(self, address: bytes, *, same_host: bool) -> UcxEndpoint:
+    def connect(self, address: bytes, *, same_host: bool) -> UcxEndpoint | SharedEndpoint:
         if self._closed:
             raise ConnectionError("the transport is closed")
         peer = unpack(address)
@@ -198,6 +215,9 @@ class UcxTransport(transport.Transport):
         self._endpoints = {each for each in self._endpoints if not each.released}
         endpoint = UcxEndpoint(self, peer, same_host)
         self._endpoints.add(endpoint)
+        if same_host and peer.token and self._meeting is not None:
+            offers = self._meeting.offers(peer.token)
+            return SharedEndpoint(endpoint, offers, self.totals.by(CARRIER), self._ended)
         return endpoint
 
     def post_receive(self, buffer: Buffer, tag: int, on_done: OnDone) -> Operation:
@@ -215,6 +235,10 @@ class UcxTransport(transport.Transport):
         self._closed = self._inbox.closed = True
         for inbox in self._inboxes.values():
             inbox.close()
+        if self._meeting is not None:
+            self._meeting.close()
+        if self._copier is not None:
+            self._copier.close()
         for endpoint in self._endpoints:
             if endpoint.is_lost:
                 # Nobody hears our good-bye, and UCX would log that as an error.
@@ -241,7 +265,7 @@ class UcxTransport(transport.Transport):
             self.progress.outstanding.add_send(goodbye, request, goodbye)
             self.progress.posted()
 
-    def abandon(self, endpoint: UcxEndpoint, error: ConnectionResetError) -> None:
+    def give_up_sends(self, endpoint: UcxEndpoint, error: ConnectionResetError) -> None:
         """Fail the sends of this endpoint; UCX's own records of them are kept."""
         for request, operation in self.progress.outstanding.take_run(endpoint):
             if not request.completed:
@@ -249,16 +273,41 @@ class UcxTransport(transport.Transport):
             self.progress.fail(operation, error)
 
     def _make_inbox(self) -> UcxInbox:
-        return UcxInbox(self._options, self.loop, self.totals.received, self._ended)
+        name = self._meeting.name if self._meeting is not None else ""
+        return UcxInbox(self._options, self.loop, self.totals.received, self._ended, name)
+
+    def _meet(self) -> Meeting | None:
+        try:
+            return Meeting(self.loop, self._ended)
+        except (AttributeError, OSError) as error:
+            log.warning("KV memory cannot be shared with processes of this host: %s", error)
+            return None
+
+    def _sharing(self, ucx: UcxInbox) -> SharedInbox:
+        if self._copier is None:
+            self._copier = make_copier(self.loop)
+        return SharedInbox(ucx, self._copier, self.loop, self.totals.received, self._ended)
+
+    def _dial(self, inbox: SharedInbox, sender: bytes) -> None:
+        try:
+            peer = unpack(sender)
+            if not peer.meeting:
+                raise ConnectionError("it does not share its memory")
+            inbox.dial(peer.meeting)
+        except OSError as error:
+            log.warning(
+                "SLOW PATH: blocks of a sender on this host come over UCX, with two copies instead "
+                "of one: %s", error,
+            )
 
     def _ended(self, operation: Operation, error: Exception | None) -> None:
-        if not isinstance(operation, UcxOperation):
+        if not isinstance(operation, CountedOperation):
             operation.finish(error)
             return
         if self._closed:
             return
         operation.traffic.count(operation.num_bytes, error)
-        endpoint = operation.endpoint
+        endpoint = operation.endpoint if isinstance(operation, UcxOperation) else None
         if endpoint is not None:
             if isinstance(error, ConnectionResetError):
                 endpoint.lose(error)

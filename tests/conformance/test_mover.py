@@ -6,16 +6,16 @@ import asyncio
 
 import numpy as np
 import pytest
-from transports import Ends, ignore, random_bytes, until
+from transports import WAYS, Ends, ignore, random_bytes, until
 
 from baton.kvtransfer import mover as mover_module
 from baton.kvtransfer.memory import blocks_of
 from baton.kvtransfer.mover import BlockMover, Landing
-from baton.kvtransfer.registry import TRANSPORTS
 from baton.kvtransfer.tags import TagIssuer
 from baton.protocol.records import DIRECT, Scheme
 
-SCHEMES = [DIRECT, Scheme(3, False), Scheme(1, True), Scheme(3, True)]
+SCHEMES = [DIRECT, Scheme(3), Scheme(1, True), Scheme(3, True)]
+SCHEMES += [Scheme(1, pulled=True), Scheme(3, pulled=True)]
 NUM_BLOCKS = 32
 
 
@@ -61,7 +61,7 @@ class Pair:
         self.b.mover.landing_buffers.check_integrity()
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=WAYS[:-1])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

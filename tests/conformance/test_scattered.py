@@ -6,16 +6,15 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from transports import Bytes, Ends, ended, ignore, random_bytes, succeeded, until
+from transports import WAYS, Bytes, Ends, ended, ignore, random_bytes, succeeded, until
 
-from baton.kvtransfer.registry import TRANSPORTS
 from baton.kvtransfer.tags import TagIssuer
 from baton.kvtransfer.transport import Rows
 
 EAGER_AND_RENDEZVOUS = [(12 << 10, 7), (12 << 10, 300), (1, 5), (360 << 10, 11)]
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=WAYS)
 async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
     pair = Ends(request.param)
     yield pair

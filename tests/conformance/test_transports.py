@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from transports import Ends, ended, ignore, random_bytes, succeeded, until
+from transports import WAYS, Ends, ended, ignore, random_bytes, succeeded, until
 
 from baton.kvtransfer.registry import TRANSPORTS, create_transport
 from baton.kvtransfer.tags import TagIssuer
@@ -17,8 +17,16 @@ SIZES = [0, 1, 7, 4096, 360 << 10, 8 << 20]
 LARGE = 8 << 20
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(params=WAYS)
 async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
+    pair = Ends(request.param)
+    yield pair
+    await pair.close()
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def whole_ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
+    """Where others than the two may send, too."""
     pair = Ends(request.param)
     yield pair
     await pair.close()
@@ -170,7 +178,8 @@ async def test_receives_that_stay_do_not_hold_up_others(ends: Ends) -> None:
     assert not any(each.done for each in waiting[:999])
 
 
-async def test_two_peers_are_served_alike(ends: Ends) -> None:
+async def test_two_peers_are_served_alike(whole_ends: Ends) -> None:
+    ends = whole_ends
     third: Transport = create_transport(ends.a.name)
     to_third = ends.a.connect(third.address, same_host=True)
     count, size = 200, 64 << 10
@@ -243,7 +252,8 @@ async def test_a_failing_callback_harms_no_other(
     )
 
 
-async def test_close_with_operations_under_way(ends: Ends) -> None:
+async def test_close_with_operations_under_way(whole_ends: Ends) -> None:
+    ends = whole_ends
     called: list[Operation] = []
     tags = TagIssuer()
     ends.a.post_receive(np.zeros(64, np.uint8), tags.issue(1), called.append)
@@ -294,7 +304,8 @@ async def test_what_is_no_buffer_is_refused(ends: Ends) -> None:
         ends.to_b.post_send(np.zeros((4, 4), np.uint8)[:, :2], 1, ignore)
 
 
-async def test_what_was_moved_is_counted(ends: Ends) -> None:
+async def test_what_was_moved_is_counted(whole_ends: Ends) -> None:
+    ends = whole_ends
     count, size = 10, 1000
     first = TagIssuer().issue(count)
     operations = [

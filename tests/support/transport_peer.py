@@ -97,8 +97,10 @@ class _Peer:
     def __init__(self, options: dict[str, str]) -> None:
         from baton.kvtransfer.ucx import UcxTransport
 
-        self.transport = UcxTransport(options)
+        shares = options.pop("shares", "yes") == "yes"
+        self.transport = UcxTransport(options, shares=shares)
         self.endpoints: dict[str, Any] = {}
+        self.inboxes: dict[str, Any] = {}
         self.kept: list[Any] = []
         self.ended = asyncio.Event()
         say(address=self.transport.address.hex())
@@ -125,8 +127,20 @@ class _Peer:
         self.endpoints[name] = endpoint
         say(carriers=endpoint.carriers)
 
+    def do_inbox(self, name: str, sender: str) -> None:
+        """An inbox for this sender, who may let us take from its memory."""
+        self.inboxes[name] = self.transport.inbox(name, bytes.fromhex(sender))
+        say(address=self.inboxes[name].address.hex(), pulls=self.inboxes[name].pulls)
+
+    def do_take(self, name: str, tag: int, size: int, count: int = 1) -> None:
+        """As `receive`, of what is offered to this inbox."""
+        self._receive(self.inboxes[name].take, tag, size, count)
+
     def do_receive(self, tag: int, size: int, count: int = 1) -> None:
         """Reports a checksum for each message, once all are there."""
+        self._receive(self.transport.post_receive, tag, size, count)
+
+    def _receive(self, post: Any, tag: int, size: int, count: int) -> None:
         buffers = [np.zeros(size, np.uint8) for _ in range(count)]
         errors: list[str] = []
         left = count
@@ -140,10 +154,19 @@ class _Peer:
                 say(received=[zlib.crc32(each) for each in buffers], errors=errors)
 
         for index, buffer in enumerate(buffers):
-            self.transport.post_receive(buffer, tag + index, done)
+            post(buffer, tag + index, done)
 
     def do_send(self, name: str, tag: int, size: int, count: int = 1) -> None:
         """Message i holds `pattern(size, tag + i)`. Reports once all have ended."""
+        self._send(self.endpoints[name].post_send, tag, size, count)
+
+    def do_offer(self, name: str, tag: int, size: int, count: int = 1) -> None:
+        """As `send`, from memory that the receiver may take from."""
+        self._send(self.endpoints[name].offer, tag, size, count)
+
+    def _send(self, post: Any, tag: int, size: int, count: int) -> None:
+        from baton.kernels.shared_memory import shared_bytes
+
         errors: list[str] = []
         left = count
 
@@ -156,7 +179,9 @@ class _Peer:
                 say(sent=count - len(errors), errors=errors)
 
         for index in range(count):
-            self.endpoints[name].post_send(pattern(size, tag + index), tag + index, done)
+            buffer = shared_bytes(size) if size else np.empty(0, np.uint8)
+            buffer[:] = pattern(size, tag + index)
+            post(buffer, tag + index, done)
 
     def do_flood(self, name: str, tag: int, size: int, count: int) -> None:
         """Send without reporting."""

@@ -8,24 +8,55 @@ from typing import Any
 
 import numpy as np
 
-from baton.kvtransfer.registry import create_transport
+from baton.kernels.shared_memory import shared_bytes
+from baton.kvtransfer.registry import TRANSPORTS, create_transport
 from baton.kvtransfer.transport import Endpoint, Operation, Transport
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+WAYS = (*TRANSPORTS, "shared", "offered")
+"""Transports, and UCX where each end takes from the memory of the other: "shared" has the verbs
+that are asked for, in "offered" every message is offered and every receive takes."""
 
 
 class Ends:
     """Two transports of one process on one loop, each with an endpoint to the other."""
 
     def __init__(self, name: str) -> None:
-        self.a: Transport = create_transport(name)
-        self.b: Transport = create_transport(name)
+        shares = name in ("shared", "offered")
+        self.a: Transport = create_transport("ucx" if shares else name)
+        self.b: Transport = create_transport("ucx" if shares else name)
+        if shares:
+            always = name == "offered"
+            a, b = self.a, self.b
+            self.a, self.b = _Taking(a, b.address, always), _Taking(b, a.address, always)
         self.to_b: Endpoint = self.a.connect(self.b.address, same_host=True)
         self.to_a: Endpoint = self.b.connect(self.a.address, same_host=True)
 
     async def close(self) -> None:
         await self.a.close()
         await self.b.close()
+
+
+class _Taking:
+    """A transport with its inbox for one sender in place of its own."""
+
+    def __init__(self, transport: Transport, sender: bytes, always: bool) -> None:
+        self.inner = transport
+        self.inbox_of_sender = transport.inbox("sender", sender)
+        self._always = always
+        self.post_receive = self.take if always else self.inbox_of_sender.post_receive
+
+    def connect(self, address: bytes, *, same_host: bool) -> Endpoint:
+        endpoint = self.inner.connect(address, same_host=same_host)
+        if self._always:
+            endpoint.post_send = endpoint.offer  # type: ignore[method-assign]
+        return endpoint
+
+    def __getattr__(self, name: str) -> Any:
+        ours = name in ("address", "take", "watch", "unwatch", "abandon", "pulls")
+        return getattr(self.inbox_of_sender if ours else self.inner, name)
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
@@ -53,4 +84,7 @@ def ignore(operation: Operation) -> None:
 
 
 def random_bytes(size: int, seed: int = 0) -> Bytes:
-    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    """In memory that other processes may map."""
+    memory = shared_bytes(size) if size else np.empty(0, np.uint8)
+    memory[:] = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    return memory
