@@ -26,6 +26,8 @@ class RequestFacts:
     """Output tokens still to come, by what others had of late. None: all that remain."""
     due_in: float | None = None
     """Seconds until its first token should be there. None: no target."""
+    ttft: float | None = None
+    """Target for its first token from its arrival on, in seconds."""
     itl: float | None = None
     """Target for its tokens' intervals, in seconds."""
     held: Mapping[Identity, int] = field(default_factory=dict)
@@ -38,6 +40,11 @@ class RequestFacts:
     """Workers that served its session before: taken when it costs next to nothing."""
     lenders: Sequence[Lender] = ()
     """Workers that can lend what they have cached of it."""
+
+    @property
+    def worth(self) -> float:
+        """Seconds that its targets give it: what is lost when it misses one."""
+        return (self.ttft or self.due_in or 0.0) + self.output * (self.itl or 0.0)
 
     @property
     def output(self) -> float:

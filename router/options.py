@@ -4,12 +4,12 @@ The cost of a way is the latency that it adds for everyone, in seconds:
 
     own        to the first token; the hand-off that is not hidden; every expected token's interval
     others     that decode there: chunks between their tokens, and longer steps
-    to come    prompts that will queue behind this one, by how busy the worker has been of late;
-               and prompts that chunks beside one more decoding request will slow down
+    to come    prompts that will queue behind this one, or that one more decoding request slows
+               down: by queueing theory, from how busy workers have been of late (`crowding`)
     role       a tenth of the time of work done against a worker's role, so that the division of
                the workers means something where two ways are alike
-
-Before the cost comes how many requests would miss a target of theirs by it, this one included.
+    missed     for each request that is expected to miss a target by it, what it was worth: the
+               time that its targets give it. Expected: a prediction near the target is a chance
 
 Scoring everything exactly would cost too much with many workers. So workers are ranked by a cheap
 score, those for prompts and those for decoding on their own; the best few are looked at closely,
@@ -18,6 +18,7 @@ and each of these is combined with the best one of the other kind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ from baton.router.prediction import Prediction
 FEW = 3
 """Workers of each kind that are looked at closely."""
 AGAINST_ROLE = 0.1
+DOUBT = 0.1
+"""Of predictions, in logarithms: so far from a target it is missed (or kept) in one case of six."""
+MOST_CROWDED = 0.95
 AFFINITY = 0.03
 """Of the cost: for so much, a session stays where it was and blocks where they are."""
 
@@ -54,9 +58,8 @@ class Writing:
 
     worker: Candidate
     itl: float
-    itl_others: float
-    lost: int
-    """Others whose target it would break."""
+    missed: float
+    """Others' targets, expected."""
     delay: float
     """Of others, all together."""
     to_come: float
@@ -70,15 +73,16 @@ class Option:
     exposed: float
     link_measured: bool
     harm: float
-    lost: int
+    missed: float
+    """Targets, its own among them, expected."""
     cost: float
     plain: float
     """The cost without regard to affinity."""
 
     @property
-    def rank(self) -> tuple[int, float, bool]:
+    def rank(self) -> tuple[float, bool]:
         """The least is the best."""
-        return (self.lost, self.cost, self.local)
+        return (self.cost, self.local)
 
     def prediction(self, facts: RequestFacts) -> Prediction:
         reading, writing = self.reading, self.writing
@@ -89,7 +93,7 @@ class Option:
             prefill=reading.worker.model.correction.prefill * reading.work,
             exposed=self.exposed,
             itl=_own_interval(facts, writing, self.exposed),
-            itl_others=writing.itl_others,
+            itl_others=writing.itl,
             work=reading.work,
             step=writing.itl,
             transfer=self.exposed - lag,
@@ -100,29 +104,37 @@ class Option:
 
 
 def best_readers(
-    facts: RequestFacts, workers: Sequence[Candidate], now: float, few: int = FEW
+    facts: RequestFacts,
+    workers: Sequence[Candidate],
+    now: float,
+    pressure: float = 0.0,
+    few: int = FEW,
 ) -> list[Reading]:
-    """The best for its prompt, and those that have most of it cached."""
+    """The best for its prompt, the best first. `pressure`: of these workers, on average."""
     held, tokens, size = facts.held, facts.tokens, facts.block_size
     if len(workers) > few:
+        price = 1 + crowding(pressure)[1]
         ranked = []
         for place, worker in enumerate(workers):
             model = worker.model
             late = model.head_until - now
             missing = tokens - held.get(worker.identity, 0) * size if held else tokens
-            score = model.queued + missing * model.dear
+            score = model.queued + missing * (model.rate * price + model.harm_rate)
             ranked.append((score + late if late > 0 else score, place))
         ranked.sort()
         workers = [workers[place] for _, place in ranked[:few]]
-    readings = [read(facts, worker, now) for worker in workers]
+    readings = [read(facts, worker, now, pressure) for worker in workers]
     readings.sort(key=lambda reading: reading.ttft + reading.to_come)
     return readings
 
 
 def best_writers(
-    facts: RequestFacts, workers: Sequence[Candidate], few: int = FEW
+    facts: RequestFacts,
+    workers: Sequence[Candidate],
+    pressure: float = 0.0,
+    few: int = FEW,
 ) -> list[Writing]:
-    """The best for its tokens, and the one that has most of it cached."""
+    """The best for its tokens, the best first, and the one that has most of it cached."""
     if len(workers) > few:
         ranked = [
             (worker.model.next_step, -worker.available_blocks, place)
@@ -137,12 +149,14 @@ def best_writers(
             if most not in best and workers[most].identity in held:
                 best.append(most)
         workers = [workers[place] for place in best]
-    writings = [write(facts, worker) for worker in workers]
-    writings.sort(key=lambda writing: (writing.lost, writing.itl, -writing.worker.available_blocks))
+    writings = [write(facts, worker, pressure) for worker in workers]
+    writings.sort(key=lambda w: (w.missed, w.itl, -w.worker.available_blocks))
     return writings
 
 
-def read(facts: RequestFacts, worker: Candidate, now: float) -> Reading:
+def read(
+    facts: RequestFacts, worker: Candidate, now: float, pressure: float = 0.0
+) -> Reading:
     model = worker.model
     cached = facts.held.get(worker.identity, 0) * facts.block_size if facts.held else 0
     work, own = model.prefill(facts.tokens, cached)
@@ -152,11 +166,44 @@ def read(facts: RequestFacts, worker: Candidate, now: float) -> Reading:
         work, own = model.prefill(facts.tokens, cached)
         work += loan.seconds
     queue = model.queue(now, work)
-    to_come = work * model.pressure
+    to_come = work * crowding(pressure)[1]
     if worker.role == "decode":
         to_come += AGAINST_ROLE * work
     ttft = model.first_token(queue, work)
     return Reading(worker, cached, queue, work, own, ttft, to_come, loan)
+
+
+def write(facts: RequestFacts, worker: Candidate, pressure: float = 0.0) -> Writing:
+    model, output = worker.model, facts.output
+    added = model.added_step(facts.tokens + output / 2)
+    itl = model.interval(model.step + added)
+    missed = 0.0
+    if model.itl is not None and model.decoding:
+        before = chance_of_missing(model.interval(model.step), model.itl)
+        missed = model.decoding * (chance_of_missing(itl, model.itl) - before)
+    duration = output * itl
+    to_come = 0.0
+    if pressure:
+        waiting, slowed = crowding(pressure)[0], pressure * (1 + model.slowing)
+        to_come = duration * (crowding(slowed)[0] - waiting + slowed - pressure)
+    if worker.role == "prefill" and facts.remaining > 1:
+        to_come += AGAINST_ROLE * duration
+    return Writing(worker, itl, missed, model.decoding * output * added, to_come)
+
+
+def crowding(pressure: float) -> tuple[float, float]:
+    """Prompts that wait at a worker which they keep busy for this share of its time, on average;
+    and seconds of waiting that another second of work adds for those that come (the derivative)."""
+    free = 1 - min(pressure, MOST_CROWDED)
+    return (1 - free) ** 2 / free, (1 - free * free) / (free * free)
+
+
+def chance_of_missing(predicted: float, target: float) -> float:
+    """That a latency is above its target."""
+    if predicted <= 0:
+        return 0.0
+    off = (predicted / target - 1) / DOUBT
+    return 1 / (1 + math.exp(-1.7 * off)) if abs(off) < 20 else float(off > 0)
 
 
 def borrow(facts: RequestFacts, worker: Candidate) -> Loan | None:
@@ -167,42 +214,36 @@ def borrow(facts: RequestFacts, worker: Candidate) -> Loan | None:
     )
 
 
-def write(facts: RequestFacts, worker: Candidate) -> Writing:
-    model, output = worker.model, facts.output
-    added = model.added_step(facts.tokens + output / 2)
-    itl = model.interval(model.step + added)
-    lost = 0
-    if model.itl is not None and itl > model.itl >= model.interval(model.step):
-        lost = model.decoding
-    duration = output * itl
-    to_come = model.pressure * duration * model.slowing if not model.decoding else 0.0
-    if worker.role == "prefill" and facts.remaining > 1:
-        to_come += AGAINST_ROLE * duration
-    return Writing(worker, itl, itl, lost, model.decoding * output * added, to_come)
-
-
 def combine(facts: RequestFacts, reading: Reading, writing: Writing) -> Option:
     local = reading.worker is writing.worker
     exposed, measured = (0.0, True) if local else exposed_transfer(facts, reading, writing.worker)
-    lost = writing.lost
-    if local and _breaks_intervals(reading):
-        lost = max(lost, reading.worker.model.decoding)
-    if (facts.due_in is not None and reading.ttft > facts.due_in) or (
-        facts.itl is not None
-        and facts.remaining > 1
-        and _own_interval(facts, writing, exposed) > facts.itl
-    ):
-        lost += 1
+    model, output = reading.worker.model, facts.output
     # Those that decode where the prompt is computed lose its chunks' time.
-    harm = writing.delay + reading.worker.model.decoding * reading.own
+    harm = writing.delay + model.decoding * reading.own
+    missed, value = writing.missed, 0.0
+    if model.itl is not None and model.decoding:
+        interval = writing.itl if local else model.interval(model.step)
+        slower = interval + reading.own / max(1.0, output)
+        missed += model.decoding * (
+            chance_of_missing(slower, model.itl) - chance_of_missing(interval, model.itl)
+        )
+    value += missed * output * (writing.worker.model.itl or model.itl or 0.0)
+    if facts.due_in is not None or facts.itl is not None:
+        kept = 1.0
+        if facts.due_in is not None:
+            kept -= chance_of_missing(reading.ttft, max(facts.due_in, 1e-3))
+        if facts.itl is not None and facts.remaining > 1:
+            kept *= 1 - chance_of_missing(_own_interval(facts, writing, exposed), facts.itl)
+        missed += 1 - kept
+        value += (1 - kept) * facts.worth
     plain = (
-        reading.ttft + exposed + facts.output * writing.itl
-        + harm + reading.to_come + writing.to_come
+        reading.ttft + exposed + output * writing.itl
+        + harm + reading.to_come + writing.to_come + value
     )
     cost = plain
     if facts.affinity or facts.held:
         cost -= plain * AFFINITY * _nearness(facts, reading, writing)
-    return Option(reading, writing, local, exposed, measured, harm, lost, cost, plain)
+    return Option(reading, writing, local, exposed, measured, harm, missed, cost, plain)
 
 
 def pairs(readings: Sequence[Reading], writings: Sequence[Writing]) -> list[
@@ -237,16 +278,6 @@ def exposed_transfer(
 
 def _own_interval(facts: RequestFacts, writing: Writing, exposed: float) -> float:
     return writing.itl + exposed / max(1.0, facts.output - 1)
-
-
-def _breaks_intervals(reading: Reading) -> bool:
-    """Whether even the smallest chunk is too much for those that decode there."""
-    model = reading.worker.model
-    return (
-        model.itl is not None
-        and model.decoding > 0
-        and model.step <= model.itl < model.chunk_step
-    )
 
 
 def _nearness(facts: RequestFacts, reading: Reading, writing: Writing) -> float:

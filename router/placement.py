@@ -127,6 +127,7 @@ class Placement:
             remaining=flight.request.sampling.max_tokens - len(flight.accepted),
             recompute=flight.trouble.recompute,
             expected=self._learning.outputs.expected(flight.request.lane),
+            ttft=flight.request.targets.ttft,
             itl=flight.request.targets.itl,
             block_size=16 if layout is None else layout.block_size,
             token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,

@@ -1,8 +1,8 @@
 """Where a request runs. Pure: facts about the request and the workers in, a decision out.
 
-Of all ways (`options.py`) the one by which the fewest requests miss a target, and among these the
-one that adds the least latency for everyone. Where it runs at last is decided as late as it can be:
-a worker gets a prompt when those before it are nearly through, not to queue there.
+Of all ways (`options.py`) the one that costs everyone least: latency, and targets missed. Where it
+runs at last is decided as late as it can be: a worker gets a prompt when those before it are nearly
+through, not to queue there.
 
 A role is a preference, except where a worker's speed is not known: then it keeps to its role as
 long as others keep to theirs.
@@ -18,7 +18,7 @@ long as others keep to theirs.
     decode_busy         at one for prompts, for those that decode have no room, or have enough to do
     single_token        at one for prompts, for nothing is to be decoded
     mixed_worker, no_prefill_worker, no_decode_worker     at one worker, for there are no others
-    least_bad           where the fewest targets are missed; some are, wherever it goes
+    least_bad           where it costs least that a target will probably be missed
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Alternative:
     route: str
     decode: Identity
     prefill: Identity | None
-    lost: int
-    """Requests that would have missed a target."""
+    missed: float
+    """Targets that were expected to be missed by it."""
     cost: float
     prediction: Prediction
 
@@ -72,8 +72,8 @@ class Decision:
     prediction: Prediction | None = field(default=None, compare=False)
     loan: Loan | None = field(default=None, compare=False)
     """What the worker that computes the prompt should fetch."""
-    lost: int = field(default=0, compare=False)
-    """Requests that miss a target of theirs by it."""
+    missed: float = field(default=0.0, compare=False)
+    """Targets that are expected to be missed by it."""
     cost: float = field(default=0.0, compare=False)
     """Seconds of latency that it adds for everyone."""
     others: tuple[Option, ...] = field(default=(), compare=False, repr=False)
@@ -86,7 +86,7 @@ class Decision:
         if facts is None:
             return []
         return [
-            Alternative(*_way(o), o.lost, o.cost, o.prediction(facts))
+            Alternative(*_way(o), o.missed, o.cost, o.prediction(facts))
             for o in sorted(self.others, key=_rank)[:ALTERNATIVES]
         ]
 
@@ -147,7 +147,8 @@ def receiver_for(facts: RequestFacts, candidates: Iterable[Candidate]) -> Identi
     if not writings:
         return None
     best = min(writings, key=lambda w: (
-        w.lost, facts.output * w.itl + w.delay + w.to_come, -w.worker.available_blocks
+        facts.output * (w.itl + w.missed * (w.worker.model.itl or 0.0)) + w.delay + w.to_come,
+        -w.worker.available_blocks,
     ))
     return best.worker.identity
 
@@ -173,7 +174,11 @@ class _Ways:
         readers = self.ready_prefills or [
             c for c in receivers if c.prefilling < c.max_running
         ]
-        self.readers = best_readers(facts, readers, now)
+        self._for_prompts, self._for_tokens = _pressure(prefills), _pressure(receivers)
+        self.readers = best_readers(
+            facts, readers, now,
+            self._for_prompts if self.ready_prefills else self._for_tokens,
+        )
         blocks = facts.blocks
         self.writers = best_writers(facts, [
             c
@@ -181,7 +186,7 @@ class _Ways:
             if c.decoding < c.max_running
             and not c.full
             and (blocks <= c.available_blocks or c.decoding + c.prefilling == 0)
-        ])
+        ], self._for_tokens)
 
     def options(self) -> list[Option]:
         facts, readers, writers = self.facts, self.readers, self.writers
@@ -196,11 +201,13 @@ class _Ways:
         for writing in writers:
             worker = writing.worker
             if self._may_read_too(worker):
-                options.append(combine(facts, read(facts, worker, self._now), writing))
+                reading = read(facts, worker, self._now, self._for_tokens)
+                options.append(combine(facts, reading, writing))
         for reading in readers:
             worker = reading.worker
             if worker.role == "prefill" and self._may_write_too(worker):
-                options.append(combine(facts, reading, write(facts, worker)))
+                writing = write(facts, worker, self._for_prompts)
+                options.append(combine(facts, reading, writing))
         return options
 
     def _may_read_for_others(self, worker: Candidate) -> bool:
@@ -234,8 +241,16 @@ class _Ways:
         return self._may_recompute(worker)
 
 
-def _rank(option: Option) -> tuple[int, float, bool]:
+def _pressure(workers: Sequence[Candidate]) -> float:
+    return sum(c.model.pressure for c in workers) / len(workers) if workers else 0.0
+
+
+def _rank(option: Option) -> tuple[float, bool]:
     return option.rank
+
+
+def _plain(option: Option) -> float:
+    return option.plain
 
 
 def _too_early(best: Reading, others: Sequence[Reading], now: float) -> bool:
@@ -252,7 +267,7 @@ def _decision(
     facts: RequestFacts, best: Option, options: Sequence[Option], reason: str
 ) -> Decision:
     return Decision(
-        *_way(best), reason, best.prediction(facts), best.reading.loan, best.lost, best.cost,
+        *_way(best), reason, best.prediction(facts), best.reading.loan, best.missed, best.cost,
         tuple(o for o in options if o is not best), facts,
     )
 
@@ -271,12 +286,12 @@ def _reason(
     everyone: Sequence[Candidate],
     ways: _Ways,
 ) -> str:
-    if best.lost:
+    if best.missed > 0.5:
         return "least_bad"
     forced = _forced(facts, best, everyone, ways)
     if forced is not None and not (forced == "mixed_worker" and len(options) > 1):
         return forced
-    if facts.affinity and best is not min(options, key=lambda o: (o.lost, o.plain)):
+    if facts.affinity and best is not min(options, key=_plain):
         return "affinity"
     most = max(option.reading.cached for option in options)
     if 0 < most == best.reading.cached and any(o.reading.cached < most for o in options):
@@ -286,7 +301,7 @@ def _reason(
     rivals = [o for o in options if o.local is not best.local]
     rival = min(rivals, key=_rank) if rivals else None
     if not best.local:
-        return "itl_protected" if rival is not None and rival.lost else "split"
+        return "itl_protected" if rival is not None and rival.missed > 0.5 else "split"
     if best.writing.worker.role == "prefill":
         return "decode_busy"
     if rival is None or rival.reading.queue > best.reading.queue:

@@ -85,28 +85,32 @@ class WorkerModel:
     rate: float = field(init=False)
     """Seconds a prompt token, without attention."""
     slowing: float = field(init=False)
-    """By how much prompts become slower here when somebody begins to decode, as a share."""
-    dear: float = field(init=False)
-    """What a prompt token costs everyone, in seconds, for ranking workers."""
+    """By how much one more sequence that decodes slows prompts down here, as a share."""
+    harm_rate: float = field(init=False)
+    """What a prompt token costs those that decode, all together, in seconds."""
     next_step: float = field(init=False)
-    """Likewise an output token."""
+    """What an output token of one more costs everyone, in seconds, for ranking workers."""
     horizon: float = field(init=False)
     """Seconds of prompts that it should have before it: what it needs not to run dry."""
 
     def __post_init__(self) -> None:
         speed = self.speed = self.guess if self.curve is None else self.curve
-        beside = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
-        self.step = speed.seconds(beside)
-        self.chunk = largest_chunk(speed, beside, self.itl)
+        there = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
+        self.step = speed.seconds(there)
+        self.chunk = largest_chunk(speed, there, self.itl)
         self.chunk_step = self.step + speed.chunk + speed.token * self.chunk
         self.rate = self.chunk_step / self.chunk
-        free = (speed.base + speed.chunk) / CHUNK + speed.token
-        alone = self.rate if self.decoding else _rate_beside_one(speed, self.itl)
-        self.slowing = max(0.0, alone / free - 1) if free else 0.0
-        own = speed.token + speed.chunk / self.chunk
-        self.dear = self.rate * (1 + self.pressure) + self.decoding * own
+        self.harm_rate = self.decoding * (speed.token + speed.chunk / self.chunk)
         added = self.added_step(CHUNK)
         self.next_step = self.interval(self.step + added) + self.decoding * added
+        if not self.decoding:
+            alone = (speed.base + speed.chunk) / CHUNK + speed.token
+            beside = _rate_beside_one(speed, self.itl)
+            self.slowing = max(0.0, beside / alone - 1) if alone else 0.0
+        elif self.chunk < CHUNK:
+            self.slowing = added / (self.chunk_step - self.step)
+        else:
+            self.slowing = added / self.chunk_step
         self.horizon = max(HORIZON, self.chunk_step)
 
     @property

@@ -136,7 +136,7 @@ def _best(facts: RequestFacts, options: list[Option], now: float) -> Decision | 
         "static",
         best.prediction(facts),
         best.reading.loan,
-        best.lost,
+        best.missed,
         best.cost,
     )
 
