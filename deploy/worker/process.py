@@ -22,6 +22,7 @@ from baton.decode import DecodeStage
 from baton.deploy.settings import WorkerSettings, join_address
 from baton.deploy.status import StatusWriter
 from baton.deploy.worker.curves import CurveKeeper
+from baton.deploy.worker.lateness import LATE_EXIT
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
 from baton.deploy.worker.pinning import pinned
@@ -105,6 +106,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
         heartbeat_interval=settings.heartbeat_interval,
         watchdog=settings.watchdog,
         on_stuck=lambda reason: end(1, reason),
+        on_late=lambda reason: end(LATE_EXIT, reason),
         quarantine_share=settings.quarantine_share,
     )
 
@@ -196,7 +198,8 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
     heart.cancel()
     if code:
         status.fatal(reason)
-    await links.close(reason if code else GOODBYE)
+    # Whoever is late has nothing any more that its end could be blamed on.
+    await links.close(GOODBYE if code in (0, LATE_EXIT) else reason)
     await outgoing.close()
     await incoming.close()
     engine.stop(_STOP_SECONDS)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from baton.decode import DecodeStage
 from baton.deploy.worker.cache_teller import CacheTeller
 from baton.deploy.worker.curves import CurveKeeper
+from baton.deploy.worker.lateness import Lateness
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
 from baton.engine.commands import (
@@ -62,7 +63,7 @@ class Worker:
     exceed `watchdog`, `on_stuck` is told: the process should end, and its supervisor start
     another. The same when more than `quarantine_share` of the blocks has been quarantined for
     `quarantine_seconds` and what runs has ended: only the end of the process gives such blocks
-    back."""
+    back. `on_late` is told when the process stood still for longer than its sessions live."""
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class Worker:
         heartbeat_interval: float,
         watchdog: float,
         on_stuck: Callable[[str], None],
+        on_late: Callable[[str], None] | None = None,
         quarantine_share: float = 0.1,
         quarantine_seconds: float = 5.0,
     ) -> None:
@@ -92,6 +94,8 @@ class Worker:
         self._heartbeat_interval = heartbeat_interval
         self._watchdog = watchdog
         self._on_stuck = on_stuck
+        self._on_late = on_late or on_stuck
+        self._lateness = Lateness()
         self._quarantine_share = quarantine_share
         self._quarantine_seconds = quarantine_seconds
         self._over_cap_since: float | None = None
@@ -233,6 +237,9 @@ class Worker:
         next_load = next_metrics = 0.0
         while True:
             now = time.monotonic()
+            late = self._lateness.look(now)
+            if late is not None:
+                self._on_late(f"stood still for {late:.1f} s, and was given up meanwhile")
             if self.prefill.needs_sweep:
                 self.prefill.sweep()
             if self.decode.needs_sweep:

@@ -83,6 +83,42 @@ def test_one_of_two_workers_dies_and_no_client_notices(victim: str, tiny_model: 
         wait_for(lambda: len(cluster.workers()) == 4, "the worker is back", 30)
 
 
+def test_a_worker_that_was_stopped_for_long_comes_back_as_another_life(tiny_model: Path) -> None:
+    """It finds itself late and ends; what was its own runs elsewhere, with the same tokens."""
+    work = bodies(40, max_tokens=300)
+    with Cluster("--prefill", "2", "--decode", "2", "--dtype", "float32",
+                 model=tiny_model) as cluster:
+        undisturbed = asyncio.run(many(cluster.url, work))
+
+        async def stopped() -> tuple[dict[str, Any], Any]:
+            running = asyncio.ensure_future(many(cluster.url, work))
+            busy = await asyncio.to_thread(
+                wait_for,
+                lambda: next((w for w in cluster.workers()
+                              if w["role"] == "decode" and w["outstanding"] > 0), None),
+                "a decode worker with work")
+            os.kill(busy["pid"], signal.SIGSTOP)
+            try:
+                return busy, await running  # others end what it had
+            finally:
+                os.kill(busy["pid"], signal.SIGCONT)
+
+        victim, disturbed = asyncio.run(stopped())
+        assert [r["ids"] for r in disturbed] == [r["ids"] for r in undisturbed]
+
+        def now() -> dict[str, Any]:
+            return next(w for w in cluster.workers() if w["id"] == victim["id"])
+
+        def is_another() -> bool:
+            return now()["state"] == "ready" and now()["pid"] != victim["pid"]
+
+        wait_for(is_another, "another life of the stopped worker", 30)
+        assert now()["epoch"] != victim["epoch"]
+        again = asyncio.run(many(cluster.url, work))
+        assert [r["ids"] for r in again] == [r["ids"] for r in undisturbed]
+        cluster.assert_clean()
+
+
 def test_the_only_decode_worker_dies_after_the_first_byte(tiny_model: Path) -> None:
     cluster = Cluster("--mixed", "1", "--no-restart", model=tiny_model).start()
     try:
