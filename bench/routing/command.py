@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 
 PARTS = {
+    "suite": ("baton.bench.routing.suite", "goodput against static splits and colocated workers"),
+    "overload": ("baton.bench.routing.overload", "goodput beyond capacity, and after a burst"),
+    "prefix": ("baton.bench.routing.prefix", "cache hits against one infinite cache"),
+    "lanes": ("baton.bench.routing.lanes", "people's requests beside a flood of batch work"),
     "decision": ("baton.bench.routing.decision", "what one decision costs, over 1 to 64 workers"),
 }
 
@@ -15,8 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 when there is no such part."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in PARTS:
-        importlib.import_module(PARTS[name][0]).main(rest)
-        return 0
+        return importlib.import_module(PARTS[name][0]).main(rest) or 0
     print("Usage: baton bench routing PART [OPTIONS]; `... PART --help` says more.\n")
     for part, (_, what) in PARTS.items():
         print(f"  {part:<10} {what}")

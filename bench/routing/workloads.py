@@ -71,7 +71,7 @@ def _chat(rng: Random) -> tuple[tuple[tuple[int, int], ...], list[Turn]]:
 def _conversation(rng: Random) -> tuple[tuple[tuple[int, int], ...], list[Turn]]:
     first = Turn(0.0, _around(rng, 700, 100, 2000), _around(rng, 160, 8, 600))
     more = [
-        Turn(rng.expovariate(1 / 12.0) + 4.0, _around(rng, 120, 10, 800),
+        Turn(rng.expovariate(1 / 4.0) + 2.0, _around(rng, 120, 10, 800),
              _around(rng, 160, 8, 600))
         for _ in range(rng.randrange(2, 8))
     ]
@@ -92,7 +92,7 @@ def _agent(rng: Random) -> tuple[tuple[tuple[int, int], ...], list[Turn]]:
     # A few kinds of agents, some much more frequent than others.
     of = min(7, int(rng.expovariate(0.6)))
     turns = [
-        Turn(0.0 if n == 0 else rng.expovariate(1 / 2.0) + 2.0, _around(rng, 450, 60, 1500),
+        Turn(0.0 if n == 0 else rng.expovariate(1 / 1.5) + 1.5, _around(rng, 450, 60, 1500),
              _around(rng, 70, 8, 300))
         for n in range(rng.randrange(3, 9))
     ]

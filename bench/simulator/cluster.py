@@ -43,7 +43,8 @@ class Run:
     gaps: Gaps
     work: dict[str, Work]
     """By worker."""
-    role_changes: dict[str, int]
+    role_changes: list[tuple[float, str, str]]
+    """(second, worker, role), in their order."""
     decisions: Counter[str]
     retries: Counter[str]
     seconds: float
@@ -95,7 +96,11 @@ class Cluster:
             outcomes=clients.outcomes,
             gaps=clients.gaps,
             work={name: worker.engine.work for name, worker in self.workers.items()},
-            role_changes={name: w.role_changes for name, w in self.workers.items()},
+            role_changes=sorted(
+                (at, name, role)
+                for name, worker in self.workers.items()
+                for at, role in worker.role_changes
+            ),
             decisions=self.observer.counts,
             retries=self.observer.retries,
             seconds=self.loop.time(),

@@ -72,7 +72,8 @@ class SimulatedWorker:
         self.identity = Identity(name, 1)
         self.machine = machine
         self.role = role
-        self.role_changes = 0
+        self.role_changes: list[tuple[float, str]] = []
+        """(second, role), by command."""
         self.dead = False
         self._loop = loop
         self._network = network
@@ -161,7 +162,8 @@ class SimulatedWorker:
         if record.term < self._term:
             return
         self._term = record.term
-        self.role_changes += record.role != self.role
+        if record.role != self.role:
+            self.role_changes.append((self._loop.time(), record.role))
         self.role = record.role
         self.engine.submit(ChangeRole(record.role))
         self._send_load()

@@ -1,0 +1,100 @@
+"""`baton bench routing prefix`: conversations and agents with shared instructions over several
+prefill workers: what their caches find, against one infinite cache, and how even the work is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from baton.bench.routing.report import at_least, at_most, show_rows, show_table, write_json
+from baton.bench.routing.systems import automatic, split
+from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
+from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
+from baton.bench.simulator.client import Arrival
+from baton.bench.simulator.outcome import summary
+from baton.bench.simulator.profiles import load_machine
+from baton.protocol.hashing import Chain
+
+WARM = 20.0
+
+
+def infinite_hit_rate(stream: Iterable[Arrival], block_size: int, start: float) -> float:
+    """Prompt tokens of requests from `start` on that one cache would have which forgets nothing
+    and has each prompt, answer left out, as soon as it arrives."""
+    known: set[bytes] = set()
+    hits = total = 0
+    for arrival in stream:
+        prompt = arrival.prompt()
+        chain = Chain(b"root")
+        chain.extend(prompt, block_size)
+        found = 0
+        for name in chain.hashes:
+            if name not in known:
+                break
+            found += 1
+        known.update(chain.hashes)
+        if arrival.at >= start:
+            # As a worker does, which computes at least the last token.
+            hits += min(found, (len(prompt) // 4 - 1) // block_size) * block_size
+            total += len(prompt) // 4
+    return hits / total if total else 0.0
+
+
+def evenness(trial: Trial) -> float:
+    """Prompt tokens computed by the busiest prefill worker, over the mean of all."""
+    work = [w.prompt_tokens for name, w in trial.run.work.items() if name.startswith("prefill")]
+    return max(work) * len(work) / max(1, sum(work))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code. Raises ConfigError."""
+    options = _options(arguments)
+    machine = load_machine(options.machine)
+    kind, workers = options.kind, 2 * options.prefills
+    targets = targets_for(machine, KINDS[kind].prompt)
+    rate = options.load * workers * capacity(kind, machine, targets)
+    end = WARM + options.seconds
+    parts = [Part(kind, rate, 0.0, end)]
+    ideal = infinite_hit_rate(
+        arrivals(parts, machine, options.seed), machine.layout.block_size, WARM
+    )
+    trials = [
+        run_trial(system, machine, arrivals(parts, machine, options.seed),
+                  lanes=lanes_for(targets), count=(WARM, end), seed=options.seed)
+        for system in (automatic(workers), split(options.prefills, workers - options.prefills))
+    ]
+    figures = {trial.system: summary(trial.outcomes, trial.seconds) for trial in trials}
+    show_table(
+        f"{kind}, {options.prefills} prefill and {workers - options.prefills} decode workers",
+        ("system", "requests", "hit rate", "attained", "TTFT p50", "p99 ms", "busiest / mean"),
+        [(trial.system, f["requests"], f["hit_rate"], f["attainment"], f["ttft_ms"]["p50"],
+          f["ttft_ms"]["p99"], f"{evenness(trial):.2f}")
+         for trial, f in zip(trials, figures.values(), strict=True)]
+        + [("one infinite cache", "", round(ideal, 4), "", "", "", "")],
+    )
+    ours = figures["auto"]
+    rows = [
+        at_least("hit rate, of one infinite cache's", 0.9, ours["hit_rate"] / ideal),
+        at_most("prompt tokens of the busiest prefill worker, over the mean", 1.5,
+                evenness(trials[0])),
+    ]
+    good = show_rows(rows)
+    write_json(options.json, rows, {"machine": machine.name, "systems": figures, "ideal": ideal})
+    return 0 if good else 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="baton bench routing prefix", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prefills", type=int, default=4, help="and as many that decode")
+    parser.add_argument("--kind", choices=KINDS, default="agent")
+    parser.add_argument("--load", type=float, default=0.5, help="of what the cluster could do")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that count")
+    parser.add_argument("--machine", help="as for suite")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(None if arguments is None else list(arguments))

@@ -1,0 +1,179 @@
+"""`baton bench routing suite`: never worse than what people run.
+
+For each kind of work, some loads and sizes of the cluster: the automatic router against every
+static split and against colocated workers with every chunk size, on the same requests. What counts
+is goodput: requests per second that attained their TTFT and ITL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from baton.bench.routing.report import Row, at_least, show_rows, show_table, write_json
+from baton.bench.routing.systems import System, automatic, static_systems
+from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
+from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
+from baton.bench.simulator.machine import Machine
+from baton.bench.simulator.outcome import summary
+from baton.bench.simulator.profiles import load_machine
+
+WANTED = 0.97
+WARM = {False: 5.0, True: 30.0}
+"""Seconds before what counts; with conversations, of which the first ones begin then."""
+
+SHAPES: dict[str, tuple[tuple[tuple[str, float], ...], float]] = {
+    **{name: (((name, 1.0),), 1.0) for name in KINDS},
+    "mixed": ((("chat", 0.3), ("conversation", 0.25), ("completion", 0.2), ("summary", 0.05),
+               ("agent", 0.2)), 1.0),
+    "bursts": ((("chat", 1.0),), 4.0),
+}
+"""Name to (kind, share of the capacity) and the variation of intervals."""
+
+
+def warm_up(shape: str) -> float:
+    return WARM[any(KINDS[kind].turns > 1 for kind, _ in SHAPES[shape][0])]
+
+
+def load_of(
+    shape: str, load: float, workers: int, machine: Machine, seconds: float
+) -> list[Part]:
+    """`load`: of what the cluster could do at most. `seconds`: that count, after the warm-up."""
+    kinds, variation = SHAPES[shape]
+    warm = warm_up(shape)
+    return [
+        Part(
+            kind,
+            share * load * workers * capacity(kind, machine, targets_for(
+                machine, KINDS[kind].prompt)),
+            0.0,
+            warm + seconds,
+            variation,
+        )
+        for kind, share in kinds
+    ]
+
+
+def compare(
+    shape: str,
+    load: float,
+    workers: int,
+    machine: Machine,
+    *,
+    seconds: float,
+    seed: int,
+    systems: Sequence[System],
+    jobs: int = 1,
+) -> list[Trial]:
+    """All systems on the same requests."""
+    tasks = [(system, shape, load, workers, machine, seconds, seed) for system in systems]
+    if jobs == 1:
+        return [_one(*task) for task in tasks]
+    with ProcessPoolExecutor(jobs) as pool:
+        return list(pool.map(_one, *zip(*tasks, strict=True)))
+
+
+def _one(
+    system: System,
+    shape: str,
+    load: float,
+    workers: int,
+    machine: Machine,
+    seconds: float,
+    seed: int,
+) -> Trial:
+    parts = load_of(shape, load, workers, machine, seconds)
+    targets = targets_for(machine, max(KINDS[part.kind].prompt for part in parts))
+    warm = warm_up(shape)
+    return run_trial(
+        system,
+        machine,
+        arrivals(parts, machine, seed, targets=targets),
+        lanes=lanes_for(targets),
+        count=(warm, warm + seconds),
+        seed=seed,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code. Raises ConfigError."""
+    options = _options(arguments)
+    machine = load_machine(options.machine)
+    rows: list[Row] = []
+    results: list[dict[str, Any]] = []
+    for workers in options.workers:
+        systems = [automatic(workers), *static_systems(workers)]
+        for shape in options.only or SHAPES:
+            for load in options.load:
+                started = time.monotonic()
+                trials = compare(shape, load, workers, machine, seconds=options.seconds,
+                                 seed=options.seed, systems=systems, jobs=options.jobs)
+                rows.append(_judge(shape, load, workers, trials))
+                results.append({
+                    "workload": shape, "load": load, "workers": workers,
+                    "systems": {t.system: _figures(t) for t in trials},
+                })
+                _show(shape, load, workers, trials, time.monotonic() - started)
+    good = show_rows(rows)
+    write_json(options.json, rows, {"machine": machine.name, "results": results})
+    return 0 if good else 1
+
+
+def _judge(shape: str, load: float, workers: int, trials: Sequence[Trial]) -> Row:
+    ours = trials[0].goodput
+    best = max(trials[1:], key=lambda trial: trial.goodput)
+    ratio = ours / best.goodput if best.goodput else 1.0
+    return at_least(f"{shape}, {workers} workers, load {load:g}, against {best.system}",
+                    WANTED, ratio)
+
+
+def _figures(trial: Trial) -> dict[str, Any]:
+    return {
+        **summary(trial.outcomes, trial.seconds),
+        "role_changes": len(trial.run.role_changes),
+        "decisions": dict(trial.run.decisions),
+        "retries": dict(trial.run.retries),
+        "busy": {name: round(work.busy / trial.run.seconds, 3)
+                 for name, work in trial.run.work.items()},
+    }
+
+
+def _show(
+    shape: str, load: float, workers: int, trials: Sequence[Trial], taken: float
+) -> None:
+    lines = []
+    for trial in trials:
+        figures = summary(trial.outcomes, trial.seconds)
+        lines.append((
+            trial.system, figures["requests"], figures["goodput_per_s"], figures["attainment"],
+            figures["served"], figures["ttft_ms"]["p50"], figures["ttft_ms"]["p99"],
+            figures["itl_ms"]["p50"], figures["itl_ms"]["p99"], figures["hit_rate"],
+        ))
+    show_table(
+        f"{shape}, {workers} workers, load {load:g} ({taken:.0f} s taken)",
+        ("system", "requests", "goodput/s", "attained", "served", "TTFT p50", "p99 ms",
+         "ITL p50", "p99 ms", "hits"),
+        lines,
+    )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="baton bench routing suite", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[4])
+    parser.add_argument("--load", type=float, nargs="+", default=[0.6, 0.85],
+                        help="of what the cluster could do at most")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that count, of each run")
+    parser.add_argument("--only", nargs="+", choices=SHAPES, help="kinds of work")
+    parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "
+                        "DistServe fit; default: one made of a device's figures")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(None if arguments is None else list(arguments))
