@@ -12,6 +12,7 @@ import typer
 
 from baton.deploy import options
 from baton.deploy.measuring import add_measuring
+from baton.deploy.operating import add_operating
 from baton.deploy.options import model_settings
 from baton.deploy.settings import (
     LOOPBACK,
@@ -26,6 +27,7 @@ from baton.deploy.settings import (
 )
 from baton.engine.limits import ROLES
 from baton.protocol.errors import ConfigError
+from baton.router.lanes import configure
 
 app = typer.Typer(
     name="baton",
@@ -91,6 +93,9 @@ def up(
         ),
     ] = False,
     json_logs: options.JsonLogs = False,
+    ttft: options.Ttft = None,
+    itl: options.Itl = None,
+    lane: options.LaneSpecs = None,
     max_queue: options.MaxQueue = UpSettings.max_queue,
     journal: options.Journal = UpSettings.journal,
     max_running: options.MaxRunning = UpSettings.max_running,
@@ -104,7 +109,7 @@ def up(
 
       baton up                                [dim]# the embedded model, 1 + 1 workers[/]
 
-      baton up Qwen/Qwen2.5-0.5B-Instruct --prefill 2 --decode 2
+      baton up Qwen/Qwen2.5-0.5B-Instruct --prefill 2 --decode 2 --ttft 300ms --itl 40ms
 
       baton up ./model.gguf --mixed 1         [dim]# one worker does both[/]
 
@@ -129,6 +134,7 @@ def up(
         insecure=insecure,
         served_model_name=served_model_name,
         device=device,
+        lanes=configure(ttft, itl, lane or ()),
         max_queue=max_queue,
         journal=journal,
         max_running=max_running,
@@ -163,6 +169,9 @@ def router(
         str, typer.Option("--id", help="The name it keeps over restarts.")
     ] = RouterSettings.router_id,
     json_logs: options.JsonLogs = False,
+    ttft: options.Ttft = None,
+    itl: options.Itl = None,
+    lane: options.LaneSpecs = None,
     max_queue: options.MaxQueue = RouterSettings.max_queue,
     journal: options.Journal = RouterSettings.journal,
 ) -> None:
@@ -180,6 +189,7 @@ def router(
         api_key=api_key,
         insecure=insecure,
         served_model_name=served_model_name,
+        lanes=configure(ttft, itl, lane or ()),
         max_queue=max_queue,
         journal=journal,
         model=model_settings(model, dtype, max_model_len, block_size, None, None),
@@ -327,70 +337,6 @@ def chat(
     raise typer.Exit(run_chat(settings))
 
 
-@app.command(rich_help_panel="Operate")
-def drain(
-    worker: Annotated[
-        str, typer.Argument(metavar="WORKER", help="Its id, as in /admin/workers.")
-    ],
-    undrain: Annotated[
-        bool, typer.Option("--undrain", help="Let it take requests again.")
-    ] = False,
-    url: options.RouterUrl = options.ROUTER_URL,
-    api_key: options.RouterKey = None,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not watch until it is empty.")
-    ] = False,
-) -> None:
-    """Empty a worker: nothing new for it, and what it decodes moves to others.
-
-    [bold]Example[/]
-
-      baton drain decode-0 && kill ...        [dim]# nobody notices[/]
-    """
-    from baton.deploy.drain import DrainSettings, run_drain
-
-    settings = DrainSettings(worker, url, api_key, undrain, not no_wait)
-    raise typer.Exit(run_drain(settings))
-
-
-@app.command(rich_help_panel="Look")
-def top(
-    url: options.RouterUrl = options.ROUTER_URL,
-    api_key: options.RouterKey = None,
-    interval: Annotated[
-        float,
-        typer.Option(
-            help="Between looks.", parser=options.read_duration, metavar="DURATION",
-            show_default="1s",
-        ),
-    ] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
-) -> None:
-    """Watch pools, queues, KV use, latencies against their targets and the last requests.
-
-    Ctrl-C ends it; nothing of the cluster does.
-    """
-    from baton.deploy.top import TopSettings, run_top
-
-    raise typer.Exit(run_top(TopSettings(url, api_key, interval, once)))
-
-
-@app.command(rich_help_panel="Look")
-def explain(
-    request: Annotated[
-        str,
-        typer.Argument(metavar="REQUEST_ID", help="The `id` of a response, as in chatcmpl-..."),
-    ],
-    url: options.RouterUrl = options.ROUTER_URL,
-    api_key: options.RouterKey = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Where a request went and why, what was expected of it, and what came of it."""
-    from baton.deploy.explain import ExplainSettings, run_explain
-
-    raise typer.Exit(run_explain(ExplainSettings(request, url, api_key, as_json)))
-
-
 @app.command(rich_help_panel="Look")
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -401,6 +347,7 @@ def doctor(
     raise typer.Exit(run_doctor(as_json=as_json))
 
 
+add_operating(app)
 add_measuring(app)
 
 

@@ -9,6 +9,7 @@ from baton.protocol.link import Session
 from baton.protocol.records import WorkerHello
 from baton.router.account import Account
 from baton.router.dispatcher import Dispatcher
+from baton.router.lanes import Lanes
 from baton.router.observer import Observer
 from baton.router.registry import Worker
 
@@ -18,12 +19,17 @@ class JoinableDispatcher(Dispatcher):
         self,
         *,
         observer: Observer,
+        lanes: Lanes | None = None,
         max_queue: int,
         router_id: str = "",
         journal: Callable[[Account], None] | None = None,
     ) -> None:
         super().__init__(
-            observer=observer, max_queue=max_queue, router_id=router_id, journal=journal
+            observer=observer,
+            lanes=lanes,
+            max_queue=max_queue,
+            router_id=router_id,
+            journal=journal,
         )
         self._joined = asyncio.Event()
 

@@ -10,6 +10,7 @@ from baton.deploy.settings import DTYPES, LOOPBACK, ModelSettings, RouterSetting
 from baton.protocol.units import parse_bytes, parse_duration
 
 _MODEL, _SERVING, _NETWORK, _LIMITS = "Model", "Serving", "Network", "Limits"
+_TARGETS = "Targets"
 
 
 def read_bytes(text: str | int) -> int:
@@ -146,10 +147,41 @@ Device = Annotated[
         rich_help_panel=_SERVING,
     ),
 ]
+Ttft = Annotated[
+    float | None,
+    typer.Option(
+        help="Target of the interactive lane: from a request to its first token.",
+        parser=read_duration,
+        metavar="DURATION",
+        show_default="2s",
+        rich_help_panel=_TARGETS,
+    ),
+]
+Itl = Annotated[
+    float | None,
+    typer.Option(
+        help="And between its tokens.",
+        parser=read_duration,
+        metavar="DURATION",
+        show_default="100ms",
+        rich_help_panel=_TARGETS,
+    ),
+]
+LaneSpecs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lane",
+        help="Change or add a lane: NAME:ttft=60s,itl=1s,patience=10m,weight=1, or a part of that; "
+        "repeat for several. Patience: what would have to wait longer is refused at once.",
+        metavar="NAME:...",
+        show_default="interactive and batch",
+        rich_help_panel=_TARGETS,
+    ),
+]
 MaxQueue = Annotated[
     int,
     typer.Option(
-        help="Requests that may wait while every worker is full, before 429.",
+        help="Requests of one lane that may wait while every worker is full, before 429.",
         rich_help_panel=_LIMITS,
     ),
 ]

@@ -74,6 +74,7 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
     from baton.protocol.ids import Identity, new_epoch
     from baton.router.control import RouterControl
     from baton.router.http import create_app, serve
+    from baton.router.lanes import Lanes
     from baton.router.metrics import RouterMetrics
 
     ended = asyncio.Event()
@@ -87,6 +88,7 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
     journal = open_journal(settings, listener.getsockname()[1])
     dispatcher = JoinableDispatcher(
         observer=metrics,
+        lanes=Lanes(settings.lanes),
         max_queue=settings.max_queue,
         router_id=settings.router_id,
         journal=None if journal is None else journal.add,

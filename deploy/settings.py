@@ -19,6 +19,7 @@ import msgspec
 from baton.engine.limits import ROLES
 from baton.protocol.errors import ConfigError
 from baton.protocol.kvlayout import DTYPE_BYTES
+from baton.router.lanes import DEFAULT_LANES, Lane, Lanes
 
 DTYPES = ("auto", *sorted(DTYPE_BYTES))
 TRANSPORTS = ("ucx", "inproc")
@@ -167,8 +168,9 @@ class RouterSettings:
     """Listen beyond loopback without a key."""
     served_model_name: str | None = None
     """The `model` of the API; None is the model's own name."""
+    lanes: tuple[Lane, ...] = DEFAULT_LANES
     max_queue: int = 512
-    """Requests that may wait while every worker is full, before 429."""
+    """Requests of one lane that may wait while every worker is full, before 429."""
     journal: str = "auto"
     """Where accounts of requests are written: a file, "off", or "auto" for one of its own in the
     user's state directory."""
@@ -206,6 +208,7 @@ class UpSettings:
     api_key: str | None = field(default=None, repr=False)
     insecure: bool = False
     served_model_name: str | None = None
+    lanes: tuple[Lane, ...] = DEFAULT_LANES
     max_queue: int = RouterSettings.max_queue
     journal: str = RouterSettings.journal
     device: str = "auto"
@@ -240,6 +243,7 @@ def check_endpoint(settings: RouterSettings | UpSettings) -> None:
     """Raises ConfigError for an HTTP endpoint that cannot be, or that anybody could use."""
     check_range("--port", settings.port, 0, 65535)
     check_range("--max-queue", settings.max_queue, 1)
+    Lanes(settings.lanes)
     if not settings.journal.strip():
         raise ConfigError("--journal must be a file, auto or off, got nothing")
     if settings.api_key is not None and not settings.api_key.strip():

@@ -92,6 +92,7 @@ def plan_children(
         api_key=settings.api_key,
         insecure=settings.insecure,
         served_model_name=settings.served_model_name,
+        lanes=settings.lanes,
         max_queue=settings.max_queue,
         journal=settings.journal,
         model=settings.model,

@@ -25,6 +25,7 @@ from baton.deploy.settings import (
 from baton.deploy.topology import Placement
 from baton.deploy.up import plan_children
 from baton.protocol.errors import ConfigError
+from baton.router.lanes import configure
 
 
 def worker(**changes: Any) -> WorkerSettings:
@@ -170,3 +171,13 @@ def test_what_killed_launchers_left_is_removed(
         assert strange.exists(), "not ours: it has no lock"
         assert first.exists(), "its launcher lives"
         assert second.exists()
+
+
+def test_targets_and_lanes_reach_the_router() -> None:
+    settings = RouterSettings(lanes=configure(0.3, 0.04, ["agents:weight=4"]))
+    back = from_json(to_json(settings), RouterSettings)
+    assert back == settings
+    assert [(lane.name, lane.ttft, lane.itl, lane.weight) for lane in back.lanes] == [
+        ("interactive", 0.3, 0.04, 10.0), ("batch", 60.0, 1.0, 1.0), ("agents", 0.3, 0.04, 4.0),
+    ]
+    assert RouterSettings().lanes == UpSettings(mixed=1).lanes == configure()
