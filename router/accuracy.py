@@ -37,10 +37,11 @@ class Accuracy:
         if (0 < queue < work and actual > queue) or queue == 0:
             self._first_token.observe((1.0, work), actual - queue)
 
-    def interval(self, predicted: float, actual: float) -> None:
-        """Between tokens, both in seconds, averaged over a request."""
-        if predicted > 0 and actual > 0:
-            self._decode += GAIN * _clipped(math.log(actual / predicted))
+    def interval(self, ratio: float) -> None:
+        """Of a request that is over: actual over predicted intervals, before correction, of which
+        the latter knew how much there was to decode all the time."""
+        if ratio > 0:
+            self._decode += GAIN * _clipped(math.log(ratio) - self._decode)
             self._decode = min(max(self._decode, math.log(FACTOR[0])), math.log(FACTOR[1]))
 
     def handoff(self, transfer: float, actual: float) -> None:

@@ -53,6 +53,8 @@ class Dispatch:
     second_token: float | None = None
     last_token: float | None = None
     tokens: int = 0
+    tokens_then: float = 0.0
+    """The decoding worker's `tokens_by` at the first token."""
     over: bool = False
 
     @property

@@ -29,6 +29,9 @@ class Learning:
             self._observer.predicted("ttft", predicted.ttft, dispatch.ttft)
             worker.accuracy.first_token(predicted.queue, predicted.work, dispatch.ttft)
             worker.corrected()
+        decoder = self._registry.get(decision.decode)
+        if decoder is not None and dispatch.first_token is not None:
+            dispatch.tokens_then = decoder.tokens_by(dispatch.first_token)
 
     def over(self, flight: Flight) -> None:
         """While its holders are still named."""
@@ -46,9 +49,11 @@ class Learning:
         first, second, last = dispatch.first_token, dispatch.second_token, dispatch.last_token
         if dispatch.tokens < LEAST_TOKENS or first is None or second is None or last is None:
             return
-        step = (last - second) / (dispatch.tokens - 2)
         self._observer.predicted("itl", predicted.itl, (last - first) / (dispatch.tokens - 1))
-        worker.accuracy.interval(predicted.step, step)
+        # Against the load that there was, not the one foreseen, which is no worker's fault.
+        due = (worker.tokens_by(last) - dispatch.tokens_then) * (last - second) / (last - first)
+        worker.accuracy.interval(due / (dispatch.tokens - 2))
+        step = (last - second) / (dispatch.tokens - 2)
         if decision.prefill is not None:
             worker.accuracy.handoff(predicted.transfer, second - first - step)
         worker.corrected()

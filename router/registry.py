@@ -80,6 +80,11 @@ class Worker:
     full: bool = False
     """It declined a request for lack of room, and has not been heard of, nor has anything of it
     ended, since."""
+    _tokens: float = 0.0
+    """That a request which has always decoded here would have had by `_tokens_at`, by the curve and
+    the load at each time."""
+    _tokens_at: float = 0.0
+    _interval: float = 0.0
     _candidate: Candidate | None = None
     """Until something of it changes. (That its flights grow it learns by the next heartbeat.)"""
 
@@ -126,8 +131,16 @@ class Worker:
         """Its heartbeat."""
         self.load, self.role, self.state, self.heard = load, load.role, load.state, now
         self.promised.clear()
+        self._tokens, self._tokens_at = self.tokens_by(now), now
         self._hear_of_others(load, now)
         self._changed()
+
+    def tokens_by(self, now: float) -> float:
+        """For the difference of two times: how many tokens a request that decodes here should have
+        got between them, as predictions go before they are corrected."""
+        if self._interval <= 0:
+            return self._tokens
+        return self._tokens + max(0.0, now - self._tokens_at) / self._interval
 
     def learn(self, curves: Curves) -> None:
         """What it says of its speed."""
@@ -237,7 +250,7 @@ class Worker:
             context += load.decode_context * (load.decoding - decoding) // load.decoding
             decoding = load.decoding
         backlog = self.backlog
-        return WorkerModel(
+        model = WorkerModel(
             curve=None if self.curves is None else self.curves.step,
             guess=guess,
             decoding=decoding,
@@ -250,6 +263,8 @@ class Worker:
             links=self.links,
             correction=self.accuracy.correction,
         )
+        self._interval = model.interval(model.step) / model.correction.decode
+        return model
 
     def _hear_of_others(self, load: Load, now: float) -> None:
         """Prompts that it has and we have not sent: another router's, or a request's that it had
