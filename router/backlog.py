@@ -15,6 +15,9 @@ from typing import Generic, TypeVar
 MEMORY = 10.0
 """Seconds over which `pressure` is averaged."""
 
+LEAST_SEEN = 1.0
+"""Seconds by which the time seen is taken to be longer: the first prompt says little."""
+
 Prompt = TypeVar("Prompt", bound=Hashable)
 
 
@@ -24,6 +27,8 @@ class Backlog(Generic[Prompt]):
         self._head_since = 0.0
         self._load = 0.0
         self._loaded_at = -math.inf
+        self._since = 0.0
+        """When it got its first prompt."""
         self._foreign = 0.0
         self._foreign_at = 0.0
 
@@ -37,7 +42,9 @@ class Backlog(Generic[Prompt]):
         if not self._work:
             self._head_since = now
         self._work[prompt] = work
-        self._load = self.pressure(now) + work / MEMORY
+        if self._load == 0.0:
+            self._since = now
+        self._load = self._kept(now) + work / MEMORY
         self._loaded_at = now
 
     def drop(self, prompt: Prompt, now: float) -> None:
@@ -75,4 +82,8 @@ class Backlog(Generic[Prompt]):
         """Share of the last time that its prompts should have taken."""
         if self._load == 0.0:
             return 0.0
+        seen = 1 - math.exp(-(max(0.0, now - self._since) + LEAST_SEEN) / MEMORY)
+        return self._kept(now) / seen
+
+    def _kept(self, now: float) -> float:
         return self._load * math.exp(-max(0.0, now - self._loaded_at) / MEMORY)
