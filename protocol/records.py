@@ -180,6 +180,7 @@ class SetRole(Record, frozen=True):
     with the higher term counts; people's own carry the term that is in force."""
 
     role: str
+    """Or, of a person, "auto": the controller may change it again."""
     term: int = 0
     controller: str = ""
     """The router that decided, or "" for a person."""
@@ -221,6 +222,14 @@ class Load(Record, frozen=True):
     """Tokens that these attend to, all together."""
     backlog_seconds: float | None = None
     """Until all of `waiting_tokens` are computed, as the worker predicts it. None: unknown."""
+    term: int = 0
+    """Of the commands about its role that it has taken, the latest."""
+    controller: str = ""
+    """Whose commands it takes in this term; "" while none came."""
+    pinned: bool = False
+    """A person chose its role, and no controller changes it."""
+    routers: tuple[Identity, ...] = ()
+    """All that it serves: so routers learn of each other."""
 
 
 class Curves(Record, frozen=True):

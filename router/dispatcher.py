@@ -43,7 +43,7 @@ from baton.router.lanes import Lanes
 from baton.router.learning import Learning
 from baton.router.lending import Lending
 from baton.router.migration import Migrations
-from baton.router.observer import NoObserver, Observer
+from baton.router.observer import FlightWatcher, NoObserver, Observer
 from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
 from baton.router.registry import Registry, Worker, WorkerView
@@ -95,6 +95,7 @@ class Dispatcher:
             self.registry, self._placement, self._sending, self._retries, self._migrations
         )
         self._closed = False
+        self.watcher: FlightWatcher | None = None
 
     # -- for the HTTP layer ------------------------------------------------------------------
 
@@ -138,6 +139,8 @@ class Dispatcher:
         flight = Flight(lane.complete(request), next(self._numbers), now, self._end_by_reader)
         flight.patience, flight.affinity = lane.patience, session
         self._flights[request.key.request_id] = flight
+        if self.watcher is not None:
+            self.watcher.arrived(flight)
         refusal = self._sending.submit(flight)
         if refusal is not None:
             raise self._refused(flight, refusal)
@@ -336,6 +339,8 @@ class Dispatcher:
         flight.end(error.code, now, error)
         self._books.ended(flight, now)
         self._lending.ended(flight)
+        if self.watcher is not None:
+            self.watcher.ended(flight)
         return error
 
     def _ended(self, flight: Flight, outcome: str, now: float, error: BatonError | None) -> None:
@@ -347,6 +352,8 @@ class Dispatcher:
         self._lending.ended(flight)
         self._sending.ended(flight)
         self._observer.flight_finished(outcome, flight.phases)
+        if self.watcher is not None:
+            self.watcher.ended(flight)
 
 
 def _now() -> float:

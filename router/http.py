@@ -15,7 +15,7 @@ from baton.protocol.errors import BatonError, ConfigError
 from baton.router.api import handlers, models, openapi, status, tokens
 from baton.router.api.context import API, Api
 from baton.router.api.errors import add_common_headers, error_middleware, error_response
-from baton.router.api.service import Service
+from baton.router.api.service import Pools, Service
 from baton.router.api.told import add_decision_headers
 from baton.router.metrics import RouterMetrics
 from baton.router.text.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ def create_app(
     metrics: RouterMetrics,
     api_key: str | None = None,
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    pools: Pools | None = None,
 ) -> web.Application:
     """The application. With `api_key`, every path but those for probes and scrapers asks for it."""
     app = web.Application(middlewares=[error_middleware], client_max_size=max_body_bytes)
@@ -43,6 +44,7 @@ def create_app(
         model_name=served_model_name,
         api_key=api_key,
         created=int(time.time()),
+        pools=pools,
     )
     app.on_response_prepare.append(add_common_headers)
     app.on_response_prepare.append(add_decision_headers)
@@ -62,6 +64,8 @@ def create_app(
     app.router.add_get("/admin/requests/{request:.+}", status.explain)
     app.router.add_post("/admin/workers/{worker}/drain", status.drain)
     app.router.add_post("/admin/workers/{worker}/undrain", status.undrain)
+    app.router.add_post("/admin/workers/{worker}/role", status.role)
+    app.router.add_get("/admin/sizing", status.sizing)
     return app
 
 

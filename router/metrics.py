@@ -84,6 +84,7 @@ class RouterMetrics:
             "Requests moved to another worker while they decode: moved, not_running, unfinished",
             "outcome",
         )
+        self._role_changes = self._counter("role_changes", "Workers that took a role", "role")
         self._lenders = self._counter(
             "lenders_named", "Requests whose prompt another worker was to lend cached blocks for"
         )
@@ -127,6 +128,10 @@ class RouterMetrics:
         """An attempt to move a request from one decode worker to another is over: it has "moved",
         it was "not_running" just then, or the request or its attempt ended first ("unfinished")."""
         self._migrations.labels(outcome).inc()
+
+    def role_changed(self, role: str) -> None:
+        """A worker has this role from now on."""
+        self._role_changes.labels(role).inc()
 
     def lender_named(self) -> None:
         """A request was sent with the name of a worker that has more of its prompt cached."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from baton.protocol.records import Load, WorkerMetrics
+from baton.router.flight import Flight
 
 
 class Observer(Protocol):
@@ -42,6 +43,14 @@ class Observer(Protocol):
     def redispatched(self, waited_for: str, seconds: float) -> None:
         """A request that a lost worker had is with others again, so long after the loss was
         noticed. `waited_for`: "nothing", or why it could not be sent at once."""
+
+
+class FlightWatcher(Protocol):
+    """Hears of every choice: also of those that are refused at once, for they too are demand."""
+
+    def arrived(self, flight: Flight) -> None: ...
+
+    def ended(self, flight: Flight) -> None: ...
 
 
 class NoObserver:

@@ -62,6 +62,11 @@ class RouterLinks:
         return len(self._sessions)
 
     @property
+    def routers(self) -> tuple[Identity, ...]:
+        """Those in session with us."""
+        return tuple(self._sessions)
+
+    @property
     def owned(self) -> int:
         """Attempts that some router still waits to hear of."""
         return len(self._owners)

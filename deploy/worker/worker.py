@@ -18,6 +18,7 @@ from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.lateness import Lateness
 from baton.deploy.worker.links import RouterLinks
 from baton.deploy.worker.metrics import Metrics
+from baton.deploy.worker.role import RoleKeeper
 from baton.engine.commands import (
     ChangeRole,
     Command,
@@ -81,7 +82,7 @@ class Worker:
         quarantine_share: float = 0.1,
         quarantine_seconds: float = 5.0,
     ) -> None:
-        self.role = role
+        self._role = RoleKeeper(role)
         self._submit = submit
         self._load = load
         self._transport = transport
@@ -108,6 +109,10 @@ class Worker:
         self.prefill: PrefillStage
         self.decode: DecodeStage
 
+    @property
+    def role(self) -> str:
+        return self._role.role
+
     # -- from routers (LinkEvents) -----------------------------------------------------------
 
     def on_record(self, router: Identity, record: Record) -> None:
@@ -127,9 +132,9 @@ class Worker:
             case Cancel():
                 self._cancel(record.key)
             case SetRole():
-                self.role = record.role
-                self._submit(ChangeRole(record.role))
-                self._send_load()
+                if self._role.take(record, router):
+                    self._submit(ChangeRole(self._role.role))
+                self._send_load()  # which tells the sender of a refusal, too
             case ResendCache():
                 self._cache.resend(router)
             case _:
@@ -265,7 +270,7 @@ class Worker:
             if curves.step is not None:
                 self._submit(UseCurve(curves.step))
         self.links.tell_all(Load(
-            role=self.role,
+            role=self._role.role,
             state="draining" if self.draining else "ready",
             waiting=engine.waiting,
             running=engine.running,
@@ -278,6 +283,10 @@ class Worker:
             decoding=engine.decoding,
             decode_context=engine.decode_context,
             backlog_seconds=engine.backlog_seconds,
+            term=self._role.term,
+            controller=self._role.controller,
+            pinned=self._role.pinned,
+            routers=self.links.routers,
         ))
 
     def _watch_quarantine(self, engine: EngineLoad) -> None:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from baton.protocol.errors import BatonError
 from baton.protocol.records import ModelCard
-from baton.router.api.service import Service
+from baton.router.api.service import Pools, Service
 from baton.router.metrics import RouterMetrics
 from baton.router.text.tokenizer import Tokenizer
 
@@ -23,6 +23,7 @@ class Api:
     api_key: str | None
     created: int
     """Unix time at which the model was first served."""
+    pools: Pools | None = None
 
     def card(self) -> ModelCard:
         """Raises BatonError(no_worker) until a worker has joined."""

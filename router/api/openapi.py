@@ -35,12 +35,14 @@ _GETS = {
     "/admin/workers": "The workers: role, state, epoch, blocks, load",
     "/admin/overview": "How things stand: lanes against their targets, workers, last requests",
     "/admin/decisions": "The choices that ended last, latest first: ?limit= of them",
+    "/admin/sizing": "How the pools are sized: who leads, what was decided and why",
     "/admin/requests/{request}": "One response's way through the workers, and why it went so",
     "/openapi.json": "This page",
 }
 _ACTIONS = {
     "/admin/workers/{worker}/drain": "Empty a worker: nothing new, and what it has moves away",
     "/admin/workers/{worker}/undrain": "Let a worker take requests again",
+    "/admin/workers/{worker}/role": "Choose a worker's role; \"auto\" takes that back",
 }
 _HEADERS = [
     {"name": name, "in": "header", "required": False, "description": text,

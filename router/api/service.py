@@ -80,3 +80,16 @@ class Service(Protocol):
         """Begin to empty a worker, or to use it again. Returns at once, with its view. Raises
         BatonError(not_found)."""
         ...
+
+
+class Pools(Protocol):
+    """Who has which role, and why."""
+
+    def set_role(self, worker_id: str, role: str) -> None:
+        """A person's choice, "auto" to take it back. Raises BatonError (not_found,
+        invalid_value)."""
+        ...
+
+    def view(self, now: float) -> dict[str, object]:
+        """For people and tools."""
+        ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -9,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from baton.protocol.errors import BatonError
 from baton.router.api.context import API
 from baton.router.api.errors import json_response
+from baton.router.api.service import Pools
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 2000
@@ -79,3 +82,39 @@ async def undrain(request: web.Request) -> web.Response:
 def _drain(request: web.Request, *, undo: bool) -> web.Response:
     view = request.app[API].service.drain(request.match_info["worker"], undo=undo)
     return json_response({"worker": msgspec.to_builtins(view)})
+
+
+async def sizing(request: web.Request) -> web.Response:
+    """How the pools are sized: who leads, what was decided and why."""
+    view = _pools(request).view(asyncio.get_running_loop().time())
+    return json_response(view)
+
+
+async def role(request: web.Request) -> web.Response:
+    """A person chooses a worker's role ("auto" takes it back). Answers at once; the worker's view
+    shows the role once it has it."""
+    pools = _pools(request)
+    body = await _object(request)
+    wanted = body.get("role")
+    if not isinstance(wanted, str):
+        raise BatonError("invalid_value", 'the body must be {"role": "..."}', param="role")
+    worker = request.match_info["worker"]
+    pools.set_role(worker, wanted)
+    views = request.app[API].service.worker_views()
+    view = next(view for view in views if view.id == worker)
+    return json_response({"worker": msgspec.to_builtins(view)})
+
+
+async def _object(request: web.Request) -> dict[str, object]:
+    try:
+        body = msgspec.json.decode(await request.read())
+    except msgspec.DecodeError as error:
+        raise BatonError("invalid_value", f"the body is not JSON: {error}") from error
+    return body if isinstance(body, dict) else {}
+
+
+def _pools(request: web.Request) -> Pools:
+    pools = request.app[API].pools
+    if pools is None:
+        raise BatonError("not_found", "this router does not size the pools")
+    return pools

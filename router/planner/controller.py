@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from baton.router.planner.moves import Move, MoveCost, WorkerState, choose, groups_of, split_of
@@ -39,6 +39,8 @@ class Cluster(NamedTuple):
     """Requests that no worker has yet."""
     handoff: float = 0.0
     """Seconds of a typical transfer that no computation hides."""
+    others: float = 1.0
+    """All requests there are, for each that `observation` sees: other routers have theirs."""
 
 
 class _Option(NamedTuple):
@@ -91,8 +93,9 @@ class Controller:
         self._settling_until = -math.inf
         self._fleet: tuple[tuple[str, ...], int] | None = None
 
-    def tick(self, now: float) -> list[Move]:
-        """To be called about once a second: the changes to order now, mostly none."""
+    def tick(self, now: float, *, act: bool = True) -> list[Move]:
+        """To be called about once a second: the changes to order now, mostly none. Without `act`
+        decisions are only logged."""
         cluster = self._look()
         self.cost.watch(cluster.workers, now)
         trigger = self._trigger(cluster, now)
@@ -102,6 +105,8 @@ class Controller:
         hurried = now < self._settling_until and not entry.moves
         self._plan_at = now + (self.settings.hurry if hurried else self.settings.interval)
         self._enter(entry)
+        if not act:
+            return []
         for move in entry.moves:
             self.cost.ordered(move, now)
         if entry.moves:
@@ -136,6 +141,8 @@ class Controller:
         workers = cluster.workers
         current = split_of(workers)
         estimate = self.observation.estimate(now)
+        if estimate is not None and cluster.others != 1.0:
+            estimate = replace(estimate, workload=estimate.workload.scaled(rate=cluster.others))
         if not workers:
             return skipped(now, trigger, current, "no worker whose speed is known")
         if not current.serves:

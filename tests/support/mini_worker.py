@@ -38,6 +38,8 @@ LAYOUT = KVLayout(1, 1, 1, BLOCK_SIZE, "float32")
 class CapturedLinks:
     """Stands for the sessions with routers: keeps what would be sent."""
 
+    routers: tuple[Identity, ...] = ()
+
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.deltas: list[TokenDelta] = []

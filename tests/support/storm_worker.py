@@ -54,6 +54,8 @@ class Observer:
 class StormLinks:
     """Stands for RouterLinks: what is told waits in `outbox`."""
 
+    routers: tuple[Identity, ...] = ()
+
     def __init__(self) -> None:
         self.owned: set[RequestKey] = set()
         self.outbox: deque[Record] = deque()
