@@ -83,14 +83,21 @@ class Oracle:
         self.seconds = max(s.ended for s in seen) - min(s.sent for s in seen)
 
     def judge(
-        self, url: str, verdict: Verdict, seen: Sequence[Seen], *, may_fail: bool = False
+        self,
+        url: str,
+        verdict: Verdict,
+        seen: Sequence[Seen],
+        *,
+        may_fail: bool = False,
+        first: int = 0,
     ) -> None:
-        """Add what the streams show. `url`: whom to ask how near a tie was. `may_fail`: a typed
-        error is as good as an answer; what came before it must be right all the same."""
+        """Add what the streams show, of the asks from number `first` on. `url`: whom to ask how
+        near a tie was. `may_fail`: a typed error is as good as an answer; what came before it must
+        be right all the same."""
         verdict.stall_undisturbed = self.stall
         verdict.stall = max(longest_stall(seen), verdict.stall or 0.0)
         failed, typed, changed = verdict.failed, verdict.typed, verdict.changed
-        for number, stream in enumerate(seen):
+        for number, stream in enumerate(seen, first):
             wanted = self.outputs[number]
             if not stream.complete:
                 verdict.failed += 1
