@@ -27,6 +27,7 @@ from baton.router.lending import Lending
 from baton.router.policy import Decision, Wait, decide
 from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
+from baton.router.restraint import better_to_wait
 
 
 class Placement:
@@ -44,6 +45,8 @@ class Placement:
         candidates = self._registry.candidates()
         decision = decide(facts, candidates, flight.excluded(now), now)
         if isinstance(decision, Decision):
+            if better_to_wait(decision, facts, candidates):
+                return Wait.BUSY
             self._send(flight, decision, facts, now)
             flight.trouble.was_running = True
             flight.starved_since = None
