@@ -11,6 +11,7 @@ from baton.deploy import options
 
 def add_operating(app: typer.Typer) -> None:
     app.command(rich_help_panel="Operate")(drain)
+    app.command(rich_help_panel="Operate")(role)
     app.command(rich_help_panel="Look")(top)
     app.command(rich_help_panel="Look")(explain)
 
@@ -38,6 +39,32 @@ def drain(
 
     settings = DrainSettings(worker, url, api_key, undrain, not no_wait)
     raise typer.Exit(run_drain(settings))
+
+
+def role(
+    worker: Annotated[
+        str, typer.Argument(metavar="WORKER", help="Its id, as in /admin/workers.")
+    ],
+    role: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROLE", help="prefill, decode or mixed; auto: leave it to the controller."
+        ),
+    ],
+    url: options.RouterUrl = options.ROUTER_URL,
+    api_key: options.RouterKey = None,
+) -> None:
+    """Choose a worker's role by hand. It stays so until you say auto, or it is started again.
+
+    Nothing is lost or drained: what it runs, it runs to the end beside its new role.
+
+    [bold]Example[/]
+
+      baton role decode-0 prefill
+    """
+    from baton.deploy.role import RoleSettings, run_role
+
+    raise typer.Exit(run_role(RoleSettings(worker, role, url, api_key)))
 
 
 def top(

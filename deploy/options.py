@@ -178,6 +178,16 @@ LaneSpecs = Annotated[
         rich_help_panel=_TARGETS,
     ),
 ]
+Sizing = Annotated[
+    str | None,
+    typer.Option(
+        help="Change the roles of workers as the load changes: auto, dry-run (only say so at "
+        "/admin/sizing) or off.",
+        metavar="MODE",
+        show_default="auto with --ttft, --itl or --lane, else dry-run",
+        rich_help_panel=_TARGETS,
+    ),
+]
 MaxQueue = Annotated[
     int,
     typer.Option(

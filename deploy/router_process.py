@@ -76,6 +76,7 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
     from baton.router.http import create_app, serve
     from baton.router.lanes import Lanes
     from baton.router.metrics import RouterMetrics
+    from baton.router.sizing import Sizing
 
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,6 +94,9 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
         router_id=settings.router_id,
         journal=None if journal is None else journal.add,
     )
+    sizing = Sizing(
+        dispatcher, identity, mode=settings.sizing_mode, role_changed=metrics.role_changed
+    )
     controls = [RouterControl(identity, dispatcher) for _ in settings.control]
     runner = None
     try:
@@ -109,12 +113,14 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
             served_model_name=name,
             metrics=metrics,
             api_key=settings.api_key,
+            pools=sizing,
         )
         runner, _ = await serve(
             app, settings.host, settings.port, sock=listener, shutdown_timeout=SHUTDOWN_SECONDS
         )
         if not status.attached:
             log.info("serving %s at %s; workers join at %s", name, url, ", ".join(addresses))
+        sizing.start()
         status.stage("waiting for workers")
         if await dispatcher.wait_for_workers(settings.expected_workers, ended):
             status.ready(address=url, model=name, control=addresses)
@@ -122,6 +128,7 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
         log.info("ending")
         return 0
     finally:
+        sizing.close()
         # First the requests: each stream ends with its error while its connection is still open.
         dispatcher.close()
         if runner is not None:

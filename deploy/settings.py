@@ -23,6 +23,7 @@ from baton.router.lanes import DEFAULT_LANES, Lane, Lanes
 
 DTYPES = ("auto", *sorted(DTYPE_BYTES))
 TRANSPORTS = ("ucx", "inproc")
+SIZING = ("auto", "dry-run", "off")
 LOOPBACK = "127.0.0.1"
 
 _DEVICE = re.compile(r"cpu|cuda:\d+")
@@ -171,6 +172,9 @@ class RouterSettings:
     lanes: tuple[Lane, ...] = DEFAULT_LANES
     max_queue: int = 512
     """Requests of one lane that may wait while every worker is full, before 429."""
+    sizing: str | None = None
+    """Who changes the roles of workers: "auto" does, "dry-run" says what it would do, "off". None:
+    "auto" where targets were given, else "dry-run"."""
     journal: str = "auto"
     """Where accounts of requests are written: a file, "off", or "auto" for one of its own in the
     user's state directory."""
@@ -191,6 +195,11 @@ class RouterSettings:
                     f"--control must be tcp://HOST:PORT or ipc://PATH, got {address!r}"
                 )
 
+    @property
+    def sizing_mode(self) -> str:
+        """Whoever says what latency is wanted wants it."""
+        return self.sizing or ("dry-run" if self.lanes == DEFAULT_LANES else "auto")
+
 
 @dataclass(frozen=True, kw_only=True)
 class UpSettings:
@@ -210,6 +219,7 @@ class UpSettings:
     served_model_name: str | None = None
     lanes: tuple[Lane, ...] = DEFAULT_LANES
     max_queue: int = RouterSettings.max_queue
+    sizing: str | None = None
     journal: str = RouterSettings.journal
     device: str = "auto"
     """"auto", "cpu" or "cuda"."""
@@ -244,6 +254,8 @@ def check_endpoint(settings: RouterSettings | UpSettings) -> None:
     check_range("--port", settings.port, 0, 65535)
     check_range("--max-queue", settings.max_queue, 1)
     Lanes(settings.lanes)
+    if settings.sizing is not None:
+        check_choice("--sizing", settings.sizing, SIZING)
     if not settings.journal.strip():
         raise ConfigError("--journal must be a file, auto or off, got nothing")
     if settings.api_key is not None and not settings.api_key.strip():

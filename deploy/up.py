@@ -93,6 +93,7 @@ def plan_children(
         insecure=settings.insecure,
         served_model_name=settings.served_model_name,
         lanes=settings.lanes,
+        sizing=settings.sizing,
         max_queue=settings.max_queue,
         journal=settings.journal,
         model=settings.model,
