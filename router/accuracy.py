@@ -72,6 +72,8 @@ class Accuracy:
 class OutputLengths:
     """How many tokens requests get, lane by lane: a mean that forgets."""
 
+    UNKNOWN = 200.0
+    """Before the first has ended. (What clients allow is mostly far more than they get.)"""
     MOST_LANES = 64
 
     def __init__(self) -> None:
@@ -84,9 +86,9 @@ class OutputLengths:
         elif tokens and len(self._means) < self.MOST_LANES:
             self._means[lane] = float(tokens)
 
-    def expected(self, lane: str) -> float | None:
-        """Still to come, whatever came before. None: nothing is known."""
-        return self._means.get(lane)
+    def expected(self, lane: str) -> float:
+        """Still to come, whatever came before."""
+        return self._means.get(lane, self.UNKNOWN)
 
 
 def _clipped(error: float) -> float:

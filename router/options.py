@@ -176,7 +176,7 @@ def read(
 def write(facts: RequestFacts, worker: Candidate, pressure: float = 0.0) -> Writing:
     model, output = worker.model, facts.output
     added = model.added_step(facts.tokens + output / 2)
-    itl = model.interval(model.step + added)
+    itl = model.interval(model.step + added, facts.itl)
     missed = 0.0
     if model.itl is not None and model.decoding:
         before = chance_of_missing(model.interval(model.step), model.itl)

@@ -147,11 +147,14 @@ class WorkerModel:
         """What one more sequence adds to a step, in seconds."""
         return self.speed.decode + self.speed.context * context
 
-    def interval(self, step: float) -> float:
-        """Between tokens, where steps without prompts take `step`: prompts come in between."""
+    def interval(self, step: float, itl: float | None = None) -> float:
+        """Between tokens, where steps without prompts take `step`: prompts come in between, in
+        chunks that keep to the targets there (and `itl`)."""
         stretched = step / (1 - min(MOST_PRESSURE, self.pressure))
-        if self.itl is not None:
-            stretched = min(stretched, max(step, self.itl))
+        if itl is None or (self.itl is not None and self.itl < itl):
+            itl = self.itl
+        if itl is not None and stretched > ITL_SHARE * itl:
+            stretched = max(step, ITL_SHARE * itl)
         return stretched * self.correction.decode
 
 
