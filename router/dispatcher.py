@@ -47,8 +47,9 @@ from baton.router.observer import FlightWatcher, NoObserver, Observer
 from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
 from baton.router.registry import Registry, Worker, WorkerView
-from baton.router.retries import Retries
+from baton.router.retries import NO_ROOM, Retries
 from baton.router.sending import Sending
+from baton.router.vitals import Vitals, is_fault
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,11 @@ class Dispatcher:
             self.registry, self._placement, self._sending, self._observer, self._fail
         )
         self._migrations = Migrations(self.registry, self._placement, self._observer)
+        self._vitals = Vitals(self.registry, self._observer, self._sending.pump_soon)
+        self._placement.avoided = self._vitals.avoided
+        self._placement.to_probe = self._vitals.to_probe
+        self._placement.on_sent = self._vitals.sent
+        self._placement.on_over = self._vitals.over
         self._drain = Drain(
             self.registry, self._placement, self._sending, self._retries, self._migrations
         )
@@ -215,6 +221,7 @@ class Dispatcher:
             self.worker_lost(previous, "it joined again")
         worker = self.registry.add(hello, session, _now())
         self._caches.worker_joined(worker)
+        self._vitals.changed()
         self._retries.is_back(worker.identity, self._flights.values())
         log.info("worker %s joined as %s", hello.identity.node_id, hello.role)
         self._sending.worker_joined()
@@ -223,6 +230,7 @@ class Dispatcher:
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its session is over: what it held goes elsewhere. Idempotent."""
         self._caches.worker_lost(worker)
+        self._vitals.gone(worker)
         self._retries.worker_lost(worker, reason)
 
     def on_record(self, worker: Worker, record: Record) -> None:
@@ -246,6 +254,8 @@ class Dispatcher:
             case RequestFailed():
                 flight = self._current(worker, record.key)
                 if flight is not None:
+                    if is_fault(record.code):
+                        self._vitals.failed(flight, record.code, _now())
                     self._placement.forget(flight, worker.identity)
                     self._fail(flight, BatonError(record.code, record.message))
             case WorkerMetrics():
@@ -262,6 +272,7 @@ class Dispatcher:
         if worker.state != load.state:
             log.info("worker %s is %s", worker.identity.node_id, load.state)
         worker.hear(load, _now())
+        self._vitals.heard(worker, _now())
         self._observer.worker_load(worker.identity.node_id, load)
         self._caches.tick(_now())
         if self._sending.queue:
@@ -274,6 +285,8 @@ class Dispatcher:
             return
         prefilled = flight.prefilled
         taken = flight.take(delta, now)
+        if taken is Taken.ACCEPTED or taken is Taken.FINISHED:
+            self._vitals.tokens(flight, now)
         if taken is Taken.FINISHED:
             self._finish(flight, now)
         elif taken is Taken.OUT_OF_ORDER:
@@ -281,6 +294,7 @@ class Dispatcher:
                 "worker %s sent position %d of %s, expected %d: trying again",
                 worker.identity.node_id, delta.position, delta.key, len(flight.accepted),
             )
+            self._vitals.failed(flight, "out of order", now)
             self._retries.out_of_order(flight, worker)
         elif flight.prefilled and not prefilled:
             self._placement.first_token(flight, now)
@@ -309,6 +323,8 @@ class Dispatcher:
     def _on_declined(self, worker: Worker, record: Declined) -> None:
         flight = self._current(worker, record.key)
         if flight is not None:
+            if record.reason != NO_ROOM:
+                self._vitals.failed(flight, record.reason, _now())
             self._retries.declined(flight, worker, record.reason)
 
     def _current(self, worker: Worker, key: RequestKey) -> Flight | None:

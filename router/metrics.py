@@ -106,6 +106,14 @@ class RouterMetrics:
             "for: nothing, busy, throttled, excluded, no_worker",
             FAILURE_BUCKETS, "waited_for",
         )
+        self._circuit = Gauge(
+            "baton_worker_circuit_open",
+            "1 while a worker is tried only now and then, because it is slow or fails",
+            ["worker"], registry=self.registry,
+        )
+        self._circuits = self._counter(
+            "worker_circuits_opened", "Workers not used for a while: slow, failing", "worker", "why"
+        )
         self._workers = _WorkerCollector()
         self.registry.register(self._workers)
 
@@ -158,6 +166,12 @@ class RouterMetrics:
     def redispatched(self, waited_for: str, seconds: float) -> None:
         """A request that a lost worker had was sent again, so long after the loss was noticed."""
         self._redispatch.labels(waited_for).observe(seconds)
+
+    def circuit(self, worker_id: str, is_open: bool, why: str) -> None:
+        """A worker is not used for a while ("slow", "failing"), or it is again."""
+        self._circuit.labels(worker_id).set(is_open)
+        if is_open:
+            self._circuits.labels(worker_id, why).inc()
 
     # -- workers --------------------------------------------------------------------------
 

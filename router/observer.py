@@ -53,8 +53,14 @@ class FlightWatcher(Protocol):
     def ended(self, flight: Flight) -> None: ...
 
 
+    def circuit(self, worker_id: str, is_open: bool, why: str) -> None:
+        """A worker is not used for a while, for it is "slow" or "failing"; or it is again."""
+
+
 class NoObserver:
     """Listens to nothing."""
+
+    def circuit(self, worker_id: str, is_open: bool, why: str) -> None: ...
 
     def worker_died(self, cause: str, silence: float) -> None: ...
 

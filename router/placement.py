@@ -20,7 +20,7 @@ import msgspec
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Prefill, Reserve
 from baton.router.affinity import Sessions
-from baton.router.candidates import RequestFacts
+from baton.router.candidates import Candidate, RequestFacts
 from baton.router.flight import Dispatch, Flight
 from baton.router.learning import Learning
 from baton.router.lending import Lending
@@ -38,16 +38,28 @@ class Placement:
         self._sessions = Sessions()
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
+        self.avoided: Callable[[float], set[Identity]] = lambda now: set()
+        """Workers that get nothing at this time, for they are slow or fail."""
+        self.to_probe: Callable[[float], Identity | None] = lambda now: None
+        """A worker that is to be tried again."""
+        self.on_over: Callable[[Flight], None] = lambda flight: None
+        """Called when an attempt is over, while its holders are still named."""
+        self.on_sent: Callable[[Flight, float], None] = lambda flight, now: None
+        """Called when an attempt has its holders."""
 
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
         facts = self.facts_now(flight, now)
         candidates = self._registry.candidates()
-        decision = decide(facts, candidates, flight.excluded(now), now)
+        exclude = flight.excluded(now) | self.avoided(now)
+        decision = self._probe(facts, candidates, exclude, now)
+        if decision is None:
+            decision = decide(facts, candidates, exclude, now)
         if isinstance(decision, Decision):
             if better_to_wait(decision, facts, candidates):
                 return Wait.BUSY
             self._send(flight, decision, facts, now)
+            self.on_sent(flight, now)
             flight.trouble.was_running = True
             flight.starved_since = None
         return decision
@@ -55,7 +67,8 @@ class Placement:
     def has_place(self, flight: Flight, now: float) -> bool:
         """Whether `place` would send it."""
         facts, candidates = self.facts_now(flight, now), self._registry.candidates()
-        return isinstance(decide(facts, candidates, flight.excluded(now), now), Decision)
+        exclude = flight.excluded(now) | self.avoided(now)
+        return isinstance(decide(facts, candidates, exclude, now), Decision)
 
     def room_in(self, now: float) -> float | None:
         """Seconds until some worker that has enough prompts now can do with another. None when
@@ -106,6 +119,7 @@ class Placement:
         """Nothing of the current attempt is wanted any more: tell all holders, unless (None) they
         know by themselves."""
         self.on_release(flight)
+        self.on_over(flight)
         self._lending.released(flight, reason)
         self._learning.over(flight)
         for identity in list(flight.holders):
@@ -149,6 +163,21 @@ class Placement:
         )
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _probe(
+        self, facts: RequestFacts, candidates: list[Candidate], exclude: set[Identity], now: float
+    ) -> Decision | None:
+        """With the worker that has been slow or failing and is to be tried again. Left to its cost
+        it would never be, for it has been learned that it is slow."""
+        chosen = self.to_probe(now)
+        if chosen is None or chosen in exclude or facts.recompute:
+            return None
+        role = next((c.role for c in candidates if c.identity == chosen), None)
+        others = {c.identity for c in candidates if c.role == role and c.identity != chosen}
+        decision = decide(facts, candidates, exclude | others, now)
+        if isinstance(decision, Decision) and chosen in (decision.decode, decision.prefill):
+            return decision
+        return None
 
     def _send(self, flight: Flight, decision: Decision, facts: RequestFacts, now: float) -> None:
         decode = self._worker(decision.decode)

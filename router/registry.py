@@ -147,6 +147,11 @@ class Worker:
         self.curves, self.links = curves, dict(curves.links)
         self._candidate = None
 
+    def forget_corrections(self) -> None:
+        """It is another than it was."""
+        self.accuracy = Accuracy()
+        self.corrected()
+
     def corrected(self) -> None:
         """Something was learned of how good predictions are."""
         self._candidate = None

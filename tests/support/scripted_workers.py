@@ -181,6 +181,7 @@ class Counts:
     gone: list[str] = field(default_factory=list)
     deaths: list[tuple[str, float]] = field(default_factory=list)
     redispatches: list[tuple[str, float]] = field(default_factory=list)
+    circuits: list[tuple[str, bool, str]] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
 
     def decision(self, route: str, reason: str) -> None:
@@ -214,6 +215,9 @@ class Counts:
 
     def worker_died(self, cause: str, silence: float) -> None:
         self.deaths.append((cause, silence))
+
+    def circuit(self, worker_id: str, is_open: bool, why: str) -> None:
+        self.circuits.append((worker_id, is_open, why))
 
     def redispatched(self, waited_for: str, seconds: float) -> None:
         self.redispatches.append((waited_for, seconds))

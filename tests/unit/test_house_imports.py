@@ -63,6 +63,8 @@ PURE = (
     "router/waiting.py",
     "router/queue.py",
     "router/admission.py",
+    "router/restraint.py",
+    "router/health.py",
     "router/prefix_index.py",
     "router/cache_feed.py",
     "router/known_prefixes.py",
