@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 MEMORY = 10.0
 """Seconds over which `pressure` is averaged."""
 
+GAIN = 0.1
+"""Of a single prompt in the average."""
 LEAST_SEEN = 1.0
 """Seconds by which the time seen is taken to be longer: the first prompt says little."""
 
@@ -29,6 +31,8 @@ class Backlog(Generic[Prompt]):
         self._loaded_at = -math.inf
         self._since = 0.0
         """When it got its first prompt."""
+        self.typical = 0.0
+        """Seconds of a prompt, on average."""
         self._foreign = 0.0
         self._foreign_at = 0.0
 
@@ -42,6 +46,7 @@ class Backlog(Generic[Prompt]):
         if not self._work:
             self._head_since = now
         self._work[prompt] = work
+        self.typical += (work - self.typical) * (GAIN if self.typical else 1.0)
         if self._load == 0.0:
             self._since = now
         self._load = self._kept(now) + work / MEMORY

@@ -30,6 +30,9 @@ class RequestFacts:
     """Target for its first token from its arrival on, in seconds."""
     itl: float | None = None
     """Target for its tokens' intervals, in seconds."""
+    tightest: tuple[float | None, float] = (None, 0.0)
+    """The tightest target for first tokens that requests have come with of late, and what one of
+    these is `worth`."""
     held: Mapping[Identity, int] = field(default_factory=dict)
     """Leading blocks of it that workers have in their caches."""
     block_size: int = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baton.router.accuracy import OutputLengths
+from baton.router.candidates import RequestFacts
 from baton.router.flight import Flight
 from baton.router.observer import Observer
 from baton.router.registry import Registry
@@ -16,8 +17,17 @@ class Learning:
 
     def __init__(self, registry: Registry, observer: Observer) -> None:
         self.outputs = OutputLengths()
+        self.tightest: tuple[float | None, float] = (None, 0.0)
+        """The tightest target for a first token that requests have come with, and the seconds
+        that the targets of such a one give it."""
         self._registry = registry
         self._observer = observer
+
+    def dispatched(self, facts: RequestFacts) -> None:
+        """With every decision that is carried out."""
+        ttft = facts.ttft
+        if ttft is not None and (self.tightest[0] is None or ttft <= self.tightest[0]):
+            self.tightest = (ttft, facts.worth)
 
     def first_token(self, flight: Flight) -> None:
         dispatch = flight.dispatches[-1] if flight.dispatches else None

@@ -5,7 +5,7 @@ The cost of a way is the latency that it adds for everyone, in seconds:
     own        to the first token; the hand-off that is not hidden; every expected token's interval
     others     that decode there: chunks between their tokens, and longer steps
     to come    prompts that will queue behind this one, or that one more decoding request slows
-               down: by queueing theory, from how busy workers have been of late (`crowding`)
+               down (`crowding.py`)
     role       a tenth of the time of work done against a worker's role, so that the division of
                the workers means something where two ways are alike
     missed     for each request that is expected to miss a target by it, what it was worth: the
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baton.router.candidates import Candidate, RequestFacts
+from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan, best_loan
 from baton.router.prediction import Prediction
 
@@ -31,7 +32,6 @@ FEW = 3
 AGAINST_ROLE = 0.1
 DOUBT = 0.1
 """Of predictions, in logarithms: so far from a target it is missed (or kept) in one case of six."""
-MOST_CROWDED = 0.95
 AFFINITY = 0.03
 """Of the cost: for so much, a session stays where it was and blocks where they are."""
 
@@ -107,13 +107,13 @@ def best_readers(
     facts: RequestFacts,
     workers: Sequence[Candidate],
     now: float,
-    pressure: float = 0.0,
+    pool: Pool = EMPTY,
     few: int = FEW,
 ) -> list[Reading]:
-    """The best for its prompt, the best first. `pressure`: of these workers, on average."""
+    """The best for its prompt, the best first. `pool`: what these workers are."""
     held, tokens, size = facts.held, facts.tokens, facts.block_size
     if len(workers) > few:
-        price = 1 + crowding(pressure)[1]
+        price = 1 + pool.work_price
         ranked = []
         for place, worker in enumerate(workers):
             model = worker.model
@@ -123,7 +123,7 @@ def best_readers(
             ranked.append((score + late if late > 0 else score, place))
         ranked.sort()
         workers = [workers[place] for _, place in ranked[:few]]
-    readings = [read(facts, worker, now, pressure) for worker in workers]
+    readings = [read(facts, worker, now, pool) for worker in workers]
     readings.sort(key=lambda reading: reading.ttft + reading.to_come)
     return readings
 
@@ -131,7 +131,7 @@ def best_readers(
 def best_writers(
     facts: RequestFacts,
     workers: Sequence[Candidate],
-    pressure: float = 0.0,
+    pool: Pool = EMPTY,
     few: int = FEW,
 ) -> list[Writing]:
     """The best for its tokens, the best first, and the one that has most of it cached."""
@@ -149,13 +149,13 @@ def best_writers(
             if most not in best and workers[most].identity in held:
                 best.append(most)
         workers = [workers[place] for place in best]
-    writings = [write(facts, worker, pressure) for worker in workers]
+    writings = [write(facts, worker, pool) for worker in workers]
     writings.sort(key=lambda w: (w.missed, w.itl, -w.worker.available_blocks))
     return writings
 
 
 def read(
-    facts: RequestFacts, worker: Candidate, now: float, pressure: float = 0.0
+    facts: RequestFacts, worker: Candidate, now: float, pool: Pool = EMPTY
 ) -> Reading:
     model = worker.model
     cached = facts.held.get(worker.identity, 0) * facts.block_size if facts.held else 0
@@ -166,14 +166,14 @@ def read(
         work, own = model.prefill(facts.tokens, cached)
         work += loan.seconds
     queue = model.queue(now, work)
-    to_come = work * crowding(pressure)[1]
+    to_come = work * pool.work_price
     if worker.role == "decode":
         to_come += AGAINST_ROLE * work
     ttft = model.first_token(queue, work)
     return Reading(worker, cached, queue, work, own, ttft, to_come, loan)
 
 
-def write(facts: RequestFacts, worker: Candidate, pressure: float = 0.0) -> Writing:
+def write(facts: RequestFacts, worker: Candidate, pool: Pool = EMPTY) -> Writing:
     model, output = worker.model, facts.output
     added = model.added_step(facts.tokens + output / 2)
     itl = model.interval(model.step + added, facts.itl)
@@ -182,20 +182,10 @@ def write(facts: RequestFacts, worker: Candidate, pressure: float = 0.0) -> Writ
         before = chance_of_missing(model.interval(model.step), model.itl)
         missed = model.decoding * (chance_of_missing(itl, model.itl) - before)
     duration = output * itl
-    to_come = 0.0
-    if pressure:
-        waiting, slowed = crowding(pressure)[0], pressure * (1 + model.slowing)
-        to_come = duration * (crowding(slowed)[0] - waiting + slowed - pressure)
+    to_come = duration * pool.slowing_price(model.slowing)
     if worker.role == "prefill" and facts.remaining > 1:
         to_come += AGAINST_ROLE * duration
     return Writing(worker, itl, missed, model.decoding * output * added, to_come)
-
-
-def crowding(pressure: float) -> tuple[float, float]:
-    """Prompts that wait at a worker which they keep busy for this share of its time, on average;
-    and seconds of waiting that another second of work adds for those that come (the derivative)."""
-    free = 1 - min(pressure, MOST_CROWDED)
-    return (1 - free) ** 2 / free, (1 - free * free) / (free * free)
 
 
 def chance_of_missing(predicted: float, target: float) -> float:

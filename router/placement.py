@@ -146,6 +146,7 @@ class Placement:
             expected=self._learning.outputs.expected(flight.request.lane),
             ttft=flight.request.targets.ttft,
             itl=flight.request.targets.itl,
+            tightest=self._learning.tightest,
             block_size=16 if layout is None else layout.block_size,
             token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
         )
@@ -184,6 +185,7 @@ class Placement:
         decode.hold_decode(flight)
         decode.promise(flight, facts.blocks)
         flight.decision = decision
+        self._learning.dispatched(facts)
         flight.dispatches.append(Dispatch(decision, now))
         self._sessions.served(flight.affinity, decision.decode, decision.prefill)
         work = 0.0 if decision.prediction is None else decision.prediction.prefill

@@ -29,6 +29,7 @@ from enum import Enum
 
 from baton.protocol.ids import Identity
 from baton.router.candidates import Candidate, RequestFacts
+from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan
 from baton.router.options import (
     Option,
@@ -174,7 +175,7 @@ class _Ways:
         readers = self.ready_prefills or [
             c for c in receivers if c.prefilling < c.max_running
         ]
-        self._for_prompts, self._for_tokens = _pressure(prefills), _pressure(receivers)
+        self._for_prompts, self._for_tokens = _pool(facts, prefills), _pool(facts, receivers)
         self.readers = best_readers(
             facts, readers, now,
             self._for_prompts if self.ready_prefills else self._for_tokens,
@@ -241,8 +242,16 @@ class _Ways:
         return self._may_recompute(worker)
 
 
-def _pressure(workers: Sequence[Candidate]) -> float:
-    return sum(c.model.pressure for c in workers) / len(workers) if workers else 0.0
+def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
+    pressure = work = 0.0
+    for worker in workers:
+        model = worker.model
+        pressure += model.pressure
+        work += model.pressure * model.typical
+    if pressure <= 0:
+        return EMPTY
+    ttft, worth = facts.tightest
+    return Pool(pressure / len(workers), work / pressure, ttft, worth)
 
 
 def _rank(option: Option) -> tuple[float, bool]:

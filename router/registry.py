@@ -265,6 +265,7 @@ class Worker:
             head_work=backlog.head_work,
             queued=backlog.queued,
             pressure=backlog.pressure(self.heard),
+            typical=backlog.typical,
             links=self.links,
             correction=self.accuracy.correction,
         )

@@ -71,6 +71,8 @@ class WorkerModel:
     """Seconds of prompts behind it. (All these as they are after correction.)"""
     pressure: float = 0.0
     """Share of its time that prompts have taken of late."""
+    typical: float = 0.0
+    """Seconds of one of these prompts, on average."""
     links: Mapping[str, LinkCurve] = field(default_factory=dict)
     """By the receiver's worker id."""
     correction: Correction = UNCORRECTED
