@@ -22,7 +22,7 @@ from rich.table import Table
 from baton.bench import machine
 from baton.bench.faults.judge import Oracle, Verdict
 from baton.bench.faults.load import Ask, random_asks, story_asks
-from baton.bench.faults.matrix import Scale, cases, run
+from baton.bench.faults.matrix import Scale, Skipped, cases, run
 from baton.bench.faults.parts import PartFailed, Plan
 from baton.bench.tiny_model import make_tiny_model
 
@@ -46,6 +46,8 @@ def measure(
                 oracle = learned
                 _tell(console, verdict, time.monotonic() - began)
                 yield {"model": model, "cluster": case.name, **verdict.to_dict()}
+        except Skipped as skipped:
+            console.print(f"[yellow]SKIPPED[/] {case.name}: {skipped}")
         except (PartFailed, RuntimeError) as failure:
             verdict = Verdict(case.name, problems=[str(failure)])
             _tell(console, verdict, time.monotonic() - began)

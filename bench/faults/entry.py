@@ -30,6 +30,9 @@ class Tampering:
     """Tell other workers this address of the hand-off channel; the true one is written to
     `address_file`."""
     address_file: str | None = None
+    split: bool = False
+    """Of a router: every request goes by the workers' roles, whatever that costs. A model as small
+    as a test's would hardly ever be worth a hand-off, and hand-offs are what is to be tried."""
     seed: int = 0
 
     def to_json(self) -> str:
@@ -46,6 +49,11 @@ def tamper(what: Tampering) -> None:
 
         assert what.switch is not None
         corruption.install(what.corrupt_every, what.seed, Path(what.switch))
+    if what.split:
+        from baton.router.registry import Worker
+
+        # Where nobody has said how fast it is, roles decide.
+        Worker.learn = lambda self, curves: None  # type: ignore[method-assign]
     if what.advertise is not None:
         assert what.address_file is not None
         _advertise(what.advertise, Path(what.address_file))

@@ -78,14 +78,21 @@ class Ground:
     ) -> Iterator[tuple[Load, Watcher]]:
         """Runs the load; the body, entered at a moment of it, breaks something. Afterwards the
         verdict holds what the streams show."""
+        before = self._handed_over()
         with Watcher(self.parts) as watcher:
             load = self.load()
             self.reach(load, self.moment() if at is None else at)
             verdict.in_flight = max(verdict.in_flight, load.in_flight)
             yield load, watcher
             seen = load.wait()
+        known = verdict.notes.get("handed_over", 0)
+        verdict.notes["handed_over"] = known + self._handed_over() - before
         self.repair()
         self.oracle.judge(self.parts.url, verdict, seen, may_fail=may_fail)
+
+    def _handed_over(self) -> int:
+        """Requests that were to be, so far."""
+        return int(self.parts.total("baton_route_decisions_total", 'route="remote"'))
 
     def repair(self) -> None:
         """Everything runs and is joined, whatever was done to it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from baton.bench.faults import cancels, deaths, links, memory
+from baton.bench.faults import cancels, deaths, links, memory, partition
 from baton.bench.faults.entry import Tampering
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import Oracle, Verdict
@@ -35,6 +35,10 @@ class Scale:
 Fault = tuple[str, Callable[[Ground, Scale], Verdict]]
 
 
+class Skipped(Exception):
+    """Why a case cannot be tried on this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One cluster, and what is done to it. `plan` completes a plan for these asks."""
@@ -42,6 +46,9 @@ class Case:
     name: str
     plan: Callable[[Plan, Sequence[Ask]], Plan]
     faults: tuple[Fault, ...]
+    start: Callable[[Plan], Parts] = Parts
+    why_not: Callable[[], str | None] = lambda: None
+    """What this machine lacks for it."""
 
 
 def cases() -> list[Case]:
@@ -68,6 +75,9 @@ def cases() -> list[Case]:
             "no room pair", lambda g, s: memory.no_room(g, "a pair sized to one request each")),)),
         Case("corruption", _corrupting, ((
             "corrupt", lambda g, s: memory.corruption(g, CORRUPT_EVERY)),)),
+        Case("partition", lambda plan, asks: plan, ((
+            "partition", lambda g, s: partition.partition(g, s.cut)),),
+            partition.PartedParts, partition.why_not),
     ]
 
 
@@ -110,11 +120,14 @@ def run(
 ) -> Iterator[tuple[Verdict, Oracle]]:
     """The faults of one case whose name contains `only`, each verdict as it comes. `oracle` is of
     another case with the same load, if there is one. Raises PartFailed when a process ends or does
-    not start that nobody broke."""
+    not start that nobody broke, Skipped when it cannot be done here."""
     faults = [fault for name, fault in case.faults if only in name]
     if not faults:
         return
-    with Parts(case.plan(base, asks)) as parts:
+    why_not = case.why_not()
+    if why_not is not None:
+        raise Skipped(why_not)
+    with case.start(case.plan(base, asks)) as parts:
         ground = Ground(parts, asks, concurrency=scale.in_flight, seed=seed, oracle=oracle)
         for fault in faults:
             yield fault(ground, scale), ground.oracle

@@ -48,7 +48,10 @@ class Plan:
     mixed: int = 0
     dtype: str = "float32"
     options: tuple[str, ...] = ()
-    router_options: tuple[str, ...] = ("--max-queue", "2048")
+    router_options: tuple[str, ...] = (
+        "--max-queue", "2048", "--lane", "interactive:patience=10m",
+    )
+    """Nothing is refused: here it is seen what becomes of requests, not whether they are fast."""
     worker_options: tuple[str, ...] = ("--max-running", "256", "--threads", "1")
     prefill_options: tuple[str, ...] = ()
     decode_options: tuple[str, ...] = ()
@@ -67,8 +70,20 @@ class Plan:
 class Part:
     """One process, over all its lives."""
 
-    def __init__(self, name: str, arguments: list[str], tampering: Tampering, log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        tampering: Tampering,
+        log: Path,
+        *,
+        prefix: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """`prefix`: a command that becomes this one."""
         self.name = name
+        self._prefix = prefix
+        self._environment = environment or {}
         self.log = log
         self._arguments = arguments
         self._tampering = tampering
@@ -81,13 +96,13 @@ class Part:
         entry = [sys.executable, "-P", "-m", "baton.bench.faults.entry"]
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*entry, self._tampering.to_json(), *self._arguments],
+                [*self._prefix, *entry, self._tampering.to_json(), *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000",
-                     "COLUMNS": "200"},
+                     "COLUMNS": "200", **self._environment},
             )
 
     @property
@@ -136,12 +151,16 @@ class Parts:
         self.router = Part(
             ROUTER,
             ["router", *common, "--port", str(self.http_port),
-             "--control", f"127.0.0.1:{self.control_port}", *plan.router_options],
-            plan.tampering, self.folder / "router.log",
+             "--control", self.control(), *plan.router_options],
+            replace(plan.tampering, split=True), self.folder / "router.log",
         )
         self.workers: dict[str, Part] = {}
         for number, name in enumerate(plan.names):
             self.workers[name] = self._worker(name, common, number)
+
+    def control(self) -> str:
+        """Where the router takes workers."""
+        return f"127.0.0.1:{self.control_port}"
 
     def _worker(self, name: str, common: list[str], number: int) -> Part:
         plan, role = self.plan, name.partition("-")[0]
