@@ -52,7 +52,7 @@ class Placement:
         facts = self.facts_now(flight, now)
         candidates = self._registry.candidates()
         exclude = flight.excluded(now) | self.avoided(now)
-        decision = self._probe(facts, candidates, exclude, now)
+        decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
         if decision is None:
             decision = decide(facts, candidates, exclude, now)
         if isinstance(decision, Decision):

@@ -180,7 +180,7 @@ def decide_parts(
 
     return {
         "candidates_us": timed(change, Registry.candidates, rounds),
-        "decide_us": timed(known, lambda given: decide(*given, (), 0.05), rounds),
+        "decide_us": timed(known, lambda given: decide(given[0], given[1], (), 0.05), rounds),
         "together_us": timed(prompt, everything, rounds),
     }
 
