@@ -47,6 +47,7 @@ from baton.router.observer import FlightWatcher, NoObserver, Observer
 from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
 from baton.router.registry import Registry, Worker, WorkerView
+from baton.router.reserve import Reserve
 from baton.router.retries import NO_ROOM, Retries
 from baton.router.sending import Sending
 from baton.router.vitals import Vitals, is_fault
@@ -94,6 +95,8 @@ class Dispatcher:
         self._migrations = Migrations(self.registry, self._placement, self._observer)
         self._vitals = Vitals(self.registry, self._observer, self._sending.pump_soon)
         self._placement.avoided = self._vitals.avoided
+        self._reserve = Reserve(self.registry, self.lanes)
+        self._placement.reserve = self._reserve.for_flight
         self._placement.to_probe = self._vitals.to_probe
         self._placement.on_sent = self._vitals.sent
         self._placement.on_over = self._vitals.over
@@ -147,6 +150,7 @@ class Dispatcher:
         self._flights[request.key.request_id] = flight
         if self.watcher is not None:
             self.watcher.arrived(flight)
+        self._retries.budget.request()
         refusal = self._sending.submit(flight)
         if refusal is not None:
             raise self._refused(flight, refusal)
@@ -231,6 +235,7 @@ class Dispatcher:
         """Its session is over: what it held goes elsewhere. Idempotent."""
         self._caches.worker_lost(worker)
         self._vitals.gone(worker)
+        self._reserve.gone(worker.identity)
         self._retries.worker_lost(worker, reason)
 
     def on_record(self, worker: Worker, record: Record) -> None:

@@ -110,7 +110,8 @@ class Health(Generic[W]):
         """Something there came to nothing."""
         state = self._state(worker, now)
         self._tried(state, failed=True)
-        self._judge(worker, state, True, pools, now)
+        bad = self._usual_failures(worker, pools, now) < FAILING
+        self._judge(worker, state, bad, pools, now)
 
     def overdue(self, worker: W, ratio: float, pools: Mapping[W, str], now: float) -> None:
         """Something there has taken so many times as long as predicted, and is not over. Counts
@@ -216,11 +217,9 @@ class Health(Generic[W]):
         self, worker: W, state: _State, pools: Mapping[W, str], now: float
     ) -> str:
         """Why it is one; empty when it is none."""
-        peers = list(self._peers(worker, pools, now))
-        if state.tried >= LEAST and state.failures >= FAILING:
-            usual = median([peer.failures for peer in peers if peer.tried] or [0.0])
-            if usual < state.failures / 2:
-                return "failing"
+        fails = state.tried >= LEAST and state.failures >= FAILING
+        if fails and self._usual_failures(worker, pools, now) < state.failures / 2:
+            return "failing"
         if state.seen >= LEAST and math.exp(state.slowness) > OUTLIER * self._usual(
             worker, pools, now
         ):
@@ -232,11 +231,17 @@ class Health(Generic[W]):
         known = [peer.slowness for peer in self._peers(worker, pools, now) if peer.seen]
         return math.exp(median(known)) if known else 1.0
 
+    def _usual_failures(self, worker: W, pools: Mapping[W, str], now: float) -> float:
+        """The share at the others."""
+        known = [peer.failures for peer in self._peers(worker, pools, now) if peer.tried]
+        return median(known) if known else 0.0
+
     def _peers(self, worker: W, pools: Mapping[W, str], now: float) -> Iterable[_State]:
-        """Of the same pool, those of which something is known and that serve."""
+        """The others of its pool of which something is known. Also those whose circuit is open, or
+        the rest would be judged by ever fewer."""
         for other, state in self._states.items():
             same = pools.get(other) == pools.get(worker) and other != worker
-            if same and state.open_until is None and now - state.at <= FORGET:
+            if same and now - state.at <= FORGET:
                 yield state
 
 

@@ -38,6 +38,8 @@ class Placement:
         self._sessions = Sessions()
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
+        self.reserve: Callable[[Flight, list[Candidate]], list[Candidate]] = lambda _, found: found
+        """The workers as a flight may use them: some lanes leave room for others."""
         self.avoided: Callable[[float], set[Identity]] = lambda now: set()
         """Workers that get nothing at this time, for they are slow or fail."""
         self.to_probe: Callable[[float], Identity | None] = lambda now: None
@@ -50,7 +52,7 @@ class Placement:
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
         facts = self.facts_now(flight, now)
-        candidates = self._registry.candidates()
+        candidates = self.reserve(flight, self._registry.candidates())
         exclude = flight.excluded(now) | self.avoided(now)
         decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
         if decision is None:

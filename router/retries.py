@@ -1,6 +1,7 @@
 """What becomes of a flight whose attempt came to nothing.
 
-    declined, tokens out of order      again, elsewhere for a moment
+    declined, tokens out of order      again, elsewhere for a moment; later, when there are many
+                                       such (`budget.py`)
     declined for lack of room          again, elsewhere or where something has ended meanwhile
     worker lost                        again, with the accepted tokens; where streams run, only
                                        so much of this at a time (`policy.RECOMPUTE_TOKENS`)
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause
+from baton.router.budget import RetryBudget
 from baton.router.flight import Flight
 from baton.router.observer import Observer
 from baton.router.placement import Placement
@@ -56,6 +58,7 @@ class Retries:
         self._sending = sending
         self._observer = observer
         self._fail = fail
+        self.budget = RetryBudget()
 
     def retry(self, flight: Flight, reason: str) -> None:
         """A new attempt, in the queue. The caller pumps."""
@@ -75,6 +78,8 @@ class Retries:
         else:
             self._avoid(flight, worker)
         self.retry(flight, reason)
+        if reason != NO_ROOM:
+            self._sending.hold_back(flight, self.budget.take(_now()))
         self._sending.pump()
 
     def out_of_order(self, flight: Flight, worker: Worker) -> None:

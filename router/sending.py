@@ -105,6 +105,12 @@ class Sending:
             self.queue.remove(flight)
             self._left(flight)
 
+    def hold_back(self, flight: Flight, seconds: float) -> None:
+        """Of one in the queue: it is not its turn for so long."""
+        if seconds > 0:
+            self.queue.pause(flight, _now() + seconds)
+            self.pump_soon(seconds)
+
     def ended(self, flight: Flight) -> None:
         """What it held is free for others."""
         self.dequeue(flight)

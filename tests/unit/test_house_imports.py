@@ -65,6 +65,7 @@ PURE = (
     "router/admission.py",
     "router/restraint.py",
     "router/health.py",
+    "router/budget.py",
     "router/prefix_index.py",
     "router/cache_feed.py",
     "router/known_prefixes.py",
