@@ -44,6 +44,9 @@ class Observer(Protocol):
         """A request that a lost worker had is with others again, so long after the loss was
         noticed. `waited_for`: "nothing", or why it could not be sent at once."""
 
+    def circuit(self, worker_id: str, is_open: bool, why: str) -> None:
+        """A worker is not used for a while, for it is "slow" or "failing"; or it is again."""
+
 
 class FlightWatcher(Protocol):
     """Hears of every choice: also of those that are refused at once, for they too are demand."""
@@ -51,10 +54,6 @@ class FlightWatcher(Protocol):
     def arrived(self, flight: Flight) -> None: ...
 
     def ended(self, flight: Flight) -> None: ...
-
-
-    def circuit(self, worker_id: str, is_open: bool, why: str) -> None:
-        """A worker is not used for a while, for it is "slow" or "failing"; or it is again."""
 
 
 class NoObserver:

@@ -22,6 +22,7 @@ from baton.router.planner.controller import Cluster, Controller, ControllerSetti
 from baton.router.planner.leader import Leadership, Word
 from baton.router.planner.moves import WorkerState
 from baton.router.planner.phases import Kind
+from baton.router.planner.split import Steps, finish
 from baton.router.registry import Registry, Worker
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,11 @@ class Sizing:
             self._task.cancel()
 
     def tick(self, now: float) -> None:
-        """To be called once a second."""
+        """To be called once a second, where nobody waits meanwhile."""
+        finish(self.steps(now))
+
+    def steps(self, now: float) -> Steps[None]:
+        """As `tick`, in steps between which requests have their turn."""
         workers = list(self._registry)
         self._count_changes(workers)
         if self.mode == "off":
@@ -86,7 +91,7 @@ class Sizing:
             log.info("this router sizes the pools from now on, in term %d", self.leadership.term)
         self._share += _SHARE_WEIGHT * (self._own_share(workers) - self._share)
         last = self.controller.last
-        moves = self.controller.tick(now, act=self.mode == AUTO)
+        moves = yield from self.controller.steps(now, act=self.mode == AUTO)
         entry = self.controller.last
         if entry is not None and entry is not last and (
             entry.moves or last is None or entry.summary != last.summary
@@ -170,7 +175,8 @@ class Sizing:
         while True:
             await asyncio.sleep(TICK)
             try:
-                self.tick(loop.time())
+                for _ in self.steps(loop.time()):
+                    await asyncio.sleep(0)
             except Exception:  # requests go on without it, and the next tick tries again
                 log.exception("sizing the pools failed")
 

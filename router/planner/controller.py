@@ -22,7 +22,7 @@ from baton.router.planner.moves import Move, MoveCost, WorkerState, choose, grou
 from baton.router.planner.observation import Estimate, Observation
 from baton.router.planner.reasons import Entry, explain, skipped
 from baton.router.planner.relief import Relief
-from baton.router.planner.split import Fleet, Forecast, Split
+from baton.router.planner.split import Fleet, Forecast, Split, Steps, finish
 
 _STRESS = (1.0, 1.1)
 """Loads at which splits are compared, in terms of the one observed: what just suffices does not."""
@@ -94,14 +94,19 @@ class Controller:
         self._fleet: tuple[tuple[str, ...], int] | None = None
 
     def tick(self, now: float, *, act: bool = True) -> list[Move]:
-        """To be called about once a second: the changes to order now, mostly none. Without `act`
-        decisions are only logged."""
+        """`steps`, all at once."""
+        return finish(self.steps(now, act=act))
+
+    def steps(self, now: float, *, act: bool = True) -> Steps[list[Move]]:
+        """To be begun about once a second, and carried on as there is time: the changes to order
+        then, mostly none. Without `act` decisions are only logged."""
         cluster = self._look()
         self.cost.watch(cluster.workers, now)
         trigger = self._trigger(cluster, now)
         if trigger is None:
             return []
-        entry = self._plan(cluster, trigger, now)
+        yield
+        entry = yield from self._plan(cluster, trigger, now)
         hurried = now < self._settling_until and not entry.moves
         self._plan_at = now + (self.settings.hurry if hurried else self.settings.interval)
         self._enter(entry)
@@ -137,7 +142,7 @@ class Controller:
             return "starvation"
         return "interval" if now >= self._plan_at else None
 
-    def _plan(self, cluster: Cluster, trigger: str, now: float) -> Entry:
+    def _plan(self, cluster: Cluster, trigger: str, now: float) -> Steps[Entry]:
         workers = cluster.workers
         current = split_of(workers)
         estimate = self.observation.estimate(now)
@@ -158,24 +163,25 @@ class Controller:
             return skipped(now, trigger, current, "the last changes are not done")
         if estimate is None:
             return skipped(now, trigger, current, "too few requests to tell")
-        return self._compare(cluster, trigger, current, estimate, now)
+        yield
+        return (yield from self._compare(cluster, trigger, current, estimate, now))
 
     def _compare(
         self, cluster: Cluster, trigger: str, current: Split, estimate: Estimate, now: float
-    ) -> Entry:
-        worlds = self._worlds(cluster, estimate)
+    ) -> Steps[Entry]:
+        worlds = yield from self._worlds(cluster, estimate)
         here = worlds[0].forecast(current)
-        near = worlds[0].best(limit=max(0, self._moves_left), start=current)
+        near = yield from worlds[0].search(max(0, self._moves_left), current)
         stay = [_score(world, current) for world in worlds]
         share = self.cost.seconds / (len(cluster.workers) * self.settings.horizon)
         options: list[_Option] = []
         for found in near[: _CANDIDATES + 1]:
             moves = choose(cluster.workers, found.split)
             if moves:
-                gains = [
-                    _score(world, found.split) - score
-                    for world, score in zip(worlds, stay, strict=True)
-                ]
+                gains = []
+                for world, score in zip(worlds, stay, strict=True):
+                    yield
+                    gains.append(_score(world, found.split) - score)
                 cost = len(moves) * share + self.settings.least_gain
                 options.append(_Option(
                     sum(gains) / len(gains) - cost, min(gains), cost, found, moves
@@ -192,7 +198,7 @@ class Controller:
             tuple(best.moves) if worth else (), reason, estimate, here, best.found,
         )
 
-    def _worlds(self, cluster: Cluster, estimate: Estimate) -> list[Fleet]:
+    def _worlds(self, cluster: Cluster, estimate: Estimate) -> Steps[list[Fleet]]:
         """What was observed, and what it may be in truth."""
         groups = groups_of(cluster.workers)
         reading = self.settings.doubt * min(0.5, estimate.prefill_error)
@@ -202,10 +208,12 @@ class Controller:
             for sign in (-1, 1)
             for other in (-1, 1)
         ]
-        return [
-            Fleet(groups, estimate.workload.scaled(prompts=read, outputs=write), cluster.handoff)
-            for read, write in corners
-        ]
+        worlds = []
+        for read, write in corners:
+            yield
+            workload = estimate.workload.scaled(prompts=read, outputs=write)
+            worlds.append(Fleet(groups, workload, cluster.handoff))
+        return worlds
 
     def _enter(self, entry: Entry) -> None:
         if entry.moves or self.last is None or entry.summary != self.last.summary:

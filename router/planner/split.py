@@ -11,9 +11,9 @@ relatively fastest read them, so the search is over numbers only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,6 +27,21 @@ _ALL = 0.9995
 """So good that none can be better."""
 _NO_PREFILL = Prefilling((), 0.0, 0.0)
 _NO_DECODE = Decoding((), 0.0, 0.0, 1.0, 0.0)
+
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work in steps of at most some milliseconds, between which others may have their turn."""
+
+
+def finish(steps: Steps[T]) -> T:
+    """All of it at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 class Split(NamedTuple):
@@ -177,6 +192,12 @@ class Fleet:
         return best
 
     def best(self, limit: int | None = None, start: Split | None = None) -> list[Forecast]:
+        """`search`, to its end."""
+        return finish(self.search(limit, start))
+
+    def search(
+        self, limit: int | None = None, start: Split | None = None
+    ) -> Steps[list[Forecast]]:
         """The best splits, by goodput; of equals the one with the most to spare. With `limit`:
         only those at most so many moves from `start`. Empty when there is none that serves."""
         near = [
@@ -193,6 +214,7 @@ class Fleet:
                 break  # it cannot attain more than it carries, nor can those after it
             found.append(self.forecast(split, beat=best))
             best = max(best, found[-1].goodput)
+            yield
             if best >= _ALL:
                 break
         found.sort(key=lambda forecast: -round(forecast.goodput, 3))
