@@ -7,8 +7,8 @@ of a pool is touched, and it takes a few MiB and some milliseconds.
 
 | candidate | what for |
 |---|---|
-| pulled messages of 1 MiB | the rule where the receiver is connected with the sender for it |
-| pulled messages of 4 MiB | fewer of them to post |
+| pulled messages of 4 MiB | the rule where the receiver is connected with the sender for it |
+| pulled messages of 1 MiB | to begin sooner |
 | messages of 1 MiB | the rule elsewhere: nothing else is chosen unless it is clearly faster |
 | messages of 4 MiB | many small blocks |
 | one block a message | large blocks |
@@ -42,6 +42,8 @@ MAX_SCRATCH = 64 << 20
 """A sender refuses to probe with more."""
 CLEARLY = 1.25
 """So many times faster must a candidate be than those before it."""
+FAR_MORE = 3.0
+"""The same for one that is not pulled, against one that is."""
 
 
 def blocks_in(message_bytes: int, block_bytes: int) -> int:
@@ -52,7 +54,7 @@ def rule(block_bytes: int, *, scatters: bool, pulls: bool = False) -> Scheme:
     """What is taken for good until a probe knows better. `scatters`: the receiver's memory can be
     written in several places by one message. `pulls`: its inbox does."""
     if scatters and pulls:
-        return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True)
+        return Scheme(blocks_in(LARGE_MESSAGE, block_bytes), pulled=True)
     if scatters:
         return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False)
     if block_bytes >= 128 << 10:
@@ -63,8 +65,8 @@ def rule(block_bytes: int, *, scatters: bool, pulls: bool = False) -> Scheme:
 def candidates(block_bytes: int, scratch: int, *, pulls: bool = False) -> list[Scheme]:
     """In order of preference."""
     pulled = [
+        rule(block_bytes, scatters=True, pulls=True),
         Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True),
-        Scheme(blocks_in(min(LARGE_MESSAGE, scratch), block_bytes), pulled=True),
     ]
     wanted = [
         *(pulled if pulls else ()),
@@ -80,7 +82,9 @@ def choose(rates: Sequence[tuple[Scheme, float]]) -> Scheme:
     """The fastest, unless one before it is nearly as fast."""
     chosen, best = rates[0]
     for scheme, rate in rates[1:]:
-        if rate > CLEARLY * best:
+        # A second copy is not made up for by what a busy machine does to one of few milliseconds.
+        needed = FAR_MORE if chosen.pulled and not scheme.pulled else CLEARLY
+        if rate > needed * best:
             chosen, best = scheme, rate
     return chosen
 
@@ -141,7 +145,9 @@ class ProbeReceiver:
         for each in rounds:
             state = _Round(each.messages)
             self._rounds.append(state)
-            inbox.post_receive(bytearray(1), tag, state.begin)
+            # By the way of what follows, so that it does not come after it.
+            post = inbox.take if each.scheme.pulled else inbox.post_receive
+            post(bytearray(1), tag, state.begin)
             for index, blocks in enumerate(_messages(each, len(memory))):
                 done = self._done(state)
                 mover.receive(blocks, tag + 1 + index, each.scheme, done, inbox=inbox)
@@ -207,7 +213,9 @@ def answer_probe(probe: Probe, endpoint: Endpoint, transport: Transport) -> None
             if not left:
                 next_round()
 
-        endpoint.post_send(b"", tag, lambda operation: None)
+        # Where the receiver takes by itself, it is what has bytes that goes over the transport.
+        begin = b"." if endpoint.offers and not each.scheme.pulled else b""
+        endpoint.post_send(begin, tag, lambda operation: None)
         for index, blocks in enumerate(messages):
             mover.send(endpoint, blocks, tag + 1 + index, each.scheme, done, buffers=buffers)
         tag += each.messages + 1

@@ -7,6 +7,7 @@ an operation ends when the transport says so, and until then its memory is not t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ class Rows:
     ([n, bytes] uint8, each row contiguous), in this order, at least one. What is sent as rows may
     be received as one buffer, or as other rows, and the other way round."""
 
-    __slots__ = ("address", "indexes", "memory")
+    __slots__ = ("address", "indexes", "last", "memory")
 
     def __init__(
         self, memory: Bytes, indexes: Sequence[int], address: int | None = None
@@ -38,11 +39,16 @@ class Rows:
         if memory.ndim != 2 or memory.dtype != np.uint8 or memory.strides[1] != 1:
             raise ValueError("rows need an array [n, bytes] of uint8 with contiguous rows")
         self.memory = memory
-        self.indexes = list(indexes)
+        try:
+            self.indexes = array("I", indexes)
+        except OverflowError as error:
+            raise IndexError(f"rows {indexes} are not all within 0..{len(memory) - 1}") from error
         if not self.indexes:
             raise ValueError("no rows")
-        if min(self.indexes) < 0 or max(self.indexes) >= len(memory):
-            raise IndexError(f"rows {self.indexes} are not all within 0..{len(memory) - 1}")
+        self.last = max(indexes)
+        """The highest of them."""
+        if self.last >= len(memory):
+            raise IndexError(f"rows {indexes} are not all within 0..{len(memory) - 1}")
         self.address: int = (
             memory.__array_interface__["data"][0] if address is None else address
         )

@@ -83,7 +83,7 @@ class SharedInbox(transport.Inbox):
         """How many receives UCX has for a tag."""
         self._watched: dict[int, Callable[[], None]] = {}
         self._tags: dict[Operation, int] = {}
-        """Of what is awaited."""
+        """Of what has not met its message."""
         self._copies: dict[Operation, _Copy] = {}
         self.closed = False
 
@@ -122,12 +122,12 @@ class SharedInbox(transport.Inbox):
             raise RuntimeError("the transport is closed")
         size = _size(buffer)
         operation = CountedOperation(buffer, on_done, size, self._received)
+        self._tags[operation] = tag
         arrived = self._take_arrived(tag)
         if arrived is None:
             self._awaited.setdefault(tag, deque()).append(operation)
-            self._tags[operation] = tag
         else:
-            self._meet(operation, tag, *arrived)
+            self._loop.call_soon(self._meet, operation, tag, *arrived)
         return operation
 
     def abandon(self, operation: Operation) -> None:
@@ -138,9 +138,11 @@ class SharedInbox(transport.Inbox):
             memory.end()
             return
         tag = self._tags.pop(operation, None)
-        if tag is not None and isinstance(operation, CountedOperation):
-            self._awaited[tag].remove(operation)
-            if not self._awaited[tag]:
+        if tag is not None and tag in self._awaited:
+            left = deque(each for each in self._awaited[tag] if each is not operation)
+            if left:
+                self._awaited[tag] = left
+            else:
                 del self._awaited[tag]
 
     def watch(self, tag: int, on_arrival: Callable[[], None]) -> None:
@@ -212,7 +214,6 @@ class SharedInbox(transport.Inbox):
         awaited = self._awaited.get(tag)
         if awaited:
             operation = awaited.popleft()
-            del self._tags[operation]
             if not awaited:
                 del self._awaited[tag]
             self._meet(operation, tag, connection, message)
@@ -255,11 +256,17 @@ class SharedInbox(transport.Inbox):
         connection: _Connection,
         message: wire.Offer | wire.Empty | wire.Elsewhere,
     ) -> None:
-        if isinstance(message, wire.Elsewhere):
+        """Never from within the posting call."""
+        if self.closed:
+            return
+        if self._tags.pop(operation, None) is None:  # abandoned meanwhile
+            if not isinstance(message, wire.Elsewhere):
+                self._answer(connection, message.number)
+        elif isinstance(message, wire.Elsewhere):
             self._await_in_ucx(operation, tag)
         elif isinstance(message, wire.Empty):
             self._answer(connection, message.number)
-            self._loop.call_soon(self._finish, operation, None)
+            self._finish(operation, None)
         else:
             self._copy(operation, tag, connection, message)
 
@@ -275,7 +282,7 @@ class SharedInbox(transport.Inbox):
         if offer.size > operation.num_bytes:
             error = OSError(f"message of {offer.size} bytes for {operation.num_bytes}")
             self._answer(connection, offer.number)
-            self._loop.call_soon(self._finish, operation, error)
+            self._finish(operation, error)
             return
         source = CopiedRows(memory.address + offer.start, offer.stride, offer.width, offer.indexes)
 
@@ -323,7 +330,7 @@ class SharedInbox(transport.Inbox):
 def _rows(buffer: Any) -> CopiedRows:
     if isinstance(buffer, Rows):
         stride, width = int(buffer.memory.strides[0]), int(buffer.memory.shape[1])
-        return CopiedRows(buffer.address, stride, width, array("I", buffer.indexes))
+        return CopiedRows(buffer.address, stride, width, buffer.indexes)
     view = np.frombuffer(buffer, np.uint8)
     return CopiedRows(view.__array_interface__["data"][0], 0, view.nbytes, array("I", [0]))
 

@@ -75,11 +75,10 @@ class Offers:
     def offer(self, buffer: Buffer, tag: int, operation: Operation, resend: Resend) -> bool:
         """False when this memory cannot be mapped by others; then nothing was offered. `resend`
         is called with the operation when the receiver wants it over UCX."""
-        rows = isinstance(buffer, Rows)
-        if rows:
-            start, stride = buffer.address, int(buffer.memory.strides[0])
-            width, indexes = int(buffer.memory.shape[1]), array("I", buffer.indexes)
-            end = start + max(buffer.indexes) * stride + width
+        if isinstance(buffer, Rows):
+            start, stride = buffer.address, buffer.memory.strides[0]
+            width, indexes = buffer.memory.shape[1], buffer.indexes
+            end = start + buffer.last * stride + width
         elif isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous and buffer.nbytes:
             start, stride, width, indexes = _address(buffer), 0, buffer.nbytes, _ONE_ROW
             end = start + width

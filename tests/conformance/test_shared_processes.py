@@ -191,6 +191,22 @@ async def test_what_is_abandoned_is_not_written(
         assert not target.any()
 
 
+async def test_a_late_receive_is_abandoned_before_its_turn(transport: UcxTransport) -> None:
+    """The offer was there first, so the two would have met on the loop's next turn."""
+    with peer_processes(1) as (peer,):
+        inbox = sends_to_us(transport, peer)
+        told: list[int] = []
+        inbox.watch(5, lambda: told.append(5))
+        peer.tell(do="offer", name="us", tag=5, size=SIZE)
+        await until(lambda: told, "the offer")
+        target = np.zeros(SIZE, np.uint8)
+        receive = inbox.take(target, 5, ignore)
+        inbox.abandon(receive)
+        assert (await peer.answer_soon())["errors"] == [], "the sender keeps nothing for it"
+        assert not target.any()
+        assert not receive.done
+
+
 async def test_forgetting_a_sender_ends_its_copies(
     transport: UcxTransport, gate: list[GatedCopier]
 ) -> None:
