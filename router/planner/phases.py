@@ -85,7 +85,7 @@ class PhaseModel:
         self.sequence = curve.decode + curve.context * workload.context
         """Seconds that one decoding sequence adds to a step."""
         # Room for the noise of single steps, as the workers themselves leave it.
-        self.budget = workload.itl / math.exp(min(MOST_SPREAD, curve.spread))
+        self.budget = workload.itl / math.exp(min(MOST_SPREAD, curve.spread) / 2)
         self.slots = max(1.0, min(
             float(kind.max_running),
             kind.kv_tokens / workload.context if workload.context > 0 else math.inf,
