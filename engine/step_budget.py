@@ -20,8 +20,9 @@ from baton.engine.limits import SchedulerLimits
 from baton.protocol.curves import NOTHING, StepCurve, StepShape
 
 STAND_BACK = 4
-DEVIATIONS = 1.0
-"""Of a step's duration, kept free below the target: five steps of six stay below it."""
+DEVIATIONS = 0.5
+"""Of a step's duration, kept free below the target. What is wanted is a mean over steps, and that
+of steps that vary by s about their median is exp(s^2 / 2) of it."""
 LEAST_USED = 0.5
 """Part of the target that is used however much steps vary."""
 

@@ -13,7 +13,7 @@ from make_request import make_request
 
 from baton.engine.commands import UseCurve
 from baton.engine.limits import SchedulerLimits
-from baton.engine.step_budget import STAND_BACK, StepBudgets
+from baton.engine.step_budget import DEVIATIONS, STAND_BACK, StepBudgets
 from baton.protocol.curves import StepCurve, StepShape
 from baton.protocol.records import Request
 
@@ -56,7 +56,7 @@ def test_a_chunk_takes_what_the_tightest_target_leaves() -> None:
     driver.start(make_request("long", LONG))
     chunk = sizes(driver)[-1]
     shape = StepShape.decodes(3, 3 + 4 + 5 + 3)
-    allowed = 0.03 * math.exp(-CURVE.spread)
+    allowed = 0.03 * math.exp(-DEVIATIONS * CURVE.spread)
     assert CURVE.seconds(shape + StepShape.chunk(chunk)) <= allowed
     assert CURVE.seconds(shape + StepShape.chunk(chunk + BLOCK)) > allowed
     assert chunk > BLOCK
@@ -66,7 +66,7 @@ def test_a_chunk_takes_what_the_tightest_target_leaves() -> None:
 def test_the_role_does_not_matter_where_there_is_a_target(role: str) -> None:
     driver = driver_with(short(itl=0.03), role=role)
     driver.start(make_request("long", LONG))
-    assert sizes(driver) == [1, 144]
+    assert sizes(driver) == [1, 148]
 
 
 @pytest.mark.parametrize("missing", ["target", "curve"])
@@ -114,13 +114,13 @@ def test_several_prompts_share_one_budget() -> None:
     shape = StepShape.decodes(1, 4)
     for item in batch[1:]:
         shape += StepShape.chunk(item.num_tokens)
-    assert [item.num_tokens for item in batch] == [1, 50, 50, 12]
+    assert [item.num_tokens for item in batch] == [1, 50, 50, 16]
     assert CURVE.seconds(shape) <= 0.03
 
 
 def test_spread_leaves_room_but_not_all_of_it() -> None:
     tokens = []
-    for spread in (0.01, 0.3, 1.0, 3.0):
+    for spread in (0.01, 0.5, 2.0, 4.0):
         budgets = StepBudgets(LIMITS, 16)
         budgets.curve = curve(spread=spread)
         tokens.append(budgets.beside(StepShape.decodes(1, 100), 0.04).chunk(0, 1000))
