@@ -182,7 +182,10 @@ def write(facts: RequestFacts, worker: Candidate, pool: Pool = EMPTY) -> Writing
         before = chance_of_missing(model.interval(model.step), model.itl)
         missed = model.decoding * (chance_of_missing(itl, model.itl) - before)
     duration = output * itl
-    to_come = duration * pool.slowing_price(model.slowing)
+    to_come = 0.0
+    if pool.pressure:
+        slowing = model.slowing if model.decoding else model.slowed_by_first(facts.itl)
+        to_come = duration * pool.slowing_price(slowing)
     if worker.role == "prefill" and facts.remaining > 1:
         to_come += AGAINST_ROLE * duration
     return Writing(worker, itl, missed, model.decoding * output * added, to_come)

@@ -87,7 +87,8 @@ class WorkerModel:
     rate: float = field(init=False)
     """Seconds a prompt token, without attention."""
     slowing: float = field(init=False)
-    """By how much one more sequence that decodes slows prompts down here, as a share."""
+    """By how much one more sequence that decodes slows prompts down here, as a share. (The first
+    one: `slowed_by_first`.)"""
     harm_rate: float = field(init=False)
     """What a prompt token costs those that decode, all together, in seconds."""
     next_step: float = field(init=False)
@@ -106,9 +107,7 @@ class WorkerModel:
         added = self.added_step(CHUNK)
         self.next_step = self.interval(self.step + added) + self.decoding * added
         if not self.decoding:
-            alone = (speed.base + speed.chunk) / CHUNK + speed.token
-            beside = _rate_beside_one(speed, self.itl)
-            self.slowing = max(0.0, beside / alone - 1) if alone else 0.0
+            self.slowing = 0.0
         elif self.chunk < CHUNK:
             self.slowing = added / (self.chunk_step - self.step)
         else:
@@ -149,6 +148,13 @@ class WorkerModel:
         """What one more sequence adds to a step, in seconds."""
         return self.speed.decode + self.speed.context * context
 
+    def slowed_by_first(self, itl: float | None) -> float:
+        """By how much a sequence with this target slows prompts down, where nobody decodes yet."""
+        speed, there = self.speed, StepShape.decodes(1, CHUNK)
+        chunk = largest_chunk(speed, there, itl)
+        beside = (speed.seconds(there) + speed.chunk) / chunk + speed.token
+        return max(0.0, beside / self.rate - 1) if self.rate else 0.0
+
     def interval(self, step: float, itl: float | None = None) -> float:
         """Between tokens, where steps without prompts take `step`: prompts come in between, in
         chunks that keep to the targets there (and `itl`)."""
@@ -165,10 +171,3 @@ def largest_chunk(speed: StepCurve, beside: StepShape, itl: float | None) -> int
     if itl is None or beside.decode_sequences == 0:
         return CHUNK
     return max(LEAST_CHUNK, speed.largest_chunk(ITL_SHARE * itl, beside, limit=CHUNK))
-
-
-def _rate_beside_one(speed: StepCurve, itl: float | None) -> float:
-    """Seconds a prompt token beside a single sequence that decodes."""
-    beside = StepShape.decodes(1, CHUNK)
-    chunk = largest_chunk(speed, beside, itl)
-    return (speed.seconds(beside) + speed.chunk) / chunk + speed.token
