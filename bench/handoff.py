@@ -1,10 +1,11 @@
 """`baton bench handoff`: what a client sees of the hand-off, on an idle cluster.
 
-Requests come one at a time, each with a prompt that no cache knows. The first token comes from the
-prefill worker, the second from the decode worker, so the gap between them is the hand-off and one
-decode step; the gaps that follow are decode steps alone. Their difference is what handing over
-costs. Beside it, from the same run: how long the blocks were on the wire, by the decode worker's
-own clock, and the same requests on one mixed worker, where nothing is handed over.
+Requests come one at a time, each with a prompt that no cache knows, and each is handed over,
+whatever the router would think of that. The first token comes from the prefill worker, the second
+from the decode worker, so the gap between them is the hand-off and one decode step; the gaps that
+follow are decode steps alone. Their difference is what handing over costs. Beside it, from the same
+run, by the prefill worker's own clock: how long blocks were still on the wire when the prompt was
+done, which no orchestration can save.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import re
-import signal
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +30,57 @@ from rich.progress import track
 from rich.table import Table
 
 from baton.bench import machine
+from baton.bench.faults.parts import Part, Parts, Plan
 
 LIMIT_MS = 5.0
 """Beyond the time on the wire."""
+PHASES = ("exposed", "seal", "admit", "ack", "reserve", "grant")
+"""See docs/protocol.md. "exposed" is the wire here."""
 _WARM_UP = 10
-_OUTPUT = 16
+_OUTPUT = 10
 _LOWEST_ID = 1000
 """Ids below may be special."""
+_METRICS_SECONDS = 2.5
+"""Workers tell their metrics once a second."""
+
+Histogram = dict[float, float]
+"""Upper bound in seconds to cumulative count."""
 
 
-@asynccontextmanager
-async def serving(model: str | None, layout: Sequence[str]) -> AsyncIterator[str]:
-    """The URL of a cluster of its own."""
-    command = [sys.executable, "-P", "-m", "baton.deploy.cli", "up", *([model] if model else [])]
-    process = await asyncio.create_subprocess_exec(
-        *command, "--port", "0", *layout,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert process.stdout is not None
-    try:
-        async for line in process.stdout:
-            if found := re.search(rb"http://[\d.]+:\d+", line):
-                break
-        else:
-            raise RuntimeError("baton up ended before it served")
-        yield found[0].decode()
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
+class _Direct(Parts):
+    """Nothing between the processes, as in service."""
+
+    def _worker(self, name: str, common: list[str], number: int) -> Part:
+        arguments = ["worker", *common, "--role", name.partition("-")[0], "--id", name,
+                     "--join", f"127.0.0.1:{self.control_port}", *self.plan.worker_options]
+        return Part(name, arguments, self.plan.tampering, self.folder / f"{name}.log")
+
+    def phases(self) -> dict[str, Histogram]:
+        """So far, over all workers."""
+        found: dict[str, Histogram] = {phase: {} for phase in PHASES}
+        for sample, value in self.samples().items():
+            match = re.fullmatch(r"baton_handoff_phase_seconds_bucket\{(.*)\}", sample)
+            if match is None:
+                continue
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match[1]))
+            if labels["phase"] in found:
+                bound, counts = float(labels["le"]), found[labels["phase"]]
+                counts[bound] = counts.get(bound, 0.0) + value
+        return found
+
+
+def median_of(before: Histogram, after: Histogram) -> tuple[float, int]:
+    """(seconds, how many) of what came between two readings; evenly spread within a bucket."""
+    counts = [(bound, after[bound] - before.get(bound, 0.0)) for bound in sorted(after)]
+    total = counts[-1][1] if counts else 0.0
+    low, below = 0.0, 0.0
+    for bound, count in counts:
+        if total and count >= total / 2:
+            if bound == float("inf"):
+                return low, int(total)
+            return low + (bound - low) * (total / 2 - below) / (count - below), int(total)
+        low, below = bound, count
+    return 0.0, 0
 
 
 async def stream(session: aiohttp.ClientSession, url: str, prompt: list[int]) -> list[float]:
@@ -76,55 +98,35 @@ async def stream(session: aiohttp.ClientSession, url: str, prompt: list[int]) ->
     return arrived
 
 
-async def wire_seconds(session: aiohttp.ClientSession, url: str) -> tuple[float, float]:
-    """(sum, count) of the hand-offs' time on the wire so far."""
-    async with session.get(f"{url}/metrics") as response:
-        text = await response.text()
-    totals = [0.0, 0.0]
-    for line in text.splitlines():
-        if line.startswith("baton_") and 'phase="wire"' in line and "handoff" in line:
-            name, value = line.rsplit(" ", 1)
-            for index, suffix in enumerate(("_sum{", "_count{")):
-                if suffix in name:
-                    totals[index] += float(value)
-    return totals[0], totals[1]
-
-
-async def measure(
-    model: str | None, layout: Sequence[str], tokens: int, requests: int, seed: int
-) -> dict[str, float]:
+async def run(parts: _Direct, tokens: int, requests: int, seed: int) -> dict[str, Any]:
     """Medians, milliseconds."""
     rng = np.random.default_rng(seed)
     first_gaps, steps, extra = [], [], []
-    async with serving(model, layout) as url, aiohttp.ClientSession() as session:
-        before = (0.0, 0.0)
-        for index in track(range(requests + _WARM_UP), " ".join(layout), console=_console()):
+    before: dict[str, Histogram] = {}
+    async with aiohttp.ClientSession() as session:
+        for index in track(range(requests + _WARM_UP), "requests", console=Console(stderr=True)):
             if index == _WARM_UP:
-                await asyncio.sleep(2.5)  # workers tell their metrics once a second
-                before = await wire_seconds(session, url)
+                await asyncio.sleep(_METRICS_SECONDS)
+                before = parts.phases()
             prompt = rng.integers(_LOWEST_ID, 40_000, tokens).tolist()
-            arrived = await stream(session, url, prompt)
+            arrived = await stream(session, parts.url, prompt)
             gaps = [1e3 * (b - a) for a, b in itertools.pairwise(arrived)]
-            if index >= _WARM_UP and len(gaps) > 2:
+            if index >= _WARM_UP:
                 first_gaps.append(gaps[0])
                 steps.append(statistics.median(gaps[1:]))
                 extra.append(first_gaps[-1] - steps[-1])
-        await asyncio.sleep(2.5)
-        after = await wire_seconds(session, url)
-    count = after[1] - before[1]
+        await asyncio.sleep(_METRICS_SECONDS)
+    after = parts.phases()
+    phases = {phase: median_of(before[phase], after[phase]) for phase in PHASES}
     return {
         "requests": len(extra),
+        "hand_offs": phases["exposed"][1],
         "first_gap_ms": statistics.median(first_gaps),
         "step_ms": statistics.median(steps),
         "extra_ms": statistics.median(extra),
         "extra_p90_ms": float(np.percentile(extra, 90)),
-        "wire_ms": 1e3 * (after[0] - before[0]) / count if count else 0.0,
-        "hand_offs": count,
+        "phase_ms": {phase: 1e3 * seconds for phase, (seconds, _) in phases.items()},
     }
-
-
-def _console() -> Console:
-    return Console(stderr=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,49 +134,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
     parser.add_argument("--tokens", type=int, default=512, help="of each prompt")
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--dtype", default="auto", help="as for `baton up`")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the result here")
     options = parser.parse_args(argv)
-    layouts = {
-        "prefill 1 + decode 1": ("--prefill", "1", "--decode", "1"),
-        "mixed 1": ("--mixed", "1"),
-    }
-    results = {
-        name: asyncio.run(
-            measure(options.model, layout, options.tokens, options.requests, options.seed)
-        )
-        for name, layout in layouts.items()
-    }
-    split = results["prefill 1 + decode 1"]
+    threads = max(1, (os.cpu_count() or 2) // 2)
+    plan = Plan(
+        model=options.model, prefill=1, decode=1, dtype=options.dtype,
+        worker_options=("--threads", str(threads)),
+    )
+    with _Direct(plan) as parts:
+        measured = asyncio.run(run(parts, options.tokens, options.requests, options.seed))
     result: dict[str, Any] = {
         "benchmark": "handoff",
         "machine": machine.describe(),
         "model": options.model or "embedded",
         "prompt_tokens": options.tokens,
-        "layouts": results,
-        "beyond_wire_ms": split["extra_ms"] - split["wire_ms"],
+        "threads_per_worker": threads,
+        **measured,
+        "beyond_wire_ms": measured["extra_ms"] - measured["phase_ms"]["exposed"],
         "limit_ms": LIMIT_MS,
     }
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     _show(result)
-    return 0
+    return 0 if result["hand_offs"] == result["requests"] else 1
 
 
 def _show(result: dict[str, Any]) -> None:
     table = Table(
-        title=f"Hand-off of {result['prompt_tokens']} tokens, {result['model']}, medians in ms"
+        title=f"Hand-off of {result['prompt_tokens']} tokens, {result['model']}: medians of "
+        f"{result['requests']} requests, ms"
     )
-    for column in ("", "token 1 to 2", "a step", "difference", "its p90", "mean on the wire"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, row in result["layouts"].items():
-        columns = ("first_gap_ms", "step_ms", "extra_ms", "extra_p90_ms", "wire_ms")
-        table.add_row(name, *(f"{row[column]:.2f}" for column in columns))
+    for column in ("token 1 to 2", "a step", "difference", "its p90", "on the wire", "beyond it"):
+        table.add_column(column, justify="right")
+    values = [result[name] for name in ("first_gap_ms", "step_ms", "extra_ms", "extra_p90_ms")]
+    values += [result["phase_ms"]["exposed"], result["beyond_wire_ms"]]
+    table.add_row(*(f"{value:.2f}" for value in values))
     console = Console()
     console.print(table)
+    phases = ", ".join(f"{name} {ms:.2f}" for name, ms in result["phase_ms"].items())
     console.print(
-        f"Beyond the wire: {result['beyond_wire_ms']:.2f} ms (limit {result['limit_ms']:g}), "
-        f"over {result['layouts']['prefill 1 + decode 1']['hand_offs']:.0f} hand-offs"
+        f"Limit beyond the wire: {result['limit_ms']:g} ms. {result['hand_offs']} hand-offs. "
+        f"Phases: {phases}."
     )
     described = result["machine"]
     console.print(
