@@ -73,7 +73,7 @@ def _run_worker_child(
     return guarded_worker(settings, status, loaded)
 
 
-def run_forked_worker(status_fd: int, loaded: LoadedModel) -> int:
+def run_forked_worker(status_fd: int, loaded: LoadedModel | None) -> int:
     """A worker's whole life in a fork of the loader, from its settings on standard input."""
     status = StatusWriter(status_fd)
     try:

@@ -98,6 +98,7 @@ def up(
     lane: options.LaneSpecs = None,
     sizing: options.Sizing = None,
     max_queue: options.MaxQueue = UpSettings.max_queue,
+    paced: options.Paced = None,
     journal: options.Journal = UpSettings.journal,
     max_running: options.MaxRunning = UpSettings.max_running,
     max_batch_tokens: options.MaxBatchTokens = None,
@@ -138,6 +139,7 @@ def up(
         lanes=configure(ttft, itl, lane or ()),
         sizing=sizing,
         max_queue=max_queue,
+        paced=None if paced is None else str(paced),
         journal=journal,
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,
@@ -262,6 +264,7 @@ def worker(
     ] = None,
     max_running: options.MaxRunning = WorkerSettings.max_running,
     max_batch_tokens: options.MaxBatchTokens = None,
+    paced: options.Paced = None,
     watchdog: Annotated[
         float,
         typer.Option(
@@ -297,6 +300,7 @@ def worker(
         ),
         max_running=max_running,
         max_batch_tokens=max_batch_tokens,
+        paced=None if paced is None else str(paced),
         watchdog=watchdog,
         json_logs=json_logs,
     )

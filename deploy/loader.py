@@ -21,10 +21,11 @@ from typing import NoReturn
 from baton.deploy import lifeline
 from baton.deploy.heap import GrownHeap
 from baton.deploy.settings import WorkerSettings
-from baton.deploy.status import StatusWriter
+from baton.deploy.status import LOADING, StatusWriter
 from baton.engine.model.source import resolve_model, stored_tensors
 
 _REQUEST_BYTES = 64
+_PACED_BYTES = 1 << 20
 
 
 def run_loader(
@@ -33,7 +34,7 @@ def run_loader(
     """Load, then fork on request until the launcher's end of `requests` is closed. Raises
     ConfigError when the model cannot be loaded."""
     status.stage("reading the model's description")
-    heap = GrownHeap(_weight_bytes(settings))
+    heap = GrownHeap(_PACED_BYTES if settings.paced else _weight_bytes(settings))
     status.stage("importing torch")
     import torch
 
@@ -44,9 +45,13 @@ def run_loader(
 
     torch.set_num_threads(1)
     transport = load_in_background(settings.transport)
-    loaded = load_model(settings, status)
-    status.stage("warming up")
-    loaded = warm_up(loaded, settings.model.block_size)  # compiled kernels are inherited too
+    loaded = None
+    if settings.paced is not None:
+        status.stage(LOADING, 1.0)  # for whoever waits until torch is imported
+    else:
+        loaded = load_model(settings, status)
+        status.stage("warming up")
+        loaded = warm_up(loaded, settings.model.block_size)  # compiled kernels are inherited too
     transport.join()
     gc.collect()
     heap.give_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -193,6 +194,19 @@ MaxQueue = Annotated[
     typer.Option(
         help="Requests of one lane that may wait while every worker is full, before 429.",
         rich_help_panel=_LIMITS,
+    ),
+]
+Paced = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of `baton profile`: no model is loaded, steps take the time that it says and "
+        "tokens are made up. For trying out machines that are not there.",
+        metavar="PROFILE.json",
+        exists=True,
+        dir_okay=False,
+        resolve_path=True,
+        show_default=False,
+        rich_help_panel=_SERVING,
     ),
 ]
 Journal = Annotated[

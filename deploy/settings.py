@@ -128,6 +128,8 @@ class WorkerSettings:
     transport: str = "ucx"
     profile_seconds: float = 0.4
     """For timing steps at the first start with a model on a device; with 0, only requests tell."""
+    paced: str | None = None
+    """A file of `baton profile`: there is no model, steps take the time that it says."""
     json_logs: bool = False
 
     def __post_init__(self) -> None:
@@ -223,6 +225,8 @@ class UpSettings:
     journal: str = RouterSettings.journal
     device: str = "auto"
     """"auto", "cpu" or "cuda"."""
+    paced: str | None = None
+    """As of a worker, for all of them."""
     max_running: int = WorkerSettings.max_running
     max_batch_tokens: int | None = None
     restart: bool = True

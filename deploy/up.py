@@ -119,6 +119,7 @@ def plan_children(
             device="cpu",
             threads=1,
             model=settings.model,
+            paced=settings.paced,
             json_logs=settings.json_logs,
         )
         specs.append(
@@ -146,6 +147,7 @@ def plan_children(
             max_running=settings.max_running,
             max_batch_tokens=settings.max_batch_tokens,
             memory_share=placement.memory_share,
+            paced=settings.paced,
             json_logs=settings.json_logs,
         )
         specs.append(

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Protocol
 
-from baton.engine.batch import BatchItem, StepResult
+from baton.engine.batch import BatchItem, StepResult, step_shape
 from baton.engine.block_pool import IntegrityError
 from baton.engine.commands import (
     Command,
@@ -35,7 +35,6 @@ from baton.engine.commands import (
     StepStats,
 )
 from baton.engine.scheduler import Scheduler
-from baton.protocol.curves import StepShape, attention_pairs
 
 log = logging.getLogger(__name__)
 
@@ -186,19 +185,6 @@ class Engine:
 
 
 def _stats(batch: list[BatchItem], seconds: float) -> StepStats:
-    """Before `complete`, while `num_computed` is what the step started from. A single token is a
-    decode row to the runner, wherever it comes from."""
-    decodes = decode_context = chunks = tokens = pairs = 0
-    itl = math.inf
-    for item in batch:
-        past, count = item.seq.num_computed, item.num_tokens
-        if count == 1:
-            decodes += 1
-            decode_context += past + 1
-            if item.seq.itl < itl:
-                itl = item.seq.itl
-        else:
-            chunks += 1
-            tokens += count
-            pairs += attention_pairs(count, past)
-    return StepStats(seconds, StepShape(chunks, tokens, pairs, decodes, decode_context), itl)
+    """Before `complete`, while `num_computed` is what the step started from."""
+    itl = min((item.seq.itl for item in batch if item.num_tokens == 1), default=math.inf)
+    return StepStats(seconds, step_shape(batch), itl)

@@ -32,14 +32,14 @@ def at_most(what: str, wanted: float, seen: float, digits: int = 3) -> Row:
     return Row(what, f"<= {wanted:g}", f"{seen:.{digits}f}", seen <= wanted)
 
 
-def show_rows(rows: Sequence[Row], console: Console | None = None) -> bool:
+def show_rows(rows: Sequence[Row]) -> bool:
     """Whether all hold."""
     table = Table(title="wanted and seen")
     for column in ("", "wanted", "seen", ""):
         table.add_column(column)
     for row in rows:
         table.add_row(row.what, row.wanted, row.seen, "yes" if row.holds else "[bold red]NO[/]")
-    (console or Console()).print(table)
+    _console().print(table)
     return all(row.holds for row in rows)
 
 
@@ -49,7 +49,7 @@ def show_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[obje
         table.add_column(column, justify="left" if index == 0 else "right")
     for line in lines:
         table.add_row(*(str(cell) for cell in line))
-    Console().print(table)
+    _console().print(table)
 
 
 def write_json(path: Path | None, rows: Sequence[Row], results: dict[str, Any]) -> None:
@@ -59,3 +59,9 @@ def write_json(path: Path | None, rows: Sequence[Row], results: dict[str, Any]) 
     document = {"ran": describe(), "rows": [asdict(row) for row in rows], **results}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _console() -> Console:
+    """As wide as tables need where the output is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)

@@ -107,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[dict[str, Any]] = []
     for workers in options.workers:
         systems = [automatic(workers), *static_systems(workers)]
+        if options.systems:
+            systems = [system for system in systems if system.name in options.systems]
         for shape in options.only or SHAPES:
             for load in options.load:
                 started = time.monotonic()
@@ -125,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _judge(shape: str, load: float, workers: int, trials: Sequence[Trial]) -> Row:
     ours = trials[0].goodput
-    best = max(trials[1:], key=lambda trial: trial.goodput)
+    best = max(trials[1:], key=lambda trial: trial.goodput, default=trials[0])
     ratio = ours / best.goodput if best.goodput else 1.0
     return at_least(f"{shape}, {workers} workers, load {load:g}, against {best.system}",
                     WANTED, ratio)
@@ -171,6 +173,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help="of what the cluster could do at most")
     parser.add_argument("--seconds", type=float, default=60.0, help="that count, of each run")
     parser.add_argument("--only", nargs="+", choices=SHAPES, help="kinds of work")
+    parser.add_argument("--systems", nargs="+", metavar="NAME",
+                        help='only these, such as auto "split 2+2" "colocated 256"')
     parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "
                         "DistServe fit; default: one made of a device's figures")
     parser.add_argument("--jobs", type=int, default=1, help="processes")

@@ -9,13 +9,13 @@ from random import Random
 
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.machine import Machine
-from baton.engine.batch import BatchItem, StepResult
+from baton.engine.batch import BatchItem, StepResult, step_shape
 from baton.engine.block_pool import BlockPool
 from baton.engine.cache_log import CacheChange
 from baton.engine.commands import Command, Event
 from baton.engine.scheduler import Scheduler
 from baton.engine.scripted import scripted_token
-from baton.protocol.curves import StepShape, attention_pairs
+from baton.protocol.curves import StepShape
 
 Publish = Callable[[Sequence[Event], Sequence[CacheChange]], None]
 
@@ -131,18 +131,3 @@ class SimulatedEngine:
         cache = self.scheduler.take_cache_changes()
         if events or cache:
             self._publish(events, cache)
-
-
-def step_shape(batch: Sequence[BatchItem]) -> StepShape:
-    """Of a step that is about to run. A single token is a decode row, wherever it comes from."""
-    decodes = context = chunks = tokens = pairs = 0
-    for item in batch:
-        past, count = item.seq.num_computed, item.num_tokens
-        if count == 1:
-            decodes += 1
-            context += past + 1
-        else:
-            chunks += 1
-            tokens += count
-            pairs += attention_pairs(count, past)
-    return StepShape(chunks, tokens, pairs, decodes, context)

@@ -21,6 +21,7 @@ from baton.engine.model.fingerprint import fingerprint
 from baton.engine.model.source import ModelSource, load_config, resolve_model, stored_tensors
 from baton.engine.models.llama import LlamaModel
 from baton.engine.models.registry import build_model
+from baton.engine.paced_runner import PacedRunner
 from baton.engine.runner import ModelRunner
 from baton.engine.scheduler import Scheduler
 from baton.engine.step_profile import Bounds
@@ -43,7 +44,7 @@ class EngineParts:
     num_blocks: int
     memory: KVMemory
     scheduler: Scheduler
-    runner: ModelRunner
+    runner: ModelRunner | PacedRunner
     curve: StepCurve | None
     """How long steps take, by a profile."""
 

@@ -61,7 +61,12 @@ def run_worker(
     if loaded is None:
         load_in_background(settings.transport)  # after torch: two imports wait for each other
     with pinned(settings.cpus):
-        parts = build_engine(settings, loaded or load_model(settings, status), status)
+        if settings.paced is not None:
+            from baton.deploy.worker.paced import build_paced
+
+            parts = build_paced(settings, status)
+        else:
+            parts = build_engine(settings, loaded or load_model(settings, status), status)
     status.stage("joining")
     return uvloop.run(_serve(settings, parts, status))
 

@@ -24,6 +24,7 @@ def make_request(
     attempt: int = 1,
     itl: float | None = None,
     due_in: float | None = None,
+    seed: int = 0,
     **sampling: Any,
 ) -> Request:
     """A greedy request for `prompt`, without an end token unless `eos` names some."""
@@ -32,7 +33,7 @@ def make_request(
         choice=0,
         prompt=pack_tokens(prompt),
         accepted=pack_tokens(accepted),
-        sampling=SamplingParams(seed=0, max_tokens=max_tokens, temperature=0.0, **sampling),
+        sampling=SamplingParams(seed=seed, max_tokens=max_tokens, temperature=0.0, **sampling),
         eos_token_ids=eos,
         cache_salt=cache_salt,
         lane=lane,
