@@ -15,10 +15,8 @@ import asyncio
 import contextlib
 import json
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,23 +28,7 @@ from rich.table import Table
 
 from baton.bench import machine
 from baton.bench.wire.namespaces import ADDRESSES, enter, shaped_link, tcp_bytes_per_s, why_not
-from baton.protocol.ids import Identity, RequestKey, new_epoch
-from baton.protocol.link import Listener, Session
-from baton.protocol.records import (
-    Declined,
-    Prefill,
-    Record,
-    Request,
-    RequestFailed,
-    Reserve,
-    RouterHello,
-    TokenBatch,
-    WorkerHello,
-    WorkerMetrics,
-    WorkerRef,
-)
-from baton.protocol.sampling import SamplingParams
-from baton.protocol.tokens import pack_tokens
+from baton.bench.worker_pair import ROLES, WorkerPair, worker
 
 WHOLE, MEASURED = "whole blocks", "as measured"
 _GROUPS = {WHOLE: ("--kv-layer-groups", "1"), MEASURED: ()}
@@ -56,7 +38,8 @@ _LEARN = 8
 _OUTPUT = 12
 _LOWEST_ID = 1000
 """Ids below may be special."""
-_READY_SECONDS = 60.0
+_EXPOSED = "baton_handoff_phase_seconds{exposed}"
+_EARLY = "baton_handoff_early_messages_total"
 
 
 @contextlib.contextmanager
@@ -65,130 +48,53 @@ def workers(
 ) -> Iterator[None]:
     """One for prompts in the first namespace, one that decodes in the second."""
     with contextlib.ExitStack() as stack:
-        for role, namespace in zip(("prefill", "decode"), namespaces, strict=True):
+        for role, namespace in zip(ROLES, namespaces, strict=True):
             # With an IPC namespace of its own it is another host: shared memory is no way to it.
-            command = (
-                "ip", "netns", "exec", namespace, "unshare", "--ipc",
-                sys.executable, "-P", "-m", "baton.deploy.cli", "worker",
-                *([model] if model else []), "--role", role, "--id", role, "--dtype", "float32",
-                "--threads", "1", "--kv-blocks", "512",
-                "--join", f"{ADDRESSES[0]}:{_PORTS[name]}", *_GROUPS[name], *extra,
+            elsewhere = ("ip", "netns", "exec", namespace, "unshare", "--ipc")
+            options = (
+                "--dtype", "float32", "--threads", "1", "--kv-blocks", "512",
+                *_GROUPS[name], *extra,
             )  # fmt: skip
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            stack.callback(_end, process)
+            stack.enter_context(worker(role, _address(name), model, options, elsewhere))
         yield
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-class Pair:
-    """Stands for a router: one request at a time, split between the two."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._identity = Identity(f"bench {name}", new_epoch())
-        self._listener = Listener(self._identity, self._on_session)
-        self._workers: dict[str, tuple[Session, WorkerRef]] = {}
-        self._news = asyncio.Event()
-        self._tokens: dict[int, int] = {}
-        self._arrived: dict[int, float] = {}
-        self._prefill = 0.0
-        self._exposed = (0.0, 0.0)
-
-    async def start(self) -> None:
-        """Once both have joined. Raises TimeoutError."""
-        await self._listener.bind(f"tcp://{ADDRESSES[0]}:{_PORTS[self.name]}")
-        await self._until(lambda: len(self._workers) == 2, _READY_SECONDS)
-
-    async def close(self) -> None:
-        await self._listener.close()
-
-    async def request(self, number: int, prompt: Sequence[int]) -> dict[str, Any]:
-        """Milliseconds, and the tokens. Raises TimeoutError, or RuntimeError when it failed."""
-        self._tokens.clear()
-        self._arrived.clear()
-        told = self._exposed
-        request = Request(
-            key=RequestKey(f"r{number}", 1),
-            choice=0,
-            prompt=pack_tokens(prompt),
-            sampling=SamplingParams(seed=number, max_tokens=_OUTPUT, temperature=0.0),
-        )
-        (to_p, p), (to_d, d) = self._workers["prefill"], self._workers["decode"]
-        began = time.perf_counter()
-        to_d.send(Reserve(request=request, prefill=p))
-        to_p.send(Prefill(request=request, decode=d))
-        await self._until(lambda: len(self._tokens) == _OUTPUT)
-        # Workers tell their metrics once a second.
-        await self._until(lambda: self._exposed[1] > told[1])
-        return {
-            "tokens": [self._tokens[position] for position in range(_OUTPUT)],
-            "first_ms": 1e3 * (self._arrived[0] - began),
-            "second_ms": 1e3 * (self._arrived[1] - began),
-            "prefill_ms": 1e3 * self._prefill,
-            "exposed_ms": 1e3 * (self._exposed[0] - told[0]),
-        }
-
-    async def _until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                self._news.clear()
-                await self._news.wait()
-
-    def _on_session(self, session: Session) -> RouterHello:
-        hello = session.peer_hello
-        assert isinstance(hello, WorkerHello)
-        self._workers[hello.role] = (session, WorkerRef(hello.identity, hello.peer_address))
-        session.on_record = self._on_record
-        self._news.set()
-        return RouterHello(identity=self._identity)
-
-    def _on_record(self, record: Record) -> None:
-        match record:
-            case TokenBatch():
-                for delta in record.deltas:
-                    for offset, token in enumerate(delta.tokens):
-                        self._tokens[delta.position + offset] = token
-                        self._arrived[delta.position + offset] = time.perf_counter()
-                    if delta.phases and "prefill" in delta.phases:
-                        self._prefill = delta.phases["prefill"]
-            case WorkerMetrics():
-                values = {
-                    sample: value for _, sample, labels, value in record.samples
-                    if labels.get("phase") == "exposed"
-                }  # fmt: skip
-                if values:
-                    sums = [values[f"baton_handoff_phase_seconds_{x}"] for x in ("sum", "count")]
-                    self._exposed = (sums[0], sums[1])
-            case Declined() | RequestFailed():
-                raise RuntimeError(f"{self.name}: {record}")
-        self._news.set()
+def _address(name: str) -> str:
+    return f"{ADDRESSES[0]}:{_PORTS[name]}"
 
 
 async def ask(tokens: int, requests: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     """The same prompts to both, in turn."""
     rng = np.random.default_rng(seed)
-    pairs = [Pair(WHOLE), Pair(MEASURED)]
-    rows: dict[str, list[dict[str, Any]]] = {pair.name: [] for pair in pairs}
-    await asyncio.gather(*(pair.start() for pair in pairs))
+    pairs = {name: WorkerPair() for name in (WHOLE, MEASURED)}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in pairs}
+    await asyncio.gather(*(pair.start(_address(name)) for name, pair in pairs.items()))
     for index in range(requests + _LEARN):
         prompt = rng.integers(_LOWEST_ID, 40_000, tokens).tolist()
-        for pair in pairs:
-            row = await pair.request(index, prompt)
+        for name, pair in pairs.items():
+            row = await _timed(pair, index, prompt)
             if index >= _LEARN:
-                rows[pair.name].append(row)
-    for pair in pairs:
+                rows[name].append(row)
+    for pair in pairs.values():
         await pair.close()
     return rows
+
+
+async def _timed(pair: WorkerPair, number: int, prompt: Sequence[int]) -> dict[str, Any]:
+    """Milliseconds, and the tokens."""
+    told = pair.metric(_EXPOSED + "_sum"), pair.metric(_EXPOSED + "_count")
+    early = pair.metric(_EARLY)
+    answer = await pair.request(number, prompt, _OUTPUT)
+    # Workers tell their metrics once a second.
+    await pair.until(lambda: pair.metric(_EXPOSED + "_count") > told[1])
+    return {
+        "tokens": answer.tokens,
+        "first_ms": 1e3 * answer.arrived[0],
+        "second_ms": 1e3 * answer.arrived[1],
+        "prefill_ms": 1e3 * answer.prefill,
+        "exposed_ms": 1e3 * (pair.metric(_EXPOSED + "_sum") - told[0]),
+        "early": pair.metric(_EARLY) - early,
+    }
 
 
 def _ask(pipe: Connection, namespace: str, tokens: int, requests: int, seed: int) -> None:
@@ -228,7 +134,7 @@ def measure(
         **{
             name: {
                 key: statistics.median(each[key] for each in seen)
-                for key in ("prefill_ms", "exposed_ms", "first_ms", "second_ms")
+                for key in ("prefill_ms", "exposed_ms", "first_ms", "second_ms", "early")
             }
             for name, seen in rows.items()
         },

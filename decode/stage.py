@@ -293,7 +293,7 @@ class DecodeStage:
         scheme = self._peers.scheme_from(machine.sender)
         wish = self._wishes.get(machine.sender, 0)
         if wish and not machine.loan and can_cut(self._layout):
-            scheme = cut_by_layers(scheme, wish, self._layout.num_layers)
+            scheme = cut_by_layers(scheme, wish, self._layout)
         self._do(receiving, machine.on_session(scheme, self._clock()))
 
     def _do(self, receiving: _Receiving, actions: list[Action]) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from baton.kvtransfer.handoff.messages import blocks_by_layers
 from baton.protocol.curves import LinkCurve
 
 SHARE = 0.1
@@ -44,8 +45,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A hand-off that succeeded. `exposed`: seconds from the end of the prefill to the last
-    message. `layers_per_message`: as it was granted, 0 for all."""
+    """A hand-off that succeeded. `exposed`: seconds from the end of the prefill until all was at
+    the receiver. `layers_per_message`: as it was granted, 0 for all."""
 
     chunks: tuple[Chunk, ...]
     exposed: float
@@ -69,10 +70,17 @@ class Cutting:
     num_layers: int
     block_bytes: int
     blocks_per_message: int = 1
-    """Of all layers."""
 
     def groups(self, layers_per_message: int) -> int:
         return -(-self.num_layers // layers_per_message) if layers_per_message else 1
+
+    def blocks(self, layers_per_message: int) -> int:
+        """Of a message."""
+        if not layers_per_message:
+            return self.blocks_per_message
+        return blocks_by_layers(
+            self.blocks_per_message, layers_per_message, self.num_layers, self.block_bytes
+        )
 
     def choices(self) -> list[int]:
         """Layers per message, coarsest first."""
@@ -95,10 +103,9 @@ def predict_exposed(
     message after the other, each as soon as it is computed; the last one arrives the link's latency
     later."""
     groups = cutting.groups(layers_per_message)
-    rows = cutting.blocks_per_message * groups
     computed = free = 0.0
     for chunk in chunks:
-        messages = -(-chunk.blocks // rows)
+        messages = -(-chunk.blocks // cutting.blocks(layers_per_message))
         num_bytes = chunk.blocks * cutting.block_bytes / groups
         for group in range(groups):
             ready = computed + chunk.seconds * (group + 1) / groups

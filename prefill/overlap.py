@@ -3,6 +3,7 @@ chunks, keeps an `Overlap` for each receiver, and has the engine tell of layers 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Protocol
@@ -15,6 +16,8 @@ from baton.kvtransfer.probe import SMALL_MESSAGE, blocks_in
 from baton.protocol.curves import LinkCurve
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
+
+log = logging.getLogger(__name__)
 
 _MEMORY = 0.02
 """What the last message counts."""
@@ -99,11 +102,15 @@ class Overlaps:
         )
         pair = self._pairs.get(peer)
         if pair is not None and any(chunk.blocks for chunk in chunks):
-            exposed = stamps["sealed"] - stamps["ready"]
+            # Until the Ack: a small message may count as sent before the link has had it.
+            exposed = self._clock() - stamps["ready"]
             layers = granted.scheme.layers_per_message
             curve = self._links.link(peer.node_id)
             link = None if curve is None else Link(curve, self._posting)
+            before = pair.layers_per_message
             pair.observe(Observed(chunks, exposed, layers), link)
+            if pair.layers_per_message != before:
+                log.info("KV to %s: %s", peer.node_id, _name(pair.layers_per_message))
 
     def posted(self, seconds: float) -> None:
         """What a message took within the transport's call."""
@@ -116,3 +123,9 @@ class Overlaps:
     def forget(self, peer: Identity) -> None:
         """This life of the receiver is not known any more."""
         self._pairs.pop(peer, None)
+
+
+def _name(layers_per_message: int) -> str:
+    if not layers_per_message:
+        return "whole blocks"
+    return f"{layers_per_message} layers a message, while the others are computed"

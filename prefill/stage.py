@@ -79,6 +79,9 @@ class SendObserver(Protocol):
     def message_phase(self, phase: str, seconds: float) -> None:
         """See Channel.on_phase."""
 
+    def sent_early(self, messages: int) -> None:
+        """They left before the step that computed them was over."""
+
 
 class Kind(Enum):
     PREFILL = "prefill"
@@ -239,10 +242,9 @@ class PrefillStage:
         for each in event.sequences:
             handoff = self._started.get(each.key)
             if handoff is not None and handoff.kind is Kind.PREFILL:
-                machine = handoff.machine
-                self._do(
-                    handoff, machine.on_layers(each.blocks, each.begun, event.layers, now)
-                )
+                actions = handoff.machine.on_layers(each.blocks, each.begun, event.layers, now)
+                self._observer.sent_early(sum(isinstance(one, PostSend) for one in actions))
+                self._do(handoff, actions)
 
     def on_refused(self, event: Refused) -> bool:
         """True when it answers a PinCached or Park of ours."""

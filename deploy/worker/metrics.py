@@ -21,11 +21,12 @@ _SENDER_PHASES = {
     "grant": ("started", "granted"),
     "send": ("posted", "sent"),
     "hidden": ("posted", "ready"),
-    "exposed": ("ready", "sealed"),
+    "exposed": ("ready", "ended"),
     "ack": ("sealed", "ended"),
 }
-"""Phase to the stamps between which it lies. "hidden" is how long messages went while the
-prefill ran, "exposed" what it did not hide: from its end until the last message was over."""
+"""Phase to the stamps between which it lies. "hidden" is how long messages went while the prefill
+ran, "exposed" what it did not hide: from its end until the receiver had everything, for a small
+message may be called sent before the link has had it."""
 
 _NO_FAILURES = ("finished", "cancelled", "revoked", "sender_finished", "sender_cancelled",
                 "all_cached", "not_cached", "sender_not_cached", "not_running")
@@ -112,6 +113,11 @@ class Metrics:
             buckets=_TRANSFER_BUCKETS,
             registry=self._registry,
         )
+        self.early = Counter(
+            "baton_handoff_early_messages",
+            "Messages of layers that left before the step that computed them was over",
+            registry=self._registry,
+        )
         self.in_flight = Gauge(
             "baton_handoff_messages_in_flight",
             "Messages of KV blocks that are under way or wait to be sent or to arrive",
@@ -191,6 +197,11 @@ class Metrics:
     def message_phase(self, phase: str, seconds: float) -> None:
         """Of one message: "queue" until its turn, "post" within the transport's call."""
         self.phase_seconds.labels(phase).observe(seconds)
+        self._changed = True
+
+    def sent_early(self, messages: int) -> None:
+        """They left before the step that computed them was over."""
+        self.early.inc(messages)
         self._changed = True
 
     def handoffs(

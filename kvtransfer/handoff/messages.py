@@ -10,6 +10,11 @@ import msgspec
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import Grant, Scheme
 
+SMALLEST = 256 << 10
+"""Bytes of a message that is cut by layers. A transport calls small messages sent when they are in
+some buffer, and then nobody knows what the link still has to do. Larger ones have to wait for more
+blocks."""
+
 Layers = tuple[int, int]
 """The first layer, and the one after the last."""
 
@@ -97,16 +102,28 @@ def can_cut(layout: KVLayout) -> bool:
     return layout.axes[0] == "layer" and layout.num_layers > 1
 
 
-def cut_by_layers(scheme: Scheme, layers_per_message: int, num_layers: int) -> Scheme:
-    """The same scheme cut by layers, as a sender wishes. Messages take more blocks instead, so
-    that they stay as large as they were, or become smaller, but not more."""
-    if not 0 < layers_per_message < num_layers:
+def cut_by_layers(scheme: Scheme, layers_per_message: int, layout: KVLayout) -> Scheme:
+    """The same scheme cut by layers, as a sender wishes."""
+    if not 0 < layers_per_message < layout.num_layers:
         return scheme
     return msgspec.structs.replace(
         scheme,
-        blocks_per_message=max(1, scheme.blocks_per_message * num_layers // layers_per_message),
+        blocks_per_message=blocks_by_layers(
+            scheme.blocks_per_message, layers_per_message, layout.num_layers, layout.block_bytes
+        ),
         layers_per_message=layers_per_message,
     )
+
+
+def blocks_by_layers(
+    blocks_per_message: int, layers_per_message: int, num_layers: int, block_bytes: int
+) -> int:
+    """How many blocks a message has once it has only some of their layers: no more than make it
+    as large as it was, and where that is possible enough for SMALLEST bytes."""
+    part = layers_per_message * block_bytes // num_layers
+    enough = -(-SMALLEST // max(1, part))
+    return max(blocks_per_message, min(blocks_per_message * num_layers // layers_per_message,
+                                       enough))
 
 
 def layer_bytes(layout: KVLayout, layers: Layers) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from baton.kvtransfer.handoff.messages import (
+    SMALLEST,
     Messages,
     can_cut,
     count_messages,
@@ -42,10 +43,11 @@ def link(byte: float, latency: float = 0.0, message: float = 0.0) -> Link:
 
 @pytest.mark.parametrize("staged", [False, True])
 def test_every_layer_of_every_granted_block_is_in_one_message(staged: bool) -> None:
-    for layers, blocks, step, cached, per_message in itertools.product(
-        range(1, 7), range(6), range(8), range(3), (1, 2, 5)
+    for layers, blocks, step, cached, per_message, block_tokens in itertools.product(
+        range(1, 7), range(6), range(8), range(3), (1, 2, 5), (1, 512, 4096)
     ):
-        scheme = cut_by_layers(Scheme(per_message, staged), step, layers)
+        layout = KVLayout(layers, 1, 8, block_tokens, "float32")
+        scheme = cut_by_layers(Scheme(per_message, staged), step, layout)
         grant = Grant(
             key=RequestKey("r", 0), operation=1, cached_blocks=cached,
             num_blocks=cached + blocks, first_tag=100, scheme=scheme,
@@ -65,14 +67,23 @@ def test_every_layer_of_every_granted_block_is_in_one_message(staged: bool) -> N
 
 
 def test_layers_of_a_block_follow_each_other_first_layers_first() -> None:
-    scheme = cut_by_layers(Scheme(1), 2, 5)
-    assert scheme == Scheme(2, False, 2)
+    scheme = cut_by_layers(Scheme(2), 2, KVLayout(5, 8, 64, 64, "float32"))
+    assert scheme == Scheme(2, layers_per_message=2)
     messages = Messages(0, 5, 7, scheme, 5)
     assert [(messages.span(m), messages.layers(m)) for m in range(messages.count)] == [
         (span, layers)
         for span in ((0, 2), (2, 4), (4, 5))
         for layers in ((0, 2), (2, 4), (4, 5))
     ]
+
+
+def test_messages_stay_large_enough_to_wait_for_their_receive() -> None:
+    for per_message, layers, step in itertools.product((1, 2, 64), (12, 30), (1, 2, 5)):
+        layout = KVLayout(layers, 3, 64, 16, "float32")
+        scheme = cut_by_layers(Scheme(per_message), step, layout)
+        size = scheme.blocks_per_message * layout.block_bytes * step // layers
+        assert size >= min(SMALLEST, per_message * layout.block_bytes // 2)
+        assert scheme.blocks_per_message >= per_message
 
 
 def test_a_group_of_layers_is_one_span_of_a_block_where_layers_come_first() -> None:
@@ -140,12 +151,13 @@ def test_cutting_hides_what_the_step_covers_and_no_more() -> None:
 
 
 def hand_off(
-    pair: Overlap, way: Link, seconds: float = 0.4, *, slowed: float = 1.0, worse: float = 0.0
-) -> None:
+    pair: Overlap, way: Link, cutting: Cutting = CUTTING, *, slowed: float = 1.0,
+    worse: float = 0.0,
+) -> None:  # fmt: skip
     """One of 100 blocks in a chunk, which goes as the model says. `slowed`: the step, by cuts."""
     layers = pair.layers_per_message
-    chunks = (Chunk(seconds * (slowed if layers else 1.0), 100),)
-    exposed = predict_exposed(chunks, way, CUTTING, layers) + (worse if layers else 0.0)
+    chunks = (Chunk(0.4 * (slowed if layers else 1.0), 100),)
+    exposed = predict_exposed(chunks, way, cutting, layers) + (worse if layers else 0.0)
     pair.observe(Observed(chunks, exposed, layers), way)
 
 
@@ -170,12 +182,13 @@ def test_a_slow_link_is_cut_after_some_hand_offs_and_stays_so() -> None:
 
 
 def test_dear_messages_make_for_fewer_groups() -> None:
+    large = Cutting(num_layers=30, block_bytes=10 << 20)  # so many messages come of many groups
     chosen = []
-    for message in (0.0, 3e-3, 1e-2):
-        pair = Overlap(CUTTING)
+    for message in (0.0, 1e-4, 1e-3):
+        pair = Overlap(large)
         for _ in range(9):
-            hand_off(pair, link(2e-6, message=message))
-        chosen.append(CUTTING.groups(pair.layers_per_message))
+            hand_off(pair, link(2e-3 / large.block_bytes, message=message), large)
+        chosen.append(large.groups(pair.layers_per_message))
     assert chosen == sorted(chosen, reverse=True)
     assert chosen[0] > chosen[-1] > 1
 
