@@ -265,11 +265,9 @@ def _plain(option: Option) -> float:
 def _too_early(best: Reading, others: Sequence[Reading], now: float) -> bool:
     """Whether all that could take this prompt have enough to go on with. When only the best one
     has, it is worth its queue: it has cached what the others had to compute."""
-    return _has_enough(best.worker, now) and all(_has_enough(o.worker, now) for o in others)
-
-
-def _has_enough(worker: Candidate, now: float) -> bool:
-    return worker.model.measured and worker.model.queue(now) > worker.model.horizon
+    return best.worker.model.has_enough(now, best.work) and all(
+        other.worker.model.has_enough(now, other.work) for other in others
+    )
 
 
 def _decision(
@@ -307,12 +305,13 @@ def _reason(
         return "cached_here"
     if forced is not None:
         return forced
-    rivals = [o for o in options if o.local is not best.local]
-    rival = min(rivals, key=_rank) if rivals else None
     if not best.local:
-        return "itl_protected" if rival is not None and rival.missed > 0.5 else "split"
+        decoder = best.writing.worker
+        there = next((o for o in options if o.local and o.writing.worker is decoder), None)
+        return "itl_protected" if there is not None and there.missed > 0.5 else "split"
     if best.writing.worker.role == "prefill":
         return "decode_busy"
+    rival = min((o for o in options if not o.local), key=_rank, default=None)
     if rival is None or rival.reading.queue > best.reading.queue:
         return "prefill_busy"
     return "handoff_dear"

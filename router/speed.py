@@ -126,6 +126,16 @@ class WorkerModel:
         left = max(self.head_until - now, OVERDUE_SHARE * self.head_work)
         return self.queued + min(left, max(self.queued + work, self.chunk_step))
 
+    def has_enough(self, now: float, work: float) -> bool:
+        """Whether prompts before one that takes `work` keep it from running dry. A long one that it
+        shares steps with counts as a chunk: it does not have to wait for that."""
+        if not self.measured:
+            return False
+        left = max(self.head_until - now, OVERDUE_SHARE * self.head_work)
+        if left > max(work, self.chunk_step):
+            left = self.chunk_step
+        return self.queued + left > self.horizon
+
     def prefill(self, tokens: int, cached: int) -> tuple[float, float]:
         """Seconds to compute all but the first `cached` of so many tokens, and how much of this
         those that decode lose."""

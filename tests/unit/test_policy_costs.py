@@ -1,0 +1,240 @@
+"""Where requests go when speeds are known: what is cheapest for everyone, as late as it can be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from baton.protocol.curves import LinkCurve, StepCurve
+from baton.protocol.ids import Identity
+from baton.router.candidates import Candidate, RequestFacts
+from baton.router.loans import Lender
+from baton.router.policy import Decision, Wait, decide
+from baton.router.prediction import outlook, prefill_work, room_in
+from baton.router.speed import WorkerModel
+
+CURVE = StepCurve(
+    base=10e-3, chunk=0.0, token=1e-4, pair=0.0, decode=1e-4, context=1e-7, spread=0.1, steps=999
+)
+"""A prompt of 1,000 tokens takes 120 ms, a decoding sequence adds a tenth of a millisecond."""
+FACTS = RequestFacts(
+    tokens=1000, blocks=63, remaining=100, block_size=16, token_bytes=1000,
+    due_in=2.0, ttft=2.0, itl=0.1,
+)
+NOW = 100.0
+
+
+def identity(name: str) -> Identity:
+    return Identity(name, 1)
+
+
+LIGHT = {"pressure": 0.3, "typical": 0.12}
+"""Of a worker that prompts have kept busy for a third of the time."""
+HEAVY = {"pressure": 0.8, "typical": 0.12}
+
+
+def worker(
+    name: str, *, room: int = 4096, curve: StepCurve | None = CURVE, **model: Any
+) -> Candidate:
+    """`p...` for prompts, `d...` decodes, `m...` both. `model`: of its WorkerModel."""
+    decoding = model.get("decoding", 0)
+    if decoding:
+        model = {"context": 500 * decoding, "itl": 0.1, **model}
+    role = {"p": "prefill", "d": "decode", "m": "mixed"}[name[0]]
+    return Candidate(
+        identity(name), role, 256, decoding, int(bool(model.get("queued"))), room,
+        model=WorkerModel(curve, **model),
+    )
+
+
+def chosen(facts: RequestFacts, *workers: Candidate) -> Decision:
+    decision = decide(facts, list(workers), (), NOW)
+    assert isinstance(decision, Decision), decision
+    return decision
+
+
+def way(decision: Decision) -> tuple[str | None, str, str]:
+    """Who computes the prompt for the other, who decodes, and why."""
+    prefill = decision.prefill.node_id if decision.prefill else None
+    return prefill, decision.decode.node_id, decision.reason
+
+
+# -- ways ------------------------------------------------------------------------------------
+
+
+def test_idle_workers_keep_to_their_roles_and_are_predicted() -> None:
+    decision = chosen(FACTS, worker("p0"), worker("d0"))
+    assert way(decision) == ("p0", "d0", "split")
+    predicted = decision.prediction
+    assert predicted is not None
+    assert predicted.ttft == pytest.approx(2 * 10e-3 + 1000 * 1e-4)
+    assert predicted.itl == pytest.approx(10e-3 + 1e-4 + 1e-7 * 1050)
+    assert (predicted.queue, predicted.exposed, predicted.link_measured) == (0, 0, False)
+    assert predicted.work == predicted.ttft
+
+
+def test_a_decode_worker_with_headroom_computes_prompts_that_would_wait_long() -> None:
+    busy = worker("p0", queued=1.0, head_work=0.0)
+    assert way(chosen(FACTS, busy, worker("d0", decoding=2))) == (None, "d0", "prefill_busy")
+    decision = decide(
+        FACTS, [worker("p0", queued=0.1, **HEAVY), worker("d0", decoding=40)], (), NOW
+    )
+    assert decision is Wait.BUSY  # it will be better off there
+
+
+def test_prompts_stay_away_from_decodes_that_are_near_their_target() -> None:
+    """Chunks beside them would break forty streams, so even a late prompt waits for its turn."""
+    near = worker("d0", decoding=40, itl=19e-3)
+    late = replace(FACTS, due_in=0.3, itl=None)
+    decision = chosen(late, worker("p0", queued=0.04, **HEAVY), near)
+    assert way(decision) == ("p0", "d0", "itl_protected")
+    decision = decide(late, [worker("p0", queued=0.6, **HEAVY), near], (), NOW)
+    assert decision is Wait.BUSY
+    relaxed = worker("d0", decoding=40, itl=1.0)
+    assert way(chosen(late, worker("p0", queued=0.6, **HEAVY), relaxed))[0] is None
+
+
+def test_an_idle_prefill_worker_decodes_when_those_that_should_have_too_much() -> None:
+    full = worker("d0", decoding=900, itl=0.1)
+    assert way(chosen(FACTS, worker("p0"), full))[:2] == (None, "p0")
+    pressed = worker("p0", **HEAVY)
+    assert way(chosen(FACTS, pressed, worker("d0", decoding=100)))[:2] == ("p0", "d0")
+    no_room = worker("d0", decoding=3, room=10)
+    assert way(chosen(FACTS, worker("p0"), no_room)) == (None, "p0", "decode_busy")
+
+
+def test_of_two_decode_workers_the_one_where_less_is_lost() -> None:
+    workers = [worker("p0", **HEAVY), worker("d0", decoding=60), worker("d1", decoding=50)]
+    assert way(chosen(FACTS, *workers))[1] == "d1"
+    strict = [workers[0], workers[1], worker("d1", decoding=50, itl=18e-3)]
+    assert way(chosen(replace(FACTS, itl=None), *strict))[1] == "d0"
+
+
+def test_its_own_target_counts_more_than_some_latency_of_others() -> None:
+    """The worker that is free at once has streams with room to spare."""
+    workers = [worker("p0", queued=0.049, **HEAVY), worker("d0", decoding=60, itl=1.0)]
+    assert way(chosen(replace(FACTS, due_in=5.0), *workers))[0] == "p0"
+    late = [worker("p0", head_until=NOW + 0.4, head_work=0.5, **HEAVY), workers[1]]
+    assert way(chosen(replace(FACTS, due_in=0.2), *late))[0] is None
+
+
+# -- caches ----------------------------------------------------------------------------------
+
+
+def held(**blocks: int) -> RequestFacts:
+    return replace(FACTS, held={identity(name): count for name, count in blocks.items()})
+
+
+def test_a_hot_prefix_spreads_before_its_holder_is_overloaded() -> None:
+    """960 of 1,000 tokens are cached at p0, so recomputing them costs 0.1 s."""
+    def reading(queued: float) -> tuple[str | None, str]:
+        workers = worker("p0", queued=queued, **LIGHT), worker("p1", **LIGHT)
+        prefill, _, reason = way(chosen(held(p0=60), *workers, worker("d0", decoding=5)))
+        return prefill, reason
+
+    assert [reading(queued) for queued in (0.0, 0.1, 0.15)] == [("p0", "cached_here")] * 3
+    assert [reading(queued) for queued in (0.3, 0.5)] == [("p1", "split")] * 2
+
+
+def test_a_loan_makes_going_elsewhere_cheap() -> None:
+    link = LinkCurve(latency=1e-3, byte=1e-8, spread=0.1, transfers=99)
+    facts = replace(held(p0=60), lenders=[Lender(identity("p0"), 60, {"p1": link})])
+    workers = (
+        worker("p0", queued=0.04, **LIGHT), worker("p1", **LIGHT), worker("d0", decoding=5)
+    )
+    assert way(chosen(held(p0=60), *workers))[0] == "p0"
+    decision = chosen(facts, *workers)
+    assert decision.prefill == identity("p1")
+    assert decision.loan is not None
+    assert decision.loan.lender == identity("p0")
+    assert decision.prediction is not None
+    assert decision.prediction.work == pytest.approx(10e-3 + 40e-4 + 1e-3 + 960e3 * 1e-8)
+
+
+def test_what_must_travel_and_cannot_be_hidden_delays_the_second_token() -> None:
+    """All of a prompt of two chunks is 1 MB, the last chunk 488 KB."""
+    links = {
+        "d0": LinkCurve(latency=1e-3, byte=1e-6, spread=0.1, transfers=9),
+        "d1": LinkCurve(latency=1e-3, byte=1e-9, spread=0.1, transfers=9),
+    }
+    decision = chosen(FACTS, worker("p0", links=links), worker("d0"), worker("d1"))
+    assert way(decision)[1] == "d1"
+    [slow] = [o for o in decision.others if not o.local]
+    assert slow.exposed == pytest.approx(1.0 - 0.12)  # the link is the slower of both
+    assert decision.prediction is not None
+    assert decision.prediction.exposed == pytest.approx(1e-3 + 488e-6)
+    assert decision.prediction.link_measured
+
+
+def test_a_session_stays_where_it_was_for_nearly_the_same_cost() -> None:
+    def decoded_by(others: int) -> tuple[str, str]:
+        facts = replace(FACTS, affinity=[identity("d1")])
+        workers = (
+            worker("p0", **LIGHT), worker("d0", decoding=10), worker("d1", decoding=others)
+        )
+        _, decode, reason = way(chosen(facts, *workers))
+        return decode, reason
+
+    assert decoded_by(11) == ("d1", "affinity")
+    assert decoded_by(9) == ("d1", "split")
+    assert decoded_by(60) == ("d0", "split")
+
+
+# -- when ------------------------------------------------------------------------------------
+
+
+def test_prompts_are_bound_late() -> None:
+    """A worker gets the next one when it has less than 50 ms (or a step) to do."""
+    busy, done = worker("p0", queued=0.2, **HEAVY), worker("p1", queued=0.02, **HEAVY)
+    decode = worker("d0", decoding=60)
+    assert decide(FACTS, [busy, decode], (), NOW) is Wait.BUSY
+    assert way(chosen(FACTS, busy, done, decode))[0] == "p1"
+    shared = worker("p2", head_until=NOW + 9, head_work=9.0, **HEAVY)
+    assert way(chosen(FACTS, busy, shared, decode))[0] == "p2"  # it gets half of each step
+    assert room_in([busy, decode], NOW) == pytest.approx(0.2 - busy.model.horizon)
+    assert room_in([done, decode], NOW) is None
+    assert busy.model.horizon == pytest.approx(10e-3 + 512e-4)
+
+
+def test_a_prompt_under_way_is_believed_to_proceed() -> None:
+    model = WorkerModel(CURVE, head_until=NOW + 0.3, head_work=0.4)
+    assert model.queue(NOW) == pytest.approx(0.3)
+    assert model.queue(NOW + 0.2) == pytest.approx(0.1)
+    assert model.queue(NOW + 9) == pytest.approx(0.04)  # overdue: nobody knows, but not nothing
+
+
+def test_a_short_prompt_shares_steps_with_a_long_one() -> None:
+    model = WorkerModel(CURVE, head_until=NOW + 30, head_work=40.0)
+    assert model.queue(NOW, 0.2) == pytest.approx(0.2)
+    assert model.queue(NOW, 50.0) == pytest.approx(30.0)
+
+
+def test_the_outlook_grows_with_what_is_ahead_and_shrinks_with_workers() -> None:
+    one, two = [worker("p0"), worker("d0")], [worker("p0"), worker("p1"), worker("d0")]
+    work = prefill_work(FACTS, one)
+    assert work == pytest.approx(0.12)
+    assert outlook(FACTS, one, 0.0, NOW) == pytest.approx(work)
+    assert outlook(FACTS, one, 3.0, NOW) == pytest.approx(3.0 + work)
+    assert outlook(FACTS, two, 3.0, NOW) == pytest.approx(1.5 + work)
+    assert outlook(FACTS, [worker("p0", curve=None)], 3.0, NOW) is None
+
+
+# -- chunks ----------------------------------------------------------------------------------
+
+
+def test_chunks_are_as_large_as_the_tightest_target_allows() -> None:
+    alone, beside = WorkerModel(CURVE), WorkerModel(CURVE, decoding=10, context=0, itl=0.03)
+    assert alone.chunk == 512
+    assert beside.chunk == pytest.approx((0.9 * 0.03 - 11e-3) / 1e-4, abs=1)
+    assert beside.prefill(1000, 0)[0] > 1.3 * alone.prefill(1000, 0)[0]
+    assert WorkerModel(CURVE, decoding=10, itl=1e-3).chunk == 16
+
+
+def test_what_was_not_taken_is_kept_the_best_first() -> None:
+    decision = chosen(FACTS, worker("p0"), worker("p1", queued=0.03), worker("d0"), worker("d1"))
+    costs = [decision.cost, *(alternative.cost for alternative in decision.alternatives)]
+    assert len(costs) == 4
+    assert costs == sorted(costs)
+    assert all(alternative.prediction.ttft > 0 for alternative in decision.alternatives)
