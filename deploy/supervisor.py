@@ -28,6 +28,7 @@ from typing import Protocol
 
 from baton.deploy.processes import Forker, Process, execute, kill_group
 from baton.deploy.status import StatusReport, parse_report
+from baton.deploy.strangers import INTERVAL, Strangers
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ class Supervisor:
         self._observer = observer
         self._restart = restart
         self._tasks: list[asyncio.Task[None]] = []
+        self._reaping: asyncio.Task[None] | None = None
         self._stopping = False
         self._changed = asyncio.Event()
 
@@ -153,6 +155,7 @@ class Supervisor:
             asyncio.create_task(self._keep(child), name=child.spec.name)
             for child in self.children.values()
         ]
+        self._reaping = asyncio.create_task(self._reap())
         while True:
             self._raise_errors()
             children = self.children.values()
@@ -193,12 +196,21 @@ class Supervisor:
                 self.kill()
                 await asyncio.wait(late)
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._reaping is not None:
+            self._reaping.cancel()
 
     def kill(self) -> None:
         """End every child now. `stop` still has to be awaited to reap them."""
         self._stopping = True
         for child in self.children.values():
             child.signal(signal.SIGKILL)
+
+    async def _reap(self) -> None:
+        strangers = Strangers()
+        while True:
+            await asyncio.sleep(INTERVAL)
+            children = self.children.values()
+            strangers.reap({child.pid for child in children if child.pid is not None})
 
     def _raise_errors(self) -> None:
         for task in self._tasks:
