@@ -8,7 +8,8 @@ most:
 
 What is late has lost its target already, so it does not cost others theirs; but it is overtaken
 for AGEING seconds and no longer. What decodes keeps the rank it had at its first token. Whether a
-prompt can still make it is judged by the worker's curve, as if it had the worker to itself.
+prompt can still make it is judged by the worker's curve, as if it had the worker to itself. A
+prompt whose beginning others wait for takes on the best of their ranks.
 
 Those without go by lane, priority and arrival, and never change.
 """

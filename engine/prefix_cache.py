@@ -76,6 +76,11 @@ class PrefixCache:
         """The same as at the last `is_coming`, without matching again."""
         return seq.awaits is not None and seq.awaits in self._announced
 
+    def computed_by(self, seq: Sequence) -> Sequence:
+        """Who computes what it waits for, which must be still coming: a running sequence."""
+        assert seq.awaits is not None
+        return self._announced[seq.awaits]
+
     def check_integrity(self, running: list[Sequence]) -> None:
         """Raises IntegrityError if something is announced that nobody computes."""
         for name, seq in self._announced.items():

@@ -9,7 +9,7 @@ granted whole, so only decodes ever ask for more blocks. When there are none, th
 sequence of the worst rank gives its blocks up and is computed again later. `hold` sequences are
 exempt: their blocks are being sent, and they never ask for more.
 
-Nothing starves: ranks are total, kept over preemption and change twice at most, the first of the
+Nothing starves: ranks are total, kept over preemption and age, the first of the
 queue is never overtaken for lack of blocks, and while it waits no reservation is granted.
 """
 

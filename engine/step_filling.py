@@ -99,12 +99,23 @@ class StepFilling:
     def _matched(self, seq: Sequence) -> list[int] | None:
         """The blocks of its prompt that are there; None when somebody is computing more."""
         if self._cache.still_coming(seq):
+            self._hurry(seq)
             return None
         if seq.prompt_logprobs is not None:
             return []
         # At least one token is left to compute, or there would be no logits.
         matched = self._cache.match(seq, len(seq.tokens) - 1)
-        return None if self._cache.is_coming(seq, len(matched)) else matched
+        if self._cache.is_coming(seq, len(matched)):
+            self._hurry(seq)
+            return None
+        return matched
+
+    def _hurry(self, seq: Sequence) -> None:
+        """Whoever computes what it waits for ranks no worse, from the next step on: it would wait
+        for all that come between them."""
+        other = self._cache.computed_by(seq)
+        if seq.due is not None and other.rank[:5] > seq.rank[:5]:
+            self._table.change_rank(other, (*seq.rank[:5], other.rank[5]))
 
 
 class _Line:

@@ -201,3 +201,17 @@ def test_what_decodes_keeps_its_rank_when_its_due_time_passes() -> None:
     assert driver.scheduler._table.running[0].rank == rank
     driver.run()
     assert driver.finished[key] == "length"
+
+
+def test_who_computes_what_another_waits_for_goes_as_early_as_that_one() -> None:
+    driver = Driver(num_blocks=128, max_batch_tokens=16, prefill_chunk=16)
+    shared = list(range(48))
+    driver.start(make_request("late", [*shared, 1], max_tokens=1, due_in=0.5))
+    driver.step()
+    waits = driver.start(make_request("waits", [*shared, 2], max_tokens=1, due_in=6.0))
+    for index in range(20):
+        ask(driver, f"later{index}", 9.0, 16)
+        driver.step()
+        if waits in driver.finished:
+            break
+    assert driver.now <= 6.0
