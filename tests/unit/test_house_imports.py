@@ -54,6 +54,7 @@ PURE = (
     "router/candidates.py",
     "router/loans.py",
     "router/options.py",
+    "router/crowding.py",
     "router/prediction.py",
     "router/speed.py",
     "router/backlog.py",
