@@ -199,8 +199,12 @@ class DecodeStage:
 
     def on_refused(self, event: Refused) -> None:
         receiving = self._live.get(event.key)
-        if receiving is not None:
-            self._do(receiving, receiving.machine.on_refused(event.reason))
+        if receiving is None:
+            return
+        if event.reason == "running":  # its Reserve came twice, and nothing is to be said of it
+            del self._live[event.key]
+            return
+        self._do(receiving, receiving.machine.on_refused(event.reason))
 
     # -- from the sender (ChannelEvents) -----------------------------------------------------
 
@@ -284,7 +288,7 @@ class DecodeStage:
             num_layers=self._layout.num_layers,
         )
         receiving = self._live[request.key] = _Receiving(machine, then=then)
-        self._submit(ReserveBlocks(request))
+        self._submit(ReserveBlocks(request, loan=then is not None))
         if self._peers.is_connected(sender):
             self._met(receiving)
 

@@ -30,9 +30,12 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class ReserveBlocks:
     """All or nothing: pin what the prefix cache holds of this request's prompt + accepted tokens,
-    allocate the rest. Answered by Reserved or Refused."""
+    allocate the rest. Answered by Reserved or Refused ("running": it was admitted before, and this
+    is the same reservation, come twice). `loan`: for the prefix cache only, nothing will run on
+    it."""
 
     request: Request
+    loan: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from baton.engine.commands import (
 from baton.engine.prefix_cache import PrefixCache
 from baton.engine.room import Room
 from baton.engine.sequence import Sequence
-from baton.engine.sequence_table import HELD, RESERVED, RUNNING, SequenceTable
+from baton.engine.sequence_table import HELD, RESERVED, RUNNING, WAITING, SequenceTable
 from baton.engine.stopping import finish_reason
 
 
@@ -62,16 +62,20 @@ class Handoffs:
     def _reserve(self, command: ReserveBlocks, now: float) -> Event:
         request = command.request
         known = self._table.get(request.key)
+        if known is not None and known.state is RESERVED:
+            return _reserved(known)
         if known is not None:
-            return _reserved(known) if known.state is RESERVED else _refused(known, "duplicate")
+            goes_on = known.state in (RUNNING, WAITING) and known.reported
+            return _refused(known, "running" if goes_on else "duplicate")
         seq = self._table.create(request, now)
         if self._room.misfit(seq) is not None:
             return _refused(seq, "too_large")
         matched = self._cache.match(seq, len(seq.tokens))
         fresh = self._room.blocks_for(len(seq.tokens)) - len(matched)
-        if self._table.blocked is not None or not self._room.has(matched, fresh):
+        has_room = self._room.has(matched, fresh, runs=not command.loan)
+        if self._table.blocked is not None or not has_room:
             return _refused(seq, "busy")
-        self._table.add_reserved(seq, matched, fresh)
+        self._table.add_reserved(seq, matched, fresh, loan=command.loan)
         return _reserved(seq)
 
     def _admit(self, command: AdmitReserved) -> Event | None:

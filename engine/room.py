@@ -20,10 +20,11 @@ class Room:
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._block_size)
 
-    def has(self, matched: list[int], fresh: int) -> bool:
-        """A slot, and blocks with one to spare for each sequence that goes on growing, so that
-        what comes in is not thrown out by the next step."""
-        if len(self._table.running) + self._table.num_reserved >= self._limits.max_running:
+    def has(self, matched: list[int], fresh: int, *, runs: bool = True) -> bool:
+        """A slot for what `runs`, and blocks with one to spare for each sequence that goes on
+        growing, so that what comes in is not thrown out by the next step."""
+        slots = len(self._table.running) + self._table.num_reserved - self._table.num_loans
+        if runs and slots >= self._limits.max_running:
             return False
         growing = sum(not seq.hold for seq in self._table.running)
         return self._pool.fits(matched, fresh, growing)

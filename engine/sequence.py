@@ -56,6 +56,8 @@ class Sequence:
     # The rest is the scheduler's own.
     itl: float = math.inf
     """The target between its tokens, in seconds."""
+    loan: bool = False
+    """Reserved for the prefix cache only."""
     pinned: bool = False
     """Nothing is computed: it is there to keep the cached blocks of its tokens."""
     root: bytes = b""

@@ -41,6 +41,8 @@ class SequenceTable:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_reserved = 0
+        self.num_loans = 0
+        """Of these, the ones that nothing will run on."""
         self.waiting_tokens = 0
         self.waiting_pairs = 0
         """(token, context token) pairs of these."""
@@ -76,11 +78,13 @@ class SequenceTable:
         self._sequences[seq.key] = seq
         self._enqueue(seq)
 
-    def add_reserved(self, seq: Sequence, matched: list[int], fresh: int) -> None:
+    def add_reserved(self, seq: Sequence, matched: list[int], fresh: int, *, loan: bool) -> None:
         self._give_blocks(seq, matched, fresh, Use.HELD)
         self._sequences[seq.key] = seq
         seq.state = RESERVED
+        seq.loan = loan
         self.num_reserved += 1
+        self.num_loans += loan
 
     def add_held(self, seq: Sequence) -> None:
         """Held from the start, with no blocks: there was nothing left to compute."""
@@ -157,6 +161,7 @@ class SequenceTable:
                 self.running.remove(seq)
             elif seq.state is RESERVED:
                 self.num_reserved -= 1
+                self.num_loans -= seq.loan
             self._take_blocks(seq, _USE[seq.state], quarantine)
         seq.state = GONE
         if self.blocked is seq:
@@ -222,6 +227,9 @@ class SequenceTable:
                     )
         queues = {WAITING: len(self.waiting), RUNNING: len(self.running),
                   RESERVED: self.num_reserved, GONE: 0}
+        loans = sum(seq.loan for seq in self._sequences.values() if seq.state is RESERVED)
+        if loans != self.num_loans:
+            raise IntegrityError(f"there are {loans} loans, {self.num_loans} were counted")
         if any(states[state] != number for state, number in queues.items()):
             raise IntegrityError(f"sequences are {dict(states)}, the queues say {queues}")
         for queue in (self.waiting, self.running):

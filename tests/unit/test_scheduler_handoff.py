@@ -111,6 +111,20 @@ def test_reserve_deliver_admit() -> None:
     assert driver.progress[again][0].cached_tokens == 8
 
 
+def test_a_reservation_is_made_once_and_known_again_when_it_runs() -> None:
+    driver = Driver()
+    request = make_request("a", PROMPT, max_tokens=6)
+    reserved = driver.reserve(request)
+    assert driver.reserve(request) == reserved
+    assert driver.counts().held == 3
+    driver.deliver(request.key)
+    driver.admit(request.key, tuple(undisturbed(PROMPT, 1)))
+    assert driver.reserve(request) == Refused(request.key, "running")
+    driver.run()
+    assert driver.outputs[request.key] == undisturbed(PROMPT, 6)
+    assert driver.counts().held == driver.counts().active == 0
+
+
 def test_a_reservation_pins_all_that_is_cached() -> None:
     driver = Driver()
     prompt = list(range(12))

@@ -6,7 +6,14 @@ from engine_driver import BLOCK, Driver
 from fake_runner import undisturbed
 from make_request import make_request
 
-from baton.engine.commands import Adopt, Refused, Release, Reserved, loan_key
+from baton.engine.commands import (
+    Adopt,
+    Refused,
+    Release,
+    ReserveBlocks,
+    Reserved,
+    loan_key,
+)
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Request
 from baton.protocol.tokens import pack_tokens, unpack_tokens
@@ -281,3 +288,18 @@ def test_adopting_what_is_no_reservation_changes_nothing() -> None:
     driver.apply(Adopt(request.key, 2))
     assert isinstance(driver.reserve(request), Reserved | Refused)
     assert driver.counts().held == 3
+
+
+def test_a_loan_takes_no_place_of_what_runs() -> None:
+    driver = Driver(max_running=1)
+    loan = make_request("a/loan", PROMPT)
+    [event] = driver.apply(ReserveBlocks(loan, loan=True))
+    assert isinstance(event, Reserved)
+    request = make_request("b", [9] * 6, max_tokens=3)
+    assert isinstance(driver.reserve(request), Reserved)
+    refused = driver.reserve(make_request("c", [8] * 6))
+    assert refused == Refused(RequestKey("c", 1), "busy")
+    for key in (loan.key, request.key):
+        driver.release(key)
+    assert driver.counts().held == 0
+    assert isinstance(driver.reserve(make_request("d", [8] * 6)), Reserved)

@@ -67,6 +67,20 @@ async def test_first_token_from_one_the_rest_from_the_other(
     assert p.transport.bytes_sent()["inproc"] == 8 * 4 * 8
 
 
+async def test_a_reserve_that_comes_again_while_the_request_runs_changes_nothing(
+    pair: tuple[MiniWorker, MiniWorker],
+) -> None:
+    p, d = pair
+    request = make_request("r", PROMPT, max_tokens=60)
+    send(p, d, request)
+    await d.until(lambda: len(d.links.tokens("r")) > 1, "it decodes")
+    d.worker.on_record(ROUTER, Reserve(request=request, prefill=p.ref))
+    await d.until(lambda: len(d.links.tokens("r")) == 59, "the rest of its tokens")
+    assert p.links.tokens("r") + d.links.tokens("r") == undisturbed(PROMPT, 60)
+    assert not any(isinstance(record, Declined) for record in (*p.links.records, *d.links.records))
+    await clean(p, d)
+
+
 async def test_only_what_the_receiver_lacks_travels(pair: tuple[MiniWorker, MiniWorker]) -> None:
     p, d = pair
     send(p, d, make_request("one", PROMPT))
