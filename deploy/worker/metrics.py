@@ -279,7 +279,7 @@ class Metrics:
 
 
 def _way(scheme: Scheme) -> tuple[str, str]:
-    kind = "staged" if scheme.staged else "direct"
+    kind = "staged" if scheme.staged else "pulled" if scheme.pulled else "direct"
     return kind, str(scheme.blocks_per_message)
 
 
