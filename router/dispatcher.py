@@ -97,6 +97,7 @@ class Dispatcher:
         self._placement.avoided = self._vitals.avoided
         self._reserve = Reserve(self.registry, self.lanes)
         self._placement.reserve = self._reserve.for_flight
+        self._placement.spare = self._reserve.interval
         self._placement.to_probe = self._vitals.to_probe
         self._placement.on_sent = self._vitals.sent
         self._placement.on_over = self._vitals.over
@@ -151,6 +152,7 @@ class Dispatcher:
         if self.watcher is not None:
             self.watcher.arrived(flight)
         self._retries.budget.request()
+        self._reserve.arrived(lane.name, now)
         refusal = self._sending.submit(flight)
         if refusal is not None:
             raise self._refused(flight, refusal)

@@ -29,9 +29,11 @@ OUTLIER = 3.0
 """Times as slow as the others, against predictions."""
 GOOD = 2.0
 """And so a probe may be at most."""
+USUAL = 1.0
+"""Actual over predicted, which the others count for at least: predictions may be too careful."""
 GAIN = 0.3
 """Of a single observation, what is believed."""
-LEAST = 3
+LEAST = 4
 """Observations before a worker is judged."""
 FAILING = 0.5
 """Share of failures from which a worker is an outlier, if that of the others is less than half."""
@@ -229,7 +231,7 @@ class Health(Generic[W]):
     def _usual(self, worker: W, pools: Mapping[W, str], now: float) -> float:
         """Actual over predicted at the others."""
         known = [peer.slowness for peer in self._peers(worker, pools, now) if peer.seen]
-        return math.exp(median(known)) if known else 1.0
+        return max(USUAL, math.exp(median(known))) if known else 1.0
 
     def _usual_failures(self, worker: W, pools: Mapping[W, str], now: float) -> float:
         """The share at the others."""

@@ -40,6 +40,8 @@ class Placement:
         """Called when nothing of an attempt is wanted any more."""
         self.reserve: Callable[[Flight, list[Candidate]], list[Candidate]] = lambda _, found: found
         """The workers as a flight may use them: some lanes leave room for others."""
+        self.spare: Callable[[Flight, float], float | None] = lambda flight, now: None
+        """The target for intervals of the lanes that it has to leave room for."""
         self.avoided: Callable[[float], set[Identity]] = lambda now: set()
         """Workers that get nothing at this time, for they are slow or fail."""
         self.to_probe: Callable[[float], Identity | None] = lambda now: None
@@ -58,7 +60,7 @@ class Placement:
         if decision is None:
             decision = decide(facts, candidates, exclude, now)
         if isinstance(decision, Decision):
-            if better_to_wait(decision, facts, candidates):
+            if better_to_wait(decision, facts, candidates, self.spare(flight, now)):
                 return Wait.BUSY
             self._send(flight, decision, facts, now)
             self.on_sent(flight, now)

@@ -1,5 +1,8 @@
 """Room that lanes leave for the one that matters most: the last quarter of every worker.
 
+Intervals have room as well: while heavier lanes are in use, the others leave a part of their target
+(`restraint.py`), or many slow streams would leave no worker on which a fast one can run.
+
 Only the lane of the highest weight may take the last quarter of a worker's slots and blocks; the
 others leave it, unless they have less of the worker's slots than their weight gives them, or the
 worker has nothing to do. So a flood of batch work finds no worker full, and what is urgent finds
@@ -8,6 +11,7 @@ none that has no room at all.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from baton.protocol.ids import Identity
@@ -19,12 +23,18 @@ from baton.router.registry import Registry
 QUARTER = 4
 
 
+ACTIVE = 30.0
+"""Seconds after its last request for which a lane's intervals are cared for."""
+
+
 class Reserve:
     def __init__(self, registry: Registry, lanes: Lanes) -> None:
         self._registry = registry
         self._lanes = lanes
         self._highest = max(lane.weight for lane in lanes)
         self._all = sum(lane.weight for lane in lanes)
+        self._last: dict[str, float] = {}
+        """By lane: when its last request came."""
         self._known: dict[tuple[Identity, str], tuple[Candidate, Candidate]] = {}
         """By worker and lane: as it is, and as the lane may see it. Worked out when it changes."""
 
@@ -34,6 +44,20 @@ class Reserve:
         if lane.weight >= self._highest or flight.begun:
             return candidates
         return [self._for_lane(lane, candidate) for candidate in candidates]
+
+    def arrived(self, lane: str, now: float) -> None:
+        self._last[lane] = now
+
+    def interval(self, flight: Flight, now: float) -> float | None:
+        """The tightest target for intervals among the lanes of more weight that are in use."""
+        own = self._lanes.named(flight.lane).weight
+        return min(
+            (
+                lane.itl for lane in self._lanes
+                if lane.weight > own and now - self._last.get(lane.name, -math.inf) < ACTIVE
+            ),
+            default=None,
+        )
 
     def gone(self, worker: Identity) -> None:
         """Idempotent."""

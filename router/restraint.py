@@ -19,10 +19,19 @@ MARGIN = 0.9
 those that are there already, for they grow."""
 
 
+SPARE = 0.5
+"""Of the intervals' target of those that matter more, what lighter lanes leave for them: to decode,
+and for chunks of their prompts beside what decodes there."""
+
+
 def better_to_wait(
-    decision: Decision, facts: RequestFacts, candidates: Iterable[Candidate]
+    decision: Decision,
+    facts: RequestFacts,
+    candidates: Iterable[Candidate],
+    spare: float | None = None,
 ) -> bool:
-    """Not for what had begun, nor where nobody decodes, for whose end one could wait."""
+    """Not for what had begun, nor where nobody decodes, for whose end one could wait. `spare`: the
+    target for intervals, in seconds, of requests that matter more and may come at any time."""
     predicted = decision.prediction
     if predicted is None or not predicted.measured or facts.recompute or facts.remaining <= 1:
         return False
@@ -34,6 +43,10 @@ def better_to_wait(
     alone *= model.correction.decode
     return any(
         alone <= MARGIN * target < interval
-        for target, interval in ((model.itl, predicted.itl_others), (facts.itl, predicted.step))
+        for target, interval in (
+            (model.itl, predicted.itl_others),
+            (facts.itl, predicted.step),
+            (None if spare is None else (1 - SPARE) / MARGIN * spare, predicted.itl_others),
+        )
         if target is not None
     )
