@@ -25,7 +25,7 @@ def test_phases_of_a_hand_off_come_from_its_stamps() -> None:
     seen = samples(metrics)
     name = "baton_handoff_phase_seconds_sum"
     assert {phase: seen[name, phase] for phase in ("grant", "send", "exposed", "ack")} == {
-        "grant": 0.5, "send": 3.0, "exposed": 1.5, "ack": 0.25}
+        "grant": 0.5, "send": 3.0, "exposed": 1.75, "ack": 0.25}
     assert seen[name, "reserve"] == 0.25
     assert seen[name, "wire"] == 3.0
     assert seen["baton_kv_transfer_seconds_sum", "ucx"] == 3.0
