@@ -48,6 +48,8 @@ class Reading:
     own: float
     """Of `work`, what those that decode there lose."""
     ttft: float
+    late: float
+    """The chance that this is."""
     to_come: float
     loan: Loan | None = None
 
@@ -58,6 +60,8 @@ class Writing:
 
     worker: Candidate
     itl: float
+    slow: float
+    """The chance that this is too long."""
     missed: float
     """Others' targets, expected."""
     delay: float
@@ -143,11 +147,11 @@ def best_writers(
         ranked.sort()
         best = [place for _, _, place in ranked[:few]]
         if facts.held:
-            places = range(len(workers))
             held = facts.held
-            most = max(places, key=lambda place: held.get(workers[place].identity, 0))
-            if most not in best and workers[most].identity in held:
-                best.append(most)
+            cached = [held.get(worker.identity, 0) for worker in workers]
+            most = max(cached)
+            if most and cached.index(most) not in best:
+                best.append(cached.index(most))
         workers = [workers[place] for place in best]
     writings = [write(facts, worker, pool) for worker in workers]
     writings.sort(key=lambda w: (w.missed, w.itl, -w.worker.available_blocks))
@@ -169,8 +173,9 @@ def read(
     to_come = work * pool.work_price
     if worker.role == "decode":
         to_come += AGAINST_ROLE * work
-    ttft = model.first_token(queue, work)
-    return Reading(worker, cached, queue, work, own, ttft, to_come, loan)
+    ttft, due = model.first_token(queue, work), facts.due_in
+    late = 0.0 if due is None else chance_of_missing(ttft, due)
+    return Reading(worker, cached, queue, work, own, ttft, late, to_come, loan)
 
 
 def write(facts: RequestFacts, worker: Candidate, pool: Pool = EMPTY) -> Writing:
@@ -188,15 +193,18 @@ def write(facts: RequestFacts, worker: Candidate, pool: Pool = EMPTY) -> Writing
         to_come = duration * pool.slowing_price(slowing)
     if worker.role == "prefill" and facts.remaining > 1:
         to_come += AGAINST_ROLE * duration
-    return Writing(worker, itl, missed, model.decoding * output * added, to_come)
+    slow = 0.0
+    if facts.itl is not None and facts.remaining > 1:
+        slow = chance_of_missing(itl, facts.itl)
+    return Writing(worker, itl, slow, missed, model.decoding * output * added, to_come)
 
 
 def chance_of_missing(predicted: float, target: float) -> float:
     """That a latency is above its target."""
-    if predicted <= 0:
-        return 0.0
+    if target <= 0:
+        return 1.0
     off = (predicted / target - 1) / DOUBT
-    return 1 / (1 + math.exp(-1.7 * off)) if abs(off) < 20 else float(off > 0)
+    return 1 / (1 + math.exp(-1.7 * off)) if -6 < off < 6 else float(off > 0)
 
 
 def borrow(facts: RequestFacts, worker: Candidate) -> Loan | None:
@@ -213,22 +221,21 @@ def combine(facts: RequestFacts, reading: Reading, writing: Writing) -> Option:
     model, output = reading.worker.model, facts.output
     # Those that decode where the prompt is computed lose its chunks' time.
     harm = writing.delay + model.decoding * reading.own
-    missed, value = writing.missed, 0.0
+    missed = writing.missed
     if model.itl is not None and model.decoding:
         interval = writing.itl if local else model.interval(model.step)
         slower = interval + reading.own / max(1.0, output)
         missed += model.decoding * (
             chance_of_missing(slower, model.itl) - chance_of_missing(interval, model.itl)
         )
-    value += missed * output * (writing.worker.model.itl or model.itl or 0.0)
-    if facts.due_in is not None or facts.itl is not None:
-        kept = 1.0
-        if facts.due_in is not None:
-            kept -= chance_of_missing(reading.ttft, max(facts.due_in, 1e-3))
-        if facts.itl is not None and facts.remaining > 1:
-            kept *= 1 - chance_of_missing(_own_interval(facts, writing, exposed), facts.itl)
-        missed += 1 - kept
-        value += (1 - kept) * facts.worth
+    value = missed * output * (writing.worker.model.itl or model.itl or 0.0)
+    slow = writing.slow
+    if exposed and facts.itl is not None and output > 2:
+        slow = chance_of_missing(_own_interval(facts, writing, exposed), facts.itl)
+    if reading.late or slow:
+        lost = 1 - (1 - reading.late) * (1 - slow)
+        missed += lost
+        value += lost * facts.worth
     plain = (
         reading.ttft + exposed + output * writing.itl
         + harm + reading.to_come + writing.to_come + value

@@ -32,6 +32,7 @@ from baton.router.candidates import Candidate, RequestFacts
 from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan
 from baton.router.options import (
+    FEW,
     Option,
     Reading,
     best_readers,
@@ -45,6 +46,9 @@ from baton.router.prediction import Prediction
 
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
+
+ALONE = 2
+"""Workers of each kind that are considered for all of a request."""
 
 ALTERNATIVES = 3
 """Ways not taken that a decision shows."""
@@ -199,12 +203,12 @@ class _Ways:
                 for reading, writing in pairs(apart, writers)
                 if reading.worker is not writing.worker
             ]
-        for writing in writers:
+        for writing in writers[:ALONE] + writers[FEW:]:  # and the one that has most of it cached
             worker = writing.worker
             if self._may_read_too(worker):
                 reading = read(facts, worker, self._now, self._for_tokens)
                 options.append(combine(facts, reading, writing))
-        for reading in readers:
+        for reading in readers[:ALONE]:
             worker = reading.worker
             if worker.role == "prefill" and self._may_write_too(worker):
                 writing = write(facts, worker, self._for_prompts)
@@ -243,15 +247,13 @@ class _Ways:
 
 
 def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
-    pressure = work = 0.0
-    for worker in workers:
-        model = worker.model
-        pressure += model.pressure
-        work += model.pressure * model.typical
+    models = [worker.model for worker in workers]
+    pressure = sum([model.pressure for model in models])
     if pressure <= 0:
         return EMPTY
+    work = sum([model.pressure * model.typical for model in models])
     ttft, worth = facts.tightest
-    return Pool(pressure / len(workers), work / pressure, ttft, worth)
+    return Pool(pressure / len(models), work / pressure, ttft, worth)
 
 
 def _rank(option: Option) -> tuple[float, bool]:
