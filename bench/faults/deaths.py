@@ -158,11 +158,9 @@ def pause(ground: Ground, role: str, seconds: float) -> Verdict:
             verdict.detection = lost - began
             verdict.check_time("until it was given up", lost - began, SILENCE)
         ground.oracle.judge(ground.parts.url, verdict, second.seen)
-        # It sees how late it is, ends, and whoever watches over it starts another.
-        ended = ground.attempt(lambda: not part.running, 5.0)
-        verdict.check(ended is not None, "who came back late goes on as if nothing had happened")
     ground.limit_stall(verdict, SILENCE if given_up else seconds + DETECTION, tokens)
     ground.settle(verdict)
+    # Who comes back late ends by itself, and `repair` has started another.
     same = ground.parts.views()[name]["epoch"] == epoch
     verdict.notes["came_back_as"] = "the same epoch" if same else "a new epoch"
     verdict.check(same is not given_up, f"it is {verdict.notes['came_back_as']}")
