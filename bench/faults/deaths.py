@@ -159,9 +159,14 @@ def pause(ground: Ground, role: str, seconds: float) -> Verdict:
             verdict.check_time("until it was given up", lost - began, SILENCE)
         ground.oracle.judge(ground.parts.url, verdict, second.seen)
     ground.limit_stall(verdict, SILENCE if given_up else seconds + DETECTION, tokens)
+
+    def is_another() -> bool:
+        """Who comes back late ends by itself, and `repair` starts another."""
+        ground.repair()
+        return bool(ground.parts.views()[name]["epoch"] != epoch)
+
+    same = ground.attempt(is_another, 10.0 if given_up else 0.1) is None
     ground.settle(verdict)
-    # Who comes back late ends by itself, and `repair` has started another.
-    same = ground.parts.views()[name]["epoch"] == epoch
     verdict.notes["came_back_as"] = "the same epoch" if same else "a new epoch"
     verdict.check(same is not given_up, f"it is {verdict.notes['came_back_as']}")
     return verdict
