@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from baton.protocol.ids import Identity, RequestKey, new_epoch
@@ -259,3 +260,26 @@ class Cluster:
     def held(self) -> int:
         """What the router believes that workers hold."""
         return sum(w.outstanding + w.prefill_tokens for w in self.dispatcher.registry)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Cluster]:
+    """A cluster that takes workers; at the end nothing is held, queued or in flight."""
+    made = Cluster()
+    made.address = await made.control.bind("tcp://127.0.0.1:0")
+    yield made
+    assert made.held() == 0
+    assert made.dispatcher.in_flight == made.dispatcher.queue_depth == 0
+    assert all(not w.sent and not w.recomputing for w in made.dispatcher.registry)
+    for worker in made.workers.values():
+        await worker.dialer.close()
+    await made.control.close()
+
+
+async def read(flight: Flight) -> list[int]:
+    """All tokens; asserts that positions follow on each other."""
+    tokens: list[int] = []
+    async for delta in flight.events():
+        assert delta.position == len(tokens)
+        tokens += delta.tokens
+    return tokens

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from scripted_workers import LAYOUT, Cluster, FakeWorker, until
+from scripted_workers import LAYOUT, Cluster, FakeWorker, serving, until
 
 from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.hashing import Chain, chain_hashes, root_hash
@@ -109,14 +109,8 @@ def test_a_loan_has_to_be_faster_than_computing() -> None:
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
-    made = Cluster()
-    made.address = await made.control.bind("tcp://127.0.0.1:0")
-    yield made
-    assert made.held() == 0
-    assert made.dispatcher.in_flight == made.dispatcher.queue_depth == 0
-    for worker in made.workers.values():
-        await worker.dialer.close()
-    await made.control.close()
+    async with serving() as made:
+        yield made
 
 
 FIRST = list(range(200, 200 + 4 * BLOCK))

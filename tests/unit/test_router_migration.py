@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-from scripted_workers import BLOCKS, LOAD, Cluster, FakeWorker, until
+from scripted_workers import BLOCKS, LOAD, Cluster, FakeWorker, read, serving, until
 
 from baton.protocol.errors import BatonError
 from baton.protocol.records import (
@@ -25,23 +25,8 @@ EXPECTED = [100, 101, 102, 103, 104, 105]
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
-    made = Cluster()
-    made.address = await made.control.bind("tcp://127.0.0.1:0")
-    yield made
-    assert made.held() == 0
-    assert made.dispatcher.in_flight == made.dispatcher.queue_depth == 0
-    for worker in made.workers.values():
-        await worker.dialer.close()
-    await made.control.close()
-
-
-async def read(flight: Flight) -> list[int]:
-    """All tokens; asserts that positions follow on each other."""
-    tokens: list[int] = []
-    async for delta in flight.events():
-        assert delta.position == len(tokens)
-        tokens += delta.tokens
-    return tokens
+    async with serving() as made:
+        yield made
 
 
 async def streams_on(
