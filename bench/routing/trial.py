@@ -59,7 +59,9 @@ def run_trial(
         return Dispatcher(None, observer, lanes=lanes, max_queue=100_000)
 
     with deciding(system):
-        cluster = Cluster(system.workers(machine), seed=seed, dispatcher=dispatcher)
+        cluster = Cluster(
+            system.workers(machine), seed=seed, dispatcher=dispatcher, sizing=system.automatic
+        )
         prepare(cluster)
         run = cluster.run(arrivals, until=count[1] + limit)
     return Trial(system.name, run, window(run.outcomes, *count), count[1] - count[0])

@@ -19,6 +19,7 @@ from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause
 from baton.router.dispatcher import Dispatcher
 from baton.router.observer import NoObserver, Observer
+from baton.router.sizing import Sizing
 
 
 class Decisions(NoObserver):
@@ -50,6 +51,8 @@ class Run:
     seconds: float
     """Simulated, until the last request ended."""
     events: int
+    sizing: list[str] = field(default_factory=list)
+    """What the controllers decided, in words."""
     log: list[tuple[Any, ...]] = field(default_factory=list)
 
 
@@ -65,8 +68,9 @@ class Cluster:
         routers: int = 1,
         learn: bool = False,
         keep_log: bool = False,
+        sizing: bool = False,
     ) -> None:
-        """`workers`: (role, machine) of each."""
+        """`workers`: (role, machine) of each. `sizing`: the routers change roles."""
         self.loop = SimulatedLoop()
         self.network = Network()
         self.observer = Decisions()
@@ -75,6 +79,7 @@ class Cluster:
         self.dispatchers = [dispatcher(self.observer) for _ in range(routers)]
         self._router_ids = [Identity(f"router-{n}", 1) for n in range(routers)]
         self.workers: dict[str, SimulatedWorker] = {}
+        self.sizings: list[Sizing] = []
         self._sessions: dict[str, list[SimulatedSession]] = {}
         self._clients: Clients | None = None
         for number, (role, machine) in enumerate(workers):
@@ -84,6 +89,8 @@ class Cluster:
             )
             self.workers[name] = worker
             self.loop.call_soon(self._join, worker)
+        if sizing:
+            self.loop.call_soon(self._start_sizing)
 
     def run(self, arrivals: Iterable[Arrival], *, until: float | None = None) -> Run:
         """Until all requests have ended, or to this second."""
@@ -92,6 +99,9 @@ class Cluster:
             step = self.loop.time() + 10.0
             self.loop.run_until(step if until is None else min(step, until))
         clients.close()
+        for sizing in self.sizings:
+            sizing.close()
+        self.loop.run_until(self.loop.time())
         return Run(
             outcomes=clients.outcomes,
             gaps=clients.gaps,
@@ -105,6 +115,7 @@ class Cluster:
             retries=self.observer.retries,
             seconds=self.loop.time(),
             events=self.loop.events,
+            sizing=[entry.line() for sizing in self.sizings for entry in sizing.controller.log],
             log=self.log,
         )
 
@@ -129,6 +140,12 @@ class Cluster:
             assert blocks.active == blocks.held == 0, f"{name} still has {blocks}"
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _start_sizing(self) -> None:
+        for router, dispatcher in zip(self._router_ids, self.dispatchers, strict=True):
+            sizing = Sizing(dispatcher, router, mode="auto")
+            sizing.start()
+            self.sizings.append(sizing)
 
     def _join(self, worker: SimulatedWorker) -> None:
         name = worker.identity.node_id

@@ -17,6 +17,7 @@ from baton.bench.simulator.network import Network
 from baton.bench.simulator.session import SimulatedSession
 from baton.deploy.worker.cache_teller import CacheTeller
 from baton.deploy.worker.curves import CurveKeeper
+from baton.deploy.worker.role import RoleKeeper
 from baton.engine.cache_log import CacheChange
 from baton.engine.commands import (
     ChangeRole,
@@ -71,14 +72,13 @@ class SimulatedWorker:
     ) -> None:
         self.identity = Identity(name, 1)
         self.machine = machine
-        self.role = role
         self.role_changes: list[tuple[float, str]] = []
         """(second, role), by command."""
         self.dead = False
         self._loop = loop
         self._network = network
         self._learn = learn
-        self._term = -1
+        self._role = RoleKeeper(role)
         self._sessions: dict[Identity, SimulatedSession] = {}
         self._owners: dict[RequestKey, SimulatedSession] = {}
         random = Random(f"{seed} {name}")
@@ -91,6 +91,10 @@ class SimulatedWorker:
             self.identity, machine, loop, network, self.engine, self, self._curves, random
         )
         loop.at(loop.time() + random.random() * HEARTBEAT, self._beat)
+
+    @property
+    def role(self) -> str:
+        return self._role.role
 
     def hello(self) -> WorkerHello:
         return WorkerHello(
@@ -141,7 +145,7 @@ class SimulatedWorker:
             case Cancel():
                 self._cancel(record.key)
             case SetRole():
-                self._set_role(record)
+                self._set_role(record, session.router)
             case ResendCache():
                 self._cache.resend(session.router)
             case _:
@@ -158,14 +162,12 @@ class SimulatedWorker:
         self.engine.submit(Release(key))
         self.forget(key)
 
-    def _set_role(self, record: SetRole) -> None:
-        if record.term < self._term:
-            return
-        self._term = record.term
-        if record.role != self.role:
-            self.role_changes.append((self._loop.time(), record.role))
-        self.role = record.role
-        self.engine.submit(ChangeRole(record.role))
+    def _set_role(self, record: SetRole, router: Identity) -> None:
+        before = self.role
+        if self._role.take(record, router):
+            self.engine.submit(ChangeRole(self.role))
+        if self.role != before:
+            self.role_changes.append((self._loop.time(), self.role))
         self._send_load()
 
     # -- from the engine ---------------------------------------------------------------------
@@ -237,6 +239,10 @@ class SimulatedWorker:
             decoding=load.decoding,
             decode_context=load.decode_context,
             backlog_seconds=load.backlog_seconds,
+            term=self._role.term,
+            controller=self._role.controller,
+            pinned=self._role.pinned,
+            routers=tuple(self._sessions),
         ))
 
     def _tell_all(self, record: Record) -> None:

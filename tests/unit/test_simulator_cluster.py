@@ -45,7 +45,9 @@ def test_all_requests_are_served_whole_and_nothing_is_left(roles: tuple[str, ...
 def test_a_prefill_only_load_waits_as_an_m_d_1_queue(load: float) -> None:
     service = 60e-3
     # A prompt fills a step, so they are served one by one.
-    one_each = machine(base=service, max_running=8, max_batch_tokens=16, prefill_chunk=16)
+    one_each = machine(
+        base=0.0, token=service / 16, max_running=8, max_batch_tokens=16, prefill_chunk=16
+    )
     cluster = Cluster([("prefill", one_each)], seed=1)
     rate = load / service
     run = cluster.run(arrivals(poisson(rate, 12_000 / rate, seed=3), prompt=16, length=1))
@@ -111,7 +113,7 @@ def test_a_killed_worker_costs_no_request() -> None:
     run = cluster.run(arrivals(poisson(8, 10, seed=1), length=60))
     cluster.loop.run_until(cluster.loop.time() + 5)
     cluster.check_idle()
-    assert run.retries["worker_lost"] >= 3
+    assert run.retries["worker_lost"] >= 2
     assert {(o.end, o.tokens) for o in run.outcomes} == {("stop", 60)}
 
 
