@@ -7,6 +7,7 @@ import importlib
 import threading
 from collections.abc import Callable
 
+from baton.kernels.native.build import load_block_copy
 from baton.kvtransfer.transport import Transport
 from baton.protocol.errors import ConfigError
 
@@ -35,6 +36,8 @@ def load_in_background(name: str) -> threading.Thread:
     def load() -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(f"baton.kvtransfer.{name}")
+            if name == "ucx":
+                load_block_copy()  # the first time on a machine it is compiled
 
     thread = threading.Thread(target=load, name=f"load {name}", daemon=True)
     thread.start()

@@ -19,10 +19,10 @@ def draw(result: dict[str, Any], target: Path) -> None:
     cases = result["cases"]
     bars: dict[str, list[float]] = {
         "Baton, as probed": [c["schemes"][c["chosen"]]["gb_per_s"] for c in cases],
-        "Baton, block by block": [c["schemes"]["block by block"]["gb_per_s"] for c in cases],
+        "Baton, over UCX": [c["schemes"]["4 MiB messages"]["gb_per_s"] for c in cases],
         "Baton, staged": [c["schemes"]["staged"]["gb_per_s"] for c in cases],
         "NIXL": [c.get("nixl_gb_per_s", 0.0) for c in cases],
-        "one contiguous buffer": [c["contiguous"]["gb_per_s"] for c in cases],
+        "one contiguous buffer, the same way": [c["contiguous"]["gb_per_s"] for c in cases],
         "memory copy": [c["memcpy_gb_per_s"] for c in cases],
     }
     figure, axes = pyplot.subplots(figsize=(11, 4.5))

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from transport_peer import PeerProcess, pattern, peer_processes
-from transports import ended, ignore, succeeded, until
+from transports import Ends, ended, ignore, succeeded, until
 
 from baton.kernels.native.copying import Copier, Job, PythonCopier, Rows, make_copier
 from baton.kernels.shared_memory import shared_bytes
@@ -338,8 +338,24 @@ async def test_memory_that_cannot_be_mapped_comes_over_ucx(
         assert (await peer.answer_soon())["errors"] == []
 
 
-async def test_an_offer_beyond_the_memory_is_not_read(transport: UcxTransport) -> None:
+async def test_an_offer_beyond_the_memory_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sender that is wrong about its own memory takes nobody down with it."""
+    pack = wire.pack_offer
+
+    def far(number: int, tag: int, memory: int, start: int, *rest: Any) -> bytes:
+        return pack(number, tag, memory, start + (1 << 40), *rest)
+
+    monkeypatch.setattr(wire, "pack_offer", far)
+    ends = Ends("shared")
+    target = np.zeros(SIZE, np.uint8)
+    receive = ends.b.take(target, 5, ignore)
+    send = ends.to_b.offer(shared_pattern(SIZE, 5), 5, ignore)
+    await succeeded([receive, send])
+    assert np.array_equal(target, pattern(SIZE, 5)), "asked for over UCX"
+    await ends.close()
+
+
+def test_what_is_no_message_is_refused() -> None:
     data = wire.pack_offer(1, 5, 1, 4096, 4096, 4096, array("I", [0, 1]))
     offer = unpack(data)
     assert isinstance(offer, Offer)
@@ -440,4 +456,29 @@ async def test_copies_fit_any_rows(native: bool, monkeypatch: pytest.MonkeyPatch
         assert np.array_equal(target, expected)
     copier.end_lane(lane)
     copier.close()
+    copier.close()
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_a_sender_with_little_does_not_wait_for_one_with_much(native: bool) -> None:
+    """Lanes take turns. In the order of submission, the small copy would always be the last."""
+    loop = asyncio.get_running_loop()
+    copier = make_copier(loop) if native else PythonCopier(loop)
+    source, target = np.ones(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
+    one = array("I", [0])
+    places = []
+    for _ in range(20):
+        much, little = copier.lane(), copier.lane()
+        order: list[str] = []
+        rows = (Rows(source.ctypes.data, 0, SIZE, one), Rows(target.ctypes.data, 0, SIZE, one))
+        for _ in range(30):
+            copier.submit(much, *rows, SIZE, lambda order=order: order.append("much"))
+        copier.submit(little, *rows, 100, lambda order=order: order.append("little"))
+        await until(lambda order=order: len(order) == 31, "all copies")
+        places.append(order.index("little"))
+        for lane in (much, little):
+            copier.end_lane(lane)
+        if places[-1] < 30:
+            break
+    assert min(places) < 30, places
     copier.close()
