@@ -1,7 +1,7 @@
 """When to change how many workers read and how many write. Pure: `tick(now)`, and no clock.
 
     each second     has the load changed? can a pool no longer drain its queue?
-    each interval   plan the split; at once, and every 2 s for a while, when the load has changed,
+    each interval   plan the split; at once and every second for a while when the load changed,
                     workers came or went, or a queue does not drain
     a plan          moves in one go, if it gains more than moving costs, wherever the truth lies
                     within the error of what was observed
@@ -59,7 +59,7 @@ class ControllerSettings:
     """Seconds between plans while nothing happens."""
     settling: float = 15.0
     """Seconds after a change of the load within which plans come every `hurry`."""
-    hurry: float = 2.0
+    hurry: float = 1.0
     max_moves: int = 3
     """Role changes for each shift of the load."""
     pause: float = 45.0
@@ -151,9 +151,11 @@ class Controller:
         if not workers:
             return skipped(now, trigger, current, "no worker whose speed is known")
         if not current.serves:
-            rescue = choose(workers, Split(0, 0, len(workers)))
-            if rescue:  # one that does both is enough for now
-                return _moving(now, trigger, workers, rescue[:1], "nobody does one of the phases")
+            # One that does both is enough for now.
+            others = Split(max(0, current.prefill - 1), max(0, current.decode - 1), 1)
+            rescue = choose(workers, others)
+            if rescue:
+                return _moving(now, trigger, workers, rescue, "nobody does one of the phases")
         if trigger == "starvation" and self._moves_left > 0:
             relief = self._relief.move(workers)
             if relief is not None:

@@ -26,6 +26,8 @@ WINDOW = 120.0
 """Seconds that are looked back at most."""
 SAMPLE = 400
 """Requests that are looked at closer at most."""
+FRESH = 256
+"""Of the latest requests so many are looked at, whatever the sample takes of them."""
 LOOK_BACK = (3.0, 5.0, 8.0, 12.0, 20.0)
 """Seconds ago at which a change may have been."""
 SURE = 4.5
@@ -48,9 +50,11 @@ class Seen:
     ttft: float
     itl: float
     produced: Callable[[], int]
+    key: Hashable = None
     cached: int | None = None
     output: int | None = None
     """None while it runs."""
+    sampled: bool = True
 
     @property
     def life(self) -> Life:
@@ -86,6 +90,8 @@ class Observation:
 
     _seconds: deque[Second] = field(default_factory=deque)
     _sample: deque[Seen] = field(default_factory=deque)
+    _fresh: deque[Seen] = field(default_factory=deque)
+    """All of the last seconds: after a change there is nothing else to go by."""
     _running: dict[Hashable, Seen] = field(default_factory=dict)
     _number: int = 0
     _stride: int = 1
@@ -120,13 +126,18 @@ class Observation:
         second.tokens += size
         second.squares += size * size
         self._number += 1
-        if self._number % self._stride == 0:
-            request = Seen(now, prompt, most, ttft, itl, produced)
+        request = Seen(now, prompt, most, ttft, itl, produced, key)
+        request.sampled = self._number % self._stride == 0
+        self._running[key] = request
+        self._fresh.append(request)
+        if request.sampled:
             self._sample.append(request)
-            self._running[key] = request
             if len(self._sample) > SAMPLE:
-                self._stride *= 2
-                self._sample = deque(list(self._sample)[::2])
+                self._thin()
+        while len(self._fresh) > FRESH or self._fresh[0].at < now - LOOK_BACK[-1]:
+            old = self._fresh.popleft()
+            if not old.sampled:
+                self._running.pop(old.key, None)
 
     def ended(self, key: Hashable, output: int, cached: int | None) -> None:
         """Idempotent. `cached`: prompt tokens that were not computed, if that is known."""
@@ -157,8 +168,10 @@ class Observation:
         if since is None:
             return False
         self._output = self._outputs()[1]
-        while self._sample and self._sample[0].at < since:
-            self._sample.popleft()
+        since = max(since, self._fresh[0].at if self._fresh else since)
+        self._sample = deque(seen for seen in self._fresh if seen.at >= since)
+        for seen in self._sample:
+            seen.sampled = True
         while self._seconds and self._seconds[0].at < since:
             self._seconds.popleft()
         self._began = since
@@ -213,6 +226,20 @@ class Observation:
         while self._seconds and self._seconds[0].at < now - WINDOW:
             self._seconds.popleft()
 
+    def _thin(self) -> None:
+        """Every other one goes, and of those to come only half as many are taken."""
+        self._stride *= 2
+        kept: deque[Seen] = deque()
+        for place, seen in enumerate(self._sample):
+            seen.sampled = place % 2 == 0
+            if seen.sampled:
+                kept.append(seen)
+        self._sample = kept
+        fresh = self._fresh[0].at if self._fresh else math.inf
+        for key, seen in list(self._running.items()):
+            if not seen.sampled and seen.at < fresh:
+                del self._running[key]
+
     def _outputs(self) -> tuple[list[float], float, float]:
         """(of each in the sample, their mean, the share of it that is extrapolated)."""
         outputs, extrapolated = completed([seen.life for seen in self._sample], self._output)
@@ -257,7 +284,8 @@ class Observation:
             bursts,
         )
         most = max(abs(arrivals), abs(reading))
-        new = [seen.life for seen in self._sample if seen.at >= start]
+        recent_ones = self._fresh if self._fresh and self._fresh[0].at <= start else self._sample
+        new = [seen.life for seen in recent_ones if seen.at >= start]
         old = [seen.life for seen in self._sample if seen.at < start]
         if len(new) >= FEWEST and len(old) >= FEWEST:
             most = max(most, abs(ended_differently(new, old)))

@@ -91,3 +91,22 @@ def test_without_targets_sizing_only_says_what_it_would_do(long_model: Path) -> 
         assert 0 <= last["expected_now"]["goodput"] <= 1
         assert last["reason"]
         assert roles(cluster) == before
+
+
+def test_the_controller_acts_where_targets_were_given(long_model: Path) -> None:
+    """Nobody is left to decode: it makes one of them do both, and says why."""
+    with Cluster(
+        "--prefill", "1", "--decode", "1", "--ttft", "2s", "--itl", "200ms", model=long_model
+    ) as cluster:
+        [worker] = [name for name, kind in roles(cluster).items() if kind == "decode"]
+        cluster.post(f"/admin/workers/{worker}/role", {"role": "prefill"})
+        wait_for(lambda: "mixed" in roles(cluster).values(), "somebody who decodes")
+        view = cluster.get("/admin/sizing")
+        assert (view["mode"], view["term"]) == ("auto", 1)
+        [entry] = [entry for entry in view["decisions"] if entry["moves"]]
+        assert entry["reason"] == "nobody does one of the phases"
+        assert {one["id"]: (one["role"], one["pinned"]) for one in view["workers"]} == {
+            worker: ("prefill", True), entry["moves"][0]["worker"]: ("mixed", False)
+        }
+        outputs(Load(cluster.url, LATER, "after").start().wait())
+        assert any("roles (" in line and "-> mixed" in line for line in cluster.output)

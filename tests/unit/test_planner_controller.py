@@ -97,6 +97,11 @@ def test_when_nobody_is_left_for_a_phase_one_does_both_at_once() -> None:
     assert left.log[-1].chosen == Split(1, 0, 1)
 
 
+def test_a_pinned_one_does_not_keep_the_others_from_helping() -> None:
+    left = controller_for(worker("a", "decode", pinned=True), worker("b", "decode"))
+    assert left.tick(0.0) == [Move("b", "mixed", "decode")]
+
+
 def test_pinned_workers_keep_their_role() -> None:
     workers = [worker("a", "decode", pinned=True), worker("b", "decode", decoding=9)]
     assert choose(workers, Split(1, 1, 0)) == [Move("b", "prefill", "decode")]

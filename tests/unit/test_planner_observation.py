@@ -177,6 +177,7 @@ def test_what_is_kept_is_bounded() -> None:
     stream = Stream(1)
     stream.run(100.0, 40.0, 10.0, 5.0)
     assert len(stream.seen._sample) <= 400
+    assert len(stream.seen._fresh) <= 256
     assert len(stream.seen._running) <= len(stream.running)
     assert len(stream.seen._seconds) <= 121
     assert stream.seen.estimate(stream.now + 1000.0) is None
