@@ -5,9 +5,9 @@ take, a step is filled with prompts until it would take as long as the tightest 
 less what steps commonly vary by. Where there is no target, no curve or nothing that decodes, the
 role divides the step (`SchedulerLimits.prefill_budget`).
 
-Prompts do not starve where decodes leave no room: after `STAND_BACK` - 1 steps without, one has
-`STAND_BACK` blocks of them. That is one block a step, but the fixed cost of a chunk is paid, and
-the target missed, in one step of `STAND_BACK` only.
+Prompts do not starve where decodes leave no room: they have a block a step nevertheless. Where the
+fixed cost of a chunk is more than that of a block's tokens, that is k blocks in every k-th step,
+with k up to `STAND_BACK`: the mean is less then, and the target is missed in fewer steps.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from baton.engine.limits import SchedulerLimits
 from baton.protocol.curves import NOTHING, StepCurve, StepShape
 
 STAND_BACK = 4
+"""Steps; a step that makes up for more would be felt."""
 DEVIATIONS = 0.5
 """Of a step's duration, kept free below the target. What is wanted is a mean over steps, and that
 of steps that vary by s about their median is exp(s^2 / 2) of it."""
@@ -29,7 +30,7 @@ LEAST_USED = 0.5
 
 class StepBudget:
     """What is left of one step. `seconds`: how long it may take in all, None for as long as its
-    `tokens` take. `minimum`: tokens that it may have whatever they take."""
+    `tokens` take. `stood_back`: so many steps before it had no time for prompts."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class StepBudget:
         seconds: float | None = None,
         curve: StepCurve | None = None,
         shape: StepShape = NOTHING,
-        minimum: int = 0,
+        stood_back: int = 0,
     ) -> None:
         self.tokens = tokens
         self._chunk = limits.prefill_chunk
@@ -48,10 +49,11 @@ class StepBudget:
         self._seconds = seconds
         self._curve = curve
         self._shape = shape
-        self._minimum = minimum
-        self._kept = (0, 0.0, 0)
-        self.refused = False
-        """There was something to compute, and no time for it."""
+        self._stood_back = stood_back
+        self._made_up = 0
+        self._kept = (0, 0.0)
+        self.scarce = False
+        """There was something to compute, and no time for it but the minimum."""
         self.spent = False
 
     def chunk(self, past: int, left: int) -> int:
@@ -66,34 +68,41 @@ class StepBudget:
         if fits < left:
             fits = self._whole_blocks(past, fits)
         if fits == 0:
-            fits = min(size, self._minimum)
-            self.refused = self.refused or fits == 0
+            fits = min(size, self._minimum(past))
+            self.scarce = True
         return fits
 
     def spend(self, past: int, tokens: int) -> None:
         """A chunk of so many tokens is in the step."""
         self.spent = True
         self.tokens -= tokens
-        self._minimum = max(0, self._minimum - tokens)
+        self._made_up += tokens
         if self._seconds is not None:
             self._shape += StepShape.chunk(tokens, past)
 
     def keep_half(self) -> None:
         """Half of what is left is kept for later."""
-        self._kept = (self.tokens // 2, self._left_seconds() / 2, self._minimum // 2)
+        self._kept = (self.tokens // 2, self._left_seconds() / 2)
         self._take_back(-1)
 
     def give_back(self) -> None:
         """What was kept, to spend now."""
         self._take_back(1)
-        self._kept = (0, 0.0, 0)
+        self._kept = (0, 0.0)
 
     def _take_back(self, sign: int) -> None:
-        tokens, seconds, minimum = self._kept
+        tokens, seconds = self._kept
         self.tokens += sign * tokens
-        self._minimum += sign * minimum
         if self._seconds is not None:
             self._seconds += sign * seconds
+
+    def _minimum(self, past: int) -> int:
+        """Tokens that a prompt has whatever they take."""
+        assert self._curve is not None
+        wanted = worthwhile_blocks(self._curve, self._block_size, past)
+        if self._stood_back < wanted - 1:
+            return 0
+        return max(0, wanted * self._block_size - self._made_up)
 
     def _left_seconds(self) -> float:
         if self._seconds is None or self._curve is None:
@@ -103,6 +112,15 @@ class StepBudget:
     def _whole_blocks(self, past: int, tokens: int) -> int:
         """As many as end where a block ends, so that all of the chunk can be handed over."""
         return max(0, (past + tokens) // self._block_size * self._block_size - past)
+
+
+def worthwhile_blocks(curve: StepCurve, block_size: int, past: int) -> int:
+    """Blocks of a prompt, of which `past` tokens are computed, that cost as much as it does to
+    have a chunk of it in a step at all; from 1 to STAND_BACK."""
+    block = block_size * (curve.token + curve.pair * (past + block_size / 2))
+    if curve.chunk <= block:
+        return 1
+    return STAND_BACK if curve.chunk > STAND_BACK * block else math.ceil(curve.chunk / block)
 
 
 class StepBudgets:
@@ -118,7 +136,7 @@ class StepBudgets:
     def next(self, role: str, decodes: Sequence[BatchItem]) -> StepBudget:
         """Of a step that has these decodes, for a worker that has something to prefill."""
         last, self._last = self._last, None
-        if last is not None and last.refused and not last.spent:
+        if last is not None and last.scarce and not last.spent:
             self._stood_back += 1
         else:
             self._stood_back = 0
@@ -130,7 +148,7 @@ class StepBudgets:
         self._last = self.beside(
             StepShape.decodes(len(decodes), context),
             itl,
-            STAND_BACK * self._block_size if self._stood_back >= STAND_BACK - 1 else 0,
+            self._stood_back,
         )
         return self._last
 
@@ -144,9 +162,11 @@ class StepBudgets:
         limit = self._limits.max_batch_tokens - decodes.decode_sequences
         fits = self.curve.largest_chunk(self._seconds(itl), decodes, past=past, limit=limit)
         fits -= fits % self._block_size
-        return (fits, 1.0) if fits else (self._block_size, 1 / STAND_BACK)
+        if fits:
+            return fits, 1.0
+        return self._block_size, 1 / worthwhile_blocks(self.curve, self._block_size, past)
 
-    def beside(self, decodes: StepShape, itl: float, minimum: int = 0) -> StepBudget:
+    def beside(self, decodes: StepShape, itl: float, stood_back: int = 0) -> StepBudget:
         """Of a step with such decodes, the tightest of which wants a token every `itl` seconds.
         There must be a curve."""
         assert self.curve is not None
@@ -157,7 +177,7 @@ class StepBudgets:
             seconds=self._seconds(itl),
             curve=self.curve,
             shape=decodes,
-            minimum=minimum,
+            stood_back=stood_back,
         )
 
     def _seconds(self, itl: float) -> float:

@@ -79,7 +79,8 @@ class StepFilling:
                     break
                 self._table.admit_waiting(seq, matched, fresh)
                 admitted.append(seq)
-            if sharing is None and _needs_many(seq, size) and line.has_shorter(seq):
+            share = sharing is None and not budget.scarce and _needs_many(seq, size)
+            if share and line.has_shorter(seq):
                 sharing = seq
                 budget.keep_half()
             else:

@@ -135,6 +135,17 @@ def test_prompts_do_not_starve_where_decodes_alone_exceed_the_target() -> None:
     assert steps == ([[1]] * (STAND_BACK - 1) + [[1, floor]]) * 3
 
 
+@pytest.mark.parametrize(("chunk", "blocks"), [(0.0, 1), (0.0007, 2), (0.002, 4), (1.0, 4)])
+def test_fewer_larger_chunks_where_a_chunk_costs_more_than_its_tokens(
+    chunk: float, blocks: int
+) -> None:
+    """A block of tokens takes 0.4 ms."""
+    driver = driver_with(short(itl=0.001), use=curve(chunk=chunk))
+    driver.start(make_request("long", LONG[:100], max_tokens=1))
+    steps = [sizes(driver) for _ in range(2 * blocks)]
+    assert steps == ([[1]] * (blocks - 1) + [[1, blocks * BLOCK]]) * 2
+
+
 def test_too_little_for_a_block_is_kept_for_later() -> None:
     """A chunk costs 2 ms, so one of a token or two would be mostly that."""
     driver = driver_with(short(itl=0.0133), use=curve(spread=0.0))
@@ -159,7 +170,7 @@ def test_a_step_keeps_its_budget(
     itl: float, decodes: int, context: int, past: int, left: int
 ) -> None:
     budgets = StepBudgets(LIMITS, 16)
-    budgets.curve = CURVE
+    budgets.curve = costly = curve(chunk=0.02)  # so that there is no minimum at once
     shape = StepShape.decodes(decodes, decodes * context)
     budget = budgets.beside(shape, itl)
     tokens = 0
@@ -167,7 +178,18 @@ def test_a_step_keeps_its_budget(
         budget.spend(past + tokens, chunk)
         shape += StepShape.chunk(chunk, past + tokens)
         tokens += chunk
-        assert CURVE.seconds(shape) <= itl
+        assert costly.seconds(shape) <= itl
         assert (past + tokens) % 16 == 0 or tokens == left
     assert tokens + decodes <= LIMITS.max_batch_tokens
     assert budget.spent == (tokens > 0)
+
+
+def test_the_minimum_is_not_divided() -> None:
+    """Or the shorter ones behind a long prompt would have all of it."""
+    driver = driver_with(short(itl=0.001))
+    driver.start(make_request("long", LONG[:400], max_tokens=1, due_in=30.0))
+    for name in "bc":
+        driver.start(make_request(name, [ord(name)] * 60, max_tokens=1, due_in=40.0))
+    steps = [sizes(driver) for _ in range(8)]
+    assert [step for step in steps if len(step) > 1] == [[1, STAND_BACK * BLOCK]] * 2
+    assert driver.scheduler._table.running[1].key.request_id == "long"
