@@ -1,18 +1,21 @@
-"""When it is better to let a request wait than to break intervals with it. Pure.
+"""When it is better to let a request wait than to send it. Pure.
 
 A decision takes the way that costs everyone least. Where every way makes the intervals of those
-that decode too long, or its own, it may cost less to wait for one of them to end; and if that takes
-longer than the request's patience, admission says so. Otherwise more load than there is room for
-would make everybody's intervals too long, and serve nobody well.
+that decode too long, or its own, it may cost less to wait for one of them to end. Likewise it is
+not sent to where its first token will come too late, as long as another worker may have time for
+it. If the wait takes longer than its patience, admission says so. Otherwise more load than there is
+room for would make everybody's intervals too long, and serve nobody well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from baton.protocol.curves import StepShape
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.policy import Decision
+from baton.router.prediction import prefill_seconds, prompt_pool
 
 MARGIN = 0.9
 """Of a target for intervals that may be predicted: who joins later makes them longer, and so do
@@ -33,7 +36,12 @@ def better_to_wait(
     """Not for what had begun, nor where nobody decodes, for whose end one could wait. `spare`: the
     target for intervals, in seconds, of requests that matter more and may come at any time."""
     predicted = decision.prediction
-    if predicted is None or not predicted.measured or facts.recompute or facts.remaining <= 1:
+    if predicted is None or not predicted.measured or facts.recompute:
+        return False
+    candidates = list(candidates)
+    if facts.due_in is not None and predicted.ttft > facts.due_in >= _soonest(facts, candidates):
+        return True
+    if facts.remaining <= 1:
         return False
     worker = next((c for c in candidates if c.identity == decision.decode), None)
     if worker is None or worker.model.decoding == 0:
@@ -49,4 +57,15 @@ def better_to_wait(
             (None if spare is None else (1 - SPARE) / MARGIN * spare, predicted.itl_others),
         )
         if target is not None
+    )
+
+
+def _soonest(facts: RequestFacts, candidates: Iterable[Candidate]) -> float:
+    """Seconds to its first token at a worker for prompts that had nothing else to do."""
+    return min(
+        (
+            c.model.first_token(0.0, prefill_seconds(facts, c))
+            for c in prompt_pool(candidates) if c.model.measured
+        ),
+        default=math.inf,
     )
