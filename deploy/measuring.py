@@ -12,6 +12,7 @@ from baton.protocol.errors import ConfigError
 BENCHES = {
     "engine": ("baton.bench.engine", "step times of the engine, beside what the machine can do"),
     "transfer": ("baton.bench.transfer", "moving KV blocks between two processes over UCX"),
+    "headroom": ("baton.bench.headroom", "prompts beside decodes: step times against the target"),
     "handoff": ("baton.bench.handoff", "from the first token to the second, seen by a client"),
     "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
     "faults": ("baton.bench.faults.command", "kills, stops, cut links, full pools, bad bytes"),
