@@ -138,7 +138,7 @@ class WorkerModel:
 
     def prefill(self, tokens: int, cached: int) -> tuple[float, float]:
         """Seconds to compute all but the first `cached` of so many tokens, and how much of this
-        those that decode lose."""
+        those that decode lose. Behind other prompts it begins in a step that is theirs as well."""
         missing = max(1, tokens - cached)
         speed = self.speed
         steps = -(-missing // self.chunk)
@@ -147,6 +147,8 @@ class WorkerModel:
             + speed.token * missing
             + speed.pair * attention_pairs(missing, tokens - missing)
         )
+        if self.head_work > 0:
+            return own + missing / self.chunk * self.step, own
         return own + steps * self.step, own
 
     def first_token(self, queue: float, work: float) -> float:
