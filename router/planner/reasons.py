@@ -70,6 +70,12 @@ def explain(current: Split, here: Forecast, found: Forecast, worst: float, cost:
         if found.split.prefill == 0:
             text += "; disaggregation does not pay for this traffic"
         return text
+    if max(here.goodput, found.goodput) < 0.01:
+        which = "inter-token" if here.attained_itl < here.attained_ttft else "first-token"
+        return (
+            f"no split in reach keeps the {which} target: {current} takes {here.ttft:.3g} s to the "
+            f"first token and {here.itl:.3g} s between tokens"
+        )
     if here.goodput >= 0.995:
         return f"all targets are kept: {here.load:.0%} of what {current} can carry"
     return (

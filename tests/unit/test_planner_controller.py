@@ -153,6 +153,15 @@ def test_dear_moves_are_not_made_for_little() -> None:
     assert not run(400.0)
 
 
+def test_targets_that_nobody_can_keep_are_said_to_be_so() -> None:
+    """A step without anything in it takes longer than what is wanted between tokens."""
+    cluster = ToyCluster(roles(1, 1), seed=1, itl=KIND.curve.base / 2)
+    cluster.run(25.0, 2.0, 200.0, 20.0)
+    assert not cluster.outcome.moves
+    assert cluster.controller.last is not None
+    assert "keeps the inter-token target" in cluster.controller.last.reason
+
+
 def test_machines_of_a_kind_are_alike() -> None:
     nearly = Kind(KIND.curve.scaled(1.1), KIND.kv_tokens, KIND.max_running)
     other = Kind(KIND.curve.scaled(2.0), KIND.kv_tokens, KIND.max_running)
