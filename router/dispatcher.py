@@ -46,11 +46,12 @@ from baton.router.migration import Migrations
 from baton.router.observer import FlightWatcher, NoObserver, Observer
 from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
-from baton.router.registry import Registry, Worker, WorkerView
+from baton.router.registry import Registry, Worker
 from baton.router.reserve import Reserve
 from baton.router.retries import NO_ROOM, Retries
 from baton.router.sending import Sending
 from baton.router.vitals import Vitals, is_fault
+from baton.router.worker_view import WorkerView
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from baton.router.account import Account
-from baton.router.registry import WorkerView
 from baton.router.window import LaneSummary
+from baton.router.worker_view import WorkerView
 
 SHOWN = 10
 """Requests that ended last."""

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import msgspec
-
 from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
@@ -34,9 +32,9 @@ from baton.protocol.records import (
 from baton.router.accuracy import Accuracy
 from baton.router.backlog import Backlog
 from baton.router.candidates import ROLES, Candidate
-from baton.router.curves_view import CurvesView, curves_view
 from baton.router.flight import Flight
 from baton.router.speed import COUNTING, WorkerModel
+from baton.router.worker_view import WorkerView, view_of
 
 CERTAIN_BLAME = 2
 POSSIBLE_BLAME = 1
@@ -286,29 +284,6 @@ class Worker:
         self.backlog.hear_of_others(seconds * foreign / load.waiting_tokens, now)
 
 
-class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
-    """What people and tools see of a worker."""
-
-    id: str
-    pid: int
-    host: str
-    role: str
-    state: str
-    epoch: int
-    device: str
-    max_running: int
-    num_blocks: int
-    blocks: dict[str, int] | None
-    """By state; None before the first heartbeat."""
-    load: dict[str, float] | None
-    outstanding: int
-    """Requests of this router that it holds something of."""
-    curves: CurvesView | None
-    """How long its steps and transfers take, as it has measured."""
-    heartbeat_age: float | None
-    """Seconds since the last heartbeat."""
-
-
 class Registry:
     """`model`: the card that workers must match; otherwise the first one's counts."""
 
@@ -405,42 +380,8 @@ class Registry:
             if now - since > SHOW_LOST:
                 del self._lost[name]
         workers = [*self._workers.values(), *(worker for worker, _ in self._lost.values())]
-        return sorted((_view(worker, now) for worker in workers), key=lambda view: view.id)
+        return sorted((view_of(worker, now) for worker in workers), key=lambda view: view.id)
 
 
 def _refusal(message: str) -> BatonError:
     return BatonError("invalid_value", message)
-
-
-def _view(worker: Worker, now: float) -> WorkerView:
-    hello, load = worker.hello, worker.load
-    return WorkerView(
-        id=hello.identity.node_id,
-        pid=hello.pid,
-        host=hello.host,
-        role=worker.role,
-        state="draining" if worker.leaving else worker.state,
-        epoch=hello.identity.epoch,
-        device=hello.device,
-        max_running=hello.max_running,
-        num_blocks=hello.num_blocks,
-        blocks=None if load is None else _fields(load.blocks),
-        load=None
-        if load is None
-        else {
-            "waiting": load.waiting,
-            "running": load.running,
-            "handoffs": load.handoffs,
-            "waiting_tokens": load.waiting_tokens,
-            "step_age": load.step_age,
-            "steps": load.steps,
-            "preemptions": load.preemptions,
-        },
-        outstanding=worker.outstanding,
-        curves=None if worker.curves is None else curves_view(worker.curves),
-        heartbeat_age=None if load is None else now - worker.heard,
-    )
-
-
-def _fields(record: msgspec.Struct) -> dict[str, int]:
-    return {name: getattr(record, name) for name in record.__struct_fields__}
