@@ -208,6 +208,8 @@ class Round(Generic[T]):
         """By lane: those that there is no room for."""
         self._closed: set[str] = set()
         """Lanes in which nothing more is tried."""
+        self._urgent: set[str] = set()
+        """Lanes in which one waits that can still make it: those that cannot do not overtake it."""
         self._most: dict[str, int] = {}
         """By lane: tokens that a request may have if it is tried behind one that was blocked."""
 
@@ -250,6 +252,8 @@ class Round(Generic[T]):
             lane.blocked_round, lane.blocked_by = self._queue._rounds, why
             if not patient and behind != "any":
                 self._hold_the_door(lane)
+        if entry.where is not None and not entry.where.key[2]:
+            self._urgent.add(lane.name)
         if behind == "smaller":
             self._most[lane.name] = min(self._most.get(lane.name, inf), item.num_tokens // 2)
         self._put_aside(lane, entry)
@@ -278,6 +282,8 @@ class Round(Generic[T]):
             if not heads:
                 return None
             entry = min(heads, key=lambda head: head[0])[1]
+            if lane.name in self._urgent and entry.where is not None and entry.where.key[2]:
+                return None
             if entry.item.num_tokens <= self._most.get(lane.name, inf):
                 return entry
             if len(self._aside[lane.name]) >= LOOK_BEHIND:

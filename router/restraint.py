@@ -27,6 +27,10 @@ SPARE = 0.5
 and for chunks of their prompts beside what decodes there."""
 
 
+LIKELY = 0.5
+"""Targets of others that are expected to be missed."""
+
+
 def better_to_wait(
     decision: Decision,
     facts: RequestFacts,
@@ -39,8 +43,11 @@ def better_to_wait(
     if predicted is None or not predicted.measured or facts.recompute:
         return False
     candidates = list(candidates)
-    if facts.due_in is not None and predicted.ttft > facts.due_in >= _soonest(facts, candidates):
-        return True
+    if facts.due_in is not None and predicted.ttft > facts.due_in:
+        if facts.due_in >= _soonest(facts, candidates):
+            return True
+        if decision.missed - 1 > LIKELY:  # it is late anyway, and would make others late
+            return True
     if facts.remaining <= 1:
         return False
     worker = next((c for c in candidates if c.identity == decision.decode), None)
