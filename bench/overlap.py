@@ -73,6 +73,8 @@ async def ask(tokens: int, requests: int, seed: int) -> dict[str, list[dict[str,
         prompt = rng.integers(_LOWEST_ID, 40_000, tokens).tolist()
         for name, pair in pairs.items():
             row = await _timed(pair, index, prompt)
+            shown = {key: round(value) for key, value in row.items() if key != "tokens"}
+            print(f"{index + 1}/{requests + _LEARN} {name}: {shown}", file=sys.stderr)
             if index >= _LEARN:
                 rows[name].append(row)
     for pair in pairs.values():

@@ -55,7 +55,8 @@ class Channel:
         """Told for each message: "queue" and "post", in seconds."""
         self.on_transfer: Callable[[int, float], None] | None = None
         """Told bytes and seconds whenever nothing is on its way any more: how long the link took
-        for what it had without a pause. Not when a send failed meanwhile."""
+        for what it had without a pause. Not when a send failed meanwhile, or parts of
+        blocks were sent."""
         self._busy_since: float | None = None
         self._busy_bytes = 0
         self._busy_well = True
@@ -185,7 +186,8 @@ class Channel:
         def done(error: Exception | None) -> None:
             self.sends.done(message.num_bytes)
             self._busy_bytes += message.num_bytes
-            self._busy_well &= error is None
+            # Parts leave in bursts that a socket's buffer swallows, so they tell nothing.
+            self._busy_well &= error is None and message.part is None
             if not (self.sends.in_flight_messages or self.sends.waiting_messages):
                 self._idle()
             self._post()

@@ -31,7 +31,8 @@ _RECENT = 8
 _ENOUGH = 3
 """Hand-offs, before anything is concluded from them."""
 _GIVEN_UP = 64
-"""Hand-offs until cutting is tried again where it did not help."""
+"""Hand-offs until cutting is tried again where it did not help, and whole blocks where it did: only
+these show what the link does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class Overlap:
         self._whole: deque[Observed] = deque(maxlen=_RECENT)
         self._cut: deque[Observed] = deque(maxlen=_RECENT)
         self._given_up = 0
+        self._cut_for = 0
+        """Hand-offs."""
 
     def observe(self, handoff: Observed, link: Link | None) -> None:
         """After each hand-off. Ones without a computed prompt say nothing."""
@@ -149,12 +152,13 @@ class Overlap:
         self._cut.clear()
 
     def _while_cut(self, link: Link) -> None:
+        self._cut_for += 1
         if len(self._cut) < _ENOUGH:
             return
         predicted = [
             (predict_exposed(each.chunks, link, self._cutting), each.prefill) for each in self._cut
         ]
-        if _median_share(predicted) < SHARE * BACK:
+        if self._cut_for >= _GIVEN_UP or _median_share(predicted) < SHARE * BACK:
             self._stop()
         elif len(self._cut) == _RECENT and _median_cost(self._cut) >= _median_cost(self._whole):
             self._stop()
@@ -163,7 +167,7 @@ class Overlap:
             self.layers_per_message = self._best(self._cut, link, now=self.layers_per_message)
 
     def _stop(self) -> None:
-        self.layers_per_message = 0
+        self.layers_per_message = self._cut_for = 0
         self._whole.clear()
 
     def _best(self, seen: Sequence[Observed], link: Link, now: int) -> int:

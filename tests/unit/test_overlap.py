@@ -181,6 +181,15 @@ def test_a_slow_link_is_cut_after_some_hand_offs_and_stays_so() -> None:
     assert gained > 0.15
 
 
+def test_whole_blocks_are_tried_again_now_and_then() -> None:
+    pair = Overlap(CUTTING)
+    chosen = []
+    for _ in range(3 * _GIVEN_UP):
+        hand_off(pair, link(2e-6))
+        chosen.append(pair.layers_per_message > 0)
+    assert 0 < chosen[2 * _ENOUGH :].count(False) <= 3 * _ENOUGH
+
+
 def test_dear_messages_make_for_fewer_groups() -> None:
     large = Cutting(num_layers=30, block_bytes=10 << 20)  # so many messages come of many groups
     chosen = []
