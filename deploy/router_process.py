@@ -95,7 +95,11 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
         journal=None if journal is None else journal.add,
     )
     sizing = Sizing(
-        dispatcher, identity, mode=settings.sizing_mode, role_changed=metrics.role_changed
+        dispatcher,
+        identity,
+        mode=settings.sizing_mode,
+        role_changed=metrics.role_changed,
+        attained=metrics.attained,
     )
     controls = [RouterControl(identity, dispatcher) for _ in settings.control]
     runner = None

@@ -8,6 +8,7 @@ phases; the session with a worker reports its Load and WorkerMetrics, and its en
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -37,6 +38,8 @@ PHASE_BUCKETS = (
 RATIO_BUCKETS = (
     0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2, 3, 5, 10,
 )
+
+ATTAINMENT_OF = 1000
 
 FAILURE_BUCKETS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60,
@@ -83,6 +86,12 @@ class RouterMetrics:
             "migrations",
             "Requests moved to another worker while they decode: moved, not_running, unfinished",
             "outcome",
+        )
+        self._attained: dict[str, deque[bool]] = {}
+        self._attainment = Gauge(
+            "baton_slo_attainment_ratio",
+            f"Of the last {ATTAINMENT_OF} choices, those that kept their ttft, itl, or both",
+            ["target"], registry=self.registry,
         )
         self._role_changes = self._counter("role_changes", "Workers that took a role", "role")
         self._lenders = self._counter(
@@ -136,6 +145,14 @@ class RouterMetrics:
         """An attempt to move a request from one decode worker to another is over: it has "moved",
         it was "not_running" just then, or the request or its attempt ended first ("unfinished")."""
         self._migrations.labels(outcome).inc()
+
+    def attained(self, target: str, kept: bool) -> None:
+        """Whether a choice that ended kept its target: "ttft", "itl" or "both"."""
+        last = self._attained.get(target)
+        if last is None:
+            last = self._attained[target] = deque(maxlen=ATTAINMENT_OF)
+            self._attainment.labels(target).set_function(lambda: sum(last) / max(1, len(last)))
+        last.append(kept)
 
     def role_changed(self, role: str) -> None:
         """A worker has this role from now on."""

@@ -49,6 +49,7 @@ class Sizing:
         mode: str = "dry-run",
         settings: ControllerSettings | None = None,
         role_changed: Callable[[str], None] = lambda role: None,
+        attained: Callable[[str, bool], None] = lambda target, kept: None,
     ) -> None:
         self.mode = mode
         self.leadership = Leadership(identity)
@@ -56,6 +57,7 @@ class Sizing:
         self._dispatcher = dispatcher
         self._registry: Registry = dispatcher.registry
         self._role_changed = role_changed
+        self._attained = attained
         self._roles: dict[Identity, str] = {}
         self._share = 1.0
         """Of all requests, those that come to this router."""
@@ -163,10 +165,28 @@ class Sizing:
 
     def ended(self, flight: Flight) -> None:
         key = flight.key.request_id
+        self._judge(flight)
         if flight.stamps.first_token is None:
             self.controller.observation.refused(key)
         else:
             self.controller.observation.ended(key, len(flight.accepted), flight.cached_tokens)
+
+    def _judge(self, flight: Flight) -> None:
+        targets, stamps = flight.request.targets, flight.stamps
+        if flight.outcome == "cancelled" and stamps.first_token is None:
+            return  # its client did not wait to see
+        served = stamps.first_token is not None and flight.error is None
+        first, itl = stamps.first_token, flight.mean_itl
+        in_time = served and (
+            targets.ttft is None or first is None or first - stamps.arrived <= targets.ttft
+        )
+        fluent = served and (targets.itl is None or itl is None or itl <= targets.itl)
+        if targets.ttft is not None:
+            self._attained("ttft", in_time)
+        if targets.itl is not None:
+            self._attained("itl", fluent)
+        if targets.ttft is not None or targets.itl is not None:
+            self._attained("both", in_time and fluent)
 
     # -- inside ------------------------------------------------------------------------------
 

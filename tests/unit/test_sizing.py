@@ -17,6 +17,7 @@ from baton.protocol.errors import BatonError, ConfigError
 from baton.protocol.ids import Identity
 from baton.protocol.records import Curves, Record, SetRole
 from baton.router.lanes import configure
+from baton.router.metrics import RouterMetrics
 from baton.router.sizing import Sizing
 
 CURVE = StepCurve(
@@ -149,7 +150,8 @@ async def test_a_person_is_obeyed_and_not_overruled(cluster: Cluster) -> None:
 async def test_requests_are_observed_and_all_can_be_seen(cluster: Cluster) -> None:
     await join(cluster, "a", "prefill")
     await join(cluster, "b", "decode")
-    sizing = Sizing(cluster.dispatcher, ME, mode="dry-run")
+    metrics = RouterMetrics()
+    sizing = Sizing(cluster.dispatcher, ME, mode="dry-run", attained=metrics.attained)
     loop = asyncio.get_running_loop()
     for _ in range(15):
         flight = cluster.submit(max_tokens=6, prompt_tokens=40)
@@ -164,6 +166,12 @@ async def test_requests_are_observed_and_all_can_be_seen(cluster: Cluster) -> No
     assert last["expected_now"]["goodput"] > 0.9
     assert [worker["id"] for worker in view["workers"]] == ["a", "b"]
     assert sizing.controller.observation._running == {}
+    for kept in (True, True, True, False):
+        metrics.attained("ttft", kept)
+    share = metrics.registry.get_sample_value("baton_slo_attainment_ratio", {"target": "ttft"})
+    assert share == pytest.approx(18 / 19)
+    both = metrics.registry.get_sample_value("baton_slo_attainment_ratio", {"target": "both"})
+    assert both == 1.0
 
 
 def test_whoever_gives_targets_wants_them() -> None:
