@@ -14,6 +14,7 @@ BENCHES = {
     "transfer": ("baton.bench.transfer", "moving KV blocks between two processes over UCX"),
     "headroom": ("baton.bench.headroom", "prompts beside decodes: step times against the target"),
     "handoff": ("baton.bench.handoff", "from the first token to the second, seen by a client"),
+    "overlap": ("baton.bench.overlap", "what a prefill hides of its hand-off, over a slow link"),
     "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
     "faults": ("baton.bench.faults.command", "kills, stops, cut links, full pools, bad bytes"),
     "routing": ("baton.bench.routing.command", "what a decision costs"),
