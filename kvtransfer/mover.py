@@ -20,7 +20,7 @@ from typing import Protocol
 
 from baton.kvtransfer.conversion import Converter, Cut
 from baton.kvtransfer.memory import Blocks
-from baton.kvtransfer.staging import STAGING_BYTES, StagingBuffers
+from baton.kvtransfer.staging import LARGE_MESSAGE, STAGING_BYTES, StagingBuffers
 from baton.kvtransfer.transport import Buffer, Bytes, Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import Scheme
 
@@ -67,7 +67,10 @@ class BlockMover:
 
     def send_buffers(self, block_bytes: int, *, shared: bool = False) -> StagingBuffers:
         """For one peer, whose blocks are that large. `shared`: it takes from them itself."""
-        return StagingBuffers(max(self._staging_bytes, block_bytes), SEND_BUFFERS, shared=shared)
+        size = max(self._staging_bytes, block_bytes)
+        if not self.blocks.scatters:
+            size = max(size, LARGE_MESSAGE)  # every message goes through one
+        return StagingBuffers(size, SEND_BUFFERS, shared=shared)
 
     def send(
         self,

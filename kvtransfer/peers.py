@@ -209,7 +209,11 @@ class IncomingPeers:
         if result is not None and (pulls or not result.chosen.pulled):
             return result.chosen
         blocks = self._mover.blocks
-        return rule(blocks.block_bytes, scatters=blocks.scatters, pulls=pulls)
+        theirs = self.hello_of(peer)
+        converts = theirs is not None and theirs.layout != self._hello().layout
+        return rule(
+            blocks.block_bytes, scatters=blocks.scatters, pulls=pulls, converts=converts
+        )
 
     def inbox_of(self, peer: Identity) -> Inbox | None:
         """Where this sender's messages arrive; None: where all do."""

@@ -27,14 +27,13 @@ import numpy as np
 from baton.kernels.shared_memory import shared_bytes
 from baton.kvtransfer.memory import HostBlocks
 from baton.kvtransfer.mover import BlockMover, OnDone
-from baton.kvtransfer.staging import STAGING_BYTES
+from baton.kvtransfer.staging import LARGE_MESSAGE, STAGING_BYTES
 from baton.kvtransfer.transport import Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import DIRECT, Probe, ProbeRound, Record, Scheme
 
 log = logging.getLogger(__name__)
 
 SMALL_MESSAGE = 1 << 20
-LARGE_MESSAGE = 4 << 20
 SCRATCH_NEAR = 4 << 20
 SCRATCH_FAR = 1 << 20
 """Bytes of one round, to a peer on this host and to one elsewhere."""
@@ -50,11 +49,15 @@ def blocks_in(message_bytes: int, block_bytes: int) -> int:
     return max(1, message_bytes // block_bytes)
 
 
-def rule(block_bytes: int, *, scatters: bool, pulls: bool = False) -> Scheme:
+def rule(
+    block_bytes: int, *, scatters: bool, pulls: bool = False, converts: bool = False
+) -> Scheme:
     """What is taken for good until a probe knows better. `scatters`: the receiver's memory can be
-    written in several places by one message. `pulls`: its inbox does."""
+    written in several places by one message. `pulls`: its inbox does. `converts`: the sender lays
+    messages out in a staging buffer."""
     if scatters and pulls:
-        return Scheme(blocks_in(LARGE_MESSAGE, block_bytes), pulled=True)
+        size = STAGING_BYTES if converts else LARGE_MESSAGE
+        return Scheme(blocks_in(size, block_bytes), pulled=True)
     if scatters:
         return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False)
     if block_bytes >= 128 << 10:

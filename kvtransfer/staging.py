@@ -24,6 +24,10 @@ STAGING_BYTES = 1 << 20
 """Of one buffer, unless a single block is larger. Two of them stay in a core's cache."""
 
 
+LARGE_MESSAGE = 4 << 20
+"""The largest message that schemes ask for, unless a single block is larger."""
+
+
 class StagingBuffers:
     """At most `count` buffers of `size` bytes, and as many in place of lost ones."""
 

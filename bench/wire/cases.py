@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from baton.kvtransfer.probe import LARGE_MESSAGE, SMALL_MESSAGE, blocks_in
-from baton.kvtransfer.staging import STAGING_BYTES
+from baton.kvtransfer.probe import SMALL_MESSAGE, blocks_in
+from baton.kvtransfer.staging import LARGE_MESSAGE, STAGING_BYTES
 from baton.kvtransfer.tags import TagIssuer
 from baton.protocol.records import DIRECT, Scheme
 

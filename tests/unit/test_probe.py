@@ -10,6 +10,7 @@ from transports import Ends, until
 
 from baton.kvtransfer.probe import (
     CLEARLY,
+    FAR_MORE,
     ProbeReceiver,
     ProbeResult,
     answer_probe,
@@ -44,6 +45,39 @@ async def test_a_probe_tries_every_candidate(name: str, block_bytes: int) -> Non
     await ends.close()
 
 
+@pytest.mark.parametrize("block_bytes", [12 << 10, 360 << 10, 8 << 20])
+async def test_what_is_pulled_is_tried_beside_the_rest(block_bytes: int) -> None:
+    ends = Ends("shared")
+    results: list[ProbeResult] = []
+    receiver = ProbeReceiver(ends.b, TagIssuer().issue, block_bytes, results.append)
+    record = receiver.start(same_host=True)
+    assert isinstance(record, Probe)
+    answer_probe(record, ends.to_b, ends.a)
+    await until(lambda: results, "the probe's result")
+    (result,) = results
+    tried = candidates(block_bytes, 4 << 20, pulls=True)
+    assert [scheme for scheme, _ in result.rates] == tried
+    pulled = [each.scheme.pulled for each in record.rounds]
+    assert pulled[0]
+    assert True in pulled[1:]
+    assert False in pulled
+    # No round's first message comes after its last.
+    assert all(0 < rate < 1e15 for _, rate in result.rates), result.rates
+    size = record.block_bytes * record.num_blocks
+    begins = len(pulled) - sum(pulled)
+    assert ends.a.bytes_sent()["shared"] == size * sum(pulled)
+    assert sum(ends.a.bytes_sent().values()) == size * len(pulled) + begins
+    assert ends.b.totals.received.failures == 0
+    await ends.close()
+
+
+def test_ucx_displaces_what_is_pulled_only_if_far_faster() -> None:
+    pulled, other, plain = Scheme(4, pulled=True), Scheme(1, pulled=True), Scheme(4)
+    assert choose([(pulled, 10.0), (other, 11.0), (plain, 10.0 * FAR_MORE)]) == pulled
+    assert choose([(pulled, 10.0), (other, 13.0), (plain, 38.0)]) == other
+    assert choose([(pulled, 10.0), (other, 9.0), (plain, 31.0)]) == plain
+
+
 async def test_nonsense_is_refused_and_costs_no_memory() -> None:
     ends = Ends("inproc")
     good = ProbeRound(DIRECT, 1)
@@ -75,3 +109,11 @@ def test_the_rule_fits_what_it_is_for(block_bytes: int) -> None:
     assert host.blocks_per_message * block_bytes <= 1 << 20 or host.blocks_per_message == 1
     assert device == DIRECT or (device.staged and block_bytes < 128 << 10)
     assert host == candidates(block_bytes, 4 << 20)[0]
+    pulled, converted = (
+        rule(block_bytes, scatters=True, pulls=True, converts=each) for each in (False, True)
+    )
+    assert pulled.pulled
+    assert pulled == candidates(block_bytes, 4 << 20, pulls=True)[0]
+    assert converted.pulled
+    assert converted.blocks_per_message == host.blocks_per_message, "fits into a staging buffer"
+    assert rule(block_bytes, scatters=False, pulls=True) == device
