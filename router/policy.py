@@ -311,9 +311,10 @@ def _reason(
         decoder = best.writing.worker
         there = next((o for o in options if o.local and o.writing.worker is decoder), None)
         return "itl_protected" if there is not None and there.missed > 0.5 else "split"
-    if best.writing.worker.role == "prefill":
-        return "decode_busy"
     rival = min((o for o in options if not o.local), key=_rank, default=None)
+    if best.writing.worker.role == "prefill":
+        slower = rival is None or rival.writing.itl > best.writing.itl
+        return "decode_busy" if slower else "handoff_dear"
     if rival is None or rival.reading.queue > best.reading.queue:
         return "prefill_busy"
     return "handoff_dear"
