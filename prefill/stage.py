@@ -327,8 +327,7 @@ class PrefillStage:
             self._peers.drop(handoff.peer, "a grant that is cut by layers, which cannot be")
             return
         sizes = BlockSizes(*channel.block_sizes)
-        machine = handoff.machine
-        self._do(handoff, machine.on_grant(grant, self._clock(), sizes))
+        self._do(handoff, handoff.machine.on_grant(grant, self._clock(), sizes))
 
     def _can_cut(self, peer: Identity) -> bool:
         channel = self._peers.get(peer)
@@ -408,9 +407,8 @@ class PrefillStage:
             self._do(handoff, machine.on_send_done(action.tag, error, self._clock()))
 
         cut = Cut(action.skip, action.num_blocks) if channel.converts else None
-        layers, part = action.layers, None
-        if layers is not None:
-            part = layer_bytes(self._overlaps.layout, layers)
+        layers = action.layers
+        part = None if layers is None else layer_bytes(self._overlaps.layout, layers)
         channel.send_blocks(
             handoff.machine.key, action.blocks, action.tag, action.scheme, done, cut, part
         )
