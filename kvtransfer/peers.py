@@ -59,6 +59,8 @@ class OutgoingPeers:
         self._transport = transport
         self._retire = retire
         self._channels: dict[Identity, Channel] = {}
+        self._refused_by: dict[str, Identity] = {}
+        """The last life of each node that was not to be had, by node id."""
         self.events: ChannelEvents | None = None
         self.on_phase: Callable[[str, float], None] | None = None
         self.on_transfer: Callable[[Identity, int, float], None] | None = None
@@ -75,7 +77,7 @@ class OutgoingPeers:
             channel.dialer = Dialer(
                 self._identity,
                 peer.peer_address,
-                self._hello,
+                lambda: msgspec.structs.replace(self._hello(), receiver=peer.identity),
                 lambda session: self._opened(peer.identity, session),
                 lambda reason: self._refused(peer.identity, reason),
             )
@@ -84,6 +86,10 @@ class OutgoingPeers:
 
     def get(self, peer: Identity) -> Channel | None:
         return self._channels.get(peer)
+
+    def was_refused(self, peer: Identity) -> bool:
+        """Whoever is at its address refused to talk, or is another life: to dial again is vain."""
+        return self._refused_by.get(peer.node_id) == peer
 
     def drop(self, peer: Identity, reason: str) -> None:
         """Give the channel up, if there is one; the next `reach` dials anew."""
@@ -105,6 +111,7 @@ class OutgoingPeers:
         if not isinstance(hello, PeerHello) or hello.identity != expected:
             log.warning("%s answers as another life than %s", hello, expected)
             session.close("not the worker that was asked for")
+            self._refused_by[expected.node_id] = expected
             self._drop(expected)
             return
         ours = self._hello()
@@ -145,6 +152,7 @@ class OutgoingPeers:
 
     def _refused(self, peer: Identity, reason: str) -> None:
         log.error("%s refuses our hand-off channel: %s", peer.node_id, reason)
+        self._refused_by[peer.node_id] = peer
         self._drop(peer)
 
     def _drop(self, peer: Identity) -> None:

@@ -3,6 +3,7 @@ grant that we never saw. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from baton.protocol.ids import Identity
@@ -44,11 +45,12 @@ class Debts:
         """There is a session again, in which it names what it awaits."""
         self._debts.pop(peer, None)
 
-    def due(self, now: float) -> list[WorkerRef]:
-        """Whom to dial now. Those that are given up are forgotten."""
+    def due(self, now: float, refused: Callable[[Identity], bool]) -> list[WorkerRef]:
+        """Whom to dial now. Those that are given up are forgotten; so are those that `refused`:
+        that life is over, and awaits nothing."""
         found: list[WorkerRef] = []
         for peer, debt in list(self._debts.items()):
-            if now >= debt.until:
+            if now >= debt.until or refused(peer):
                 del self._debts[peer]
             elif now >= debt.dial_at:
                 debt.wait = min(2 * debt.wait, _MAX_REDIAL_SECONDS)

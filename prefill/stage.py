@@ -303,7 +303,7 @@ class PrefillStage:
             self._do(handoff, machine.on_time(now))
             if now >= machine.deadline and machine.state is SenderState.DONE:
                 self._forget(handoff)
-        for receiver in self._debts.due(now):
+        for receiver in self._debts.due(now, self._peers.was_refused):
             self._peers.reach(receiver)
         wanted = {handoff.peer for handoff in self._handoffs.values()} | self._debts.receivers
         self._peers.drop_unreached(wanted)

@@ -117,6 +117,8 @@ class PeerHello(Record, frozen=True):
     """For version 1, which knows no `process`."""
     process: ProcessRef | None = None
     """On the same host the survivor watches it: while it lives, it may still write."""
+    receiver: Identity | None = None
+    """Of a sender: the life that it means. Another one at the same address refuses."""
 
 
 # -- router to worker ------------------------------------------------------------------------

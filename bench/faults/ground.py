@@ -98,13 +98,13 @@ class Ground:
         """Everything runs and is joined, whatever was done to it."""
         if not self.parts.router.running:
             self.parts.router.start()
+        self.parts.wait(self._joined, "all workers joined", REPAIR_SECONDS)
+
+    def _joined(self) -> bool:
         for part in self.parts.workers.values():
-            if not part.running:
+            if not part.running:  # perhaps it was only just about to end
                 part.start()
-        self.parts.wait(
-            lambda: all(map(self.parts.is_ready, self.parts.workers)), "all workers joined",
-            REPAIR_SECONDS,
-        )
+        return all(map(self.parts.is_ready, self.parts.workers))
 
     def settle(self, verdict: Verdict) -> Verdict:
         """The end of each fault: nothing is held any more, and everything serves."""

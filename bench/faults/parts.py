@@ -295,4 +295,6 @@ class Parts:
 def _address_in(file: Path) -> tuple[str, int]:
     """Raises OSError while the worker has not told where it listens."""
     host, _, port = file.read_text().removeprefix("tcp://").rpartition(":")
+    if not port:
+        raise ConnectionRefusedError("it is just about to tell")
     return host, int(port)

@@ -28,3 +28,8 @@ def with_process(record: Record) -> Record:
     if isinstance(record, WorkerHello | RouterHello | PeerHello) and record.process is None:
         return msgspec.structs.replace(record, process=own_process())
     return record
+
+
+def hello_receiver(hello: Record) -> Identity | None:
+    """The life that the dialer means; None when it takes whoever is there."""
+    return hello.receiver if isinstance(hello, PeerHello) else None

@@ -30,7 +30,7 @@ from baton.protocol.link.frames import (
     decode_frame,
     encode_frame,
 )
-from baton.protocol.link.hello import hello_identity, hello_process, with_process
+from baton.protocol.link.hello import hello_identity, hello_process, hello_receiver, with_process
 from baton.protocol.link.process_watch import LAST_WORDS, ProcessWatch
 from baton.protocol.link.pump import Pump, new_socket
 from baton.protocol.link.session import Session
@@ -187,6 +187,11 @@ class Listener:
             self._refuse(frame, route, f"{peer.node_id} was replaced by a later start of itself")
             return
         if self._is_given_up(frame, peer):
+            return
+        meant = hello_receiver(hello)
+        if meant is not None and meant != self.identity:
+            # Taken for ours, it would end the session that this peer may have with us.
+            self._refuse(frame, route, f"this is another life of {meant.node_id}")
             return
         self._end_previous(peer)
         self._accept(frame, route, version, hello, peer)

@@ -118,6 +118,9 @@ class StormOutgoing:
         if channel.session is not None:
             channel.session.break_off()
 
+    def was_refused(self, peer: Identity) -> bool:
+        return False
+
     def drop_unreached(self, wanted: set[Identity]) -> None:
         for peer, channel in list(self.channels.items()):
             if channel.session is None and peer not in wanted:

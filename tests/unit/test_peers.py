@@ -189,6 +189,22 @@ async def test_what_cannot_be_mapped_is_refused_by_name(
     assert a.outgoing.get(b.identity) is None
 
 
+async def test_who_asks_for_an_earlier_life_is_refused_and_disturbs_nothing(
+    peers: Peers,
+) -> None:
+    a, b = await peers.make("a"), await peers.make("bb")
+    channel = await open_channel(a, b)
+    earlier = WorkerRef(Identity("bb", b.identity.epoch ^ 1), b.ref.peer_address)
+    a.outgoing.reach(earlier)
+    await until(lambda: a.as_sender.lost == [earlier.identity], "the refusal")
+    assert a.outgoing.was_refused(earlier.identity)
+    assert not a.outgoing.was_refused(b.identity)
+    channel.tell(Ack(key=KEY, operation=1))
+    await until(lambda: b.as_receiver.records, "a record on the session that was there")
+    assert b.as_receiver.lost == []
+    assert a.outgoing.get(b.identity) is channel
+
+
 async def test_what_is_in_flight_is_bounded_and_the_rest_is_answered_at_the_end(
     peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
