@@ -140,7 +140,13 @@ def _changed(lane: Lane, values: dict[str, float | None]) -> Lane:
     given = {what: value for what, value in values.items() if value is not None}
     if "ttft" in given and "patience" not in given:
         given["patience"] = max(PATIENCE_FACTOR * given["ttft"], LEAST_PATIENCE)
-    return replace(lane, **given)
+    return Lane(
+        lane.name,
+        ttft=given.get("ttft", lane.ttft),
+        itl=given.get("itl", lane.itl),
+        patience=given.get("patience", lane.patience),
+        weight=given.get("weight", lane.weight),
+    )
 
 
 def _parse(spec: str) -> tuple[str, dict[str, float | None]]:

@@ -210,7 +210,7 @@ class Round(Generic[T]):
         """Lanes in which nothing more is tried."""
         self._urgent: set[str] = set()
         """Lanes in which one waits that can still make it: those that cannot do not overtake it."""
-        self._most: dict[str, int] = {}
+        self._most: dict[str, float] = {}
         """By lane: tokens that a request may have if it is tried behind one that was blocked."""
 
     def next(self) -> T | None:

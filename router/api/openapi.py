@@ -87,7 +87,9 @@ def document() -> dict[str, Any]:
     for path, (summary, model) in _POSTS.items():
         schema = references[(model, "validation")]
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
-        operation = {"summary": summary, "requestBody": body, "responses": responses}
+        operation: dict[str, Any] = {
+            "summary": summary, "requestBody": body, "responses": responses,
+        }
         if issubclass(model, GenerationRequest):
             operation["parameters"] = _HEADERS
         paths[path] = {"post": operation}
