@@ -12,6 +12,7 @@ PARTS = {
     "overload": ("baton.bench.routing.overload", "goodput beyond capacity, and after a burst"),
     "prefix": ("baton.bench.routing.prefix", "cache hits against one infinite cache"),
     "lanes": ("baton.bench.routing.lanes", "people's requests beside a flood of batch work"),
+    "real": ("baton.bench.routing.real", "paced processes beside a simulation of the same"),
     "decision": ("baton.bench.routing.decision", "what one decision costs, over 1 to 64 workers"),
 }
 

@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = WARM + options.seconds
 
     def rate(kind: str) -> float:
-        return options.workers * capacity(kind, machine, targets_for(machine, KINDS[kind].prompt))
+        workers: int = options.workers
+        return workers * capacity(kind, machine, targets_for(machine, KINDS[kind].prompt))
 
     def people() -> Iterator[Arrival]:
         return arrivals([Part("chat", options.load * rate("chat"), 0.0, end)], machine,

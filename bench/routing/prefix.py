@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from baton.bench.routing.report import at_least, at_most, show_rows, show_table, write_json
 from baton.bench.routing.systems import automatic, split
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
 from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
-from baton.bench.simulator.client import Arrival
+from baton.bench.simulator.client import Arrival, output_tokens
 from baton.bench.simulator.outcome import summary
 from baton.bench.simulator.profiles import load_machine
 from baton.protocol.hashing import Chain
@@ -22,7 +23,7 @@ WARM = 20.0
 
 def infinite_hit_rate(stream: Iterable[Arrival], block_size: int, start: float) -> float:
     """Prompt tokens of requests from `start` on that one cache would have which forgets nothing
-    and has each prompt, answer left out, as soon as it arrives."""
+    and has each prompt, and its answer, as soon as it arrives."""
     known: set[bytes] = set()
     hits = total = 0
     for arrival in stream:
@@ -34,6 +35,7 @@ def infinite_hit_rate(stream: Iterable[Arrival], block_size: int, start: float) 
             if name not in known:
                 break
             found += 1
+        chain.extend(prompt + output_tokens(arrival), block_size)
         known.update(chain.hashes)
         if arrival.at >= start:
             # As a worker does, which computes at least the last token.
@@ -63,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trials = [
         run_trial(system, machine, arrivals(parts, machine, options.seed),
                   lanes=lanes_for(targets), count=(WARM, end), seed=options.seed)
-        for system in (automatic(workers), split(options.prefills, workers - options.prefills))
+        for system in (
+            replace(automatic(workers), automatic=False),  # roles stay: they are what is judged
+            split(options.prefills, workers - options.prefills),
+        )
     ]
     figures = {trial.system: summary(trial.outcomes, trial.seconds) for trial in trials}
     show_table(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from unittest.mock import patch
 
 from baton.bench.simulator.machine import Machine
 from baton.protocol.ids import Identity
@@ -80,12 +81,8 @@ def static_systems(workers: int) -> Iterator[System]:
 @contextmanager
 def deciding(system: System) -> Iterator[None]:
     """While this system's routers run."""
-    before = placement.decide
-    placement.decide = system.decide  # type: ignore[assignment]
-    try:
+    with patch.object(placement, "decide", system.decide):
         yield
-    finally:
-        placement.decide = before
 
 
 def _roles(prefills: int, decodes: int) -> tuple[str, ...]:

@@ -144,10 +144,10 @@ def test_static_systems_do_what_they_are_named_for() -> None:
 
 
 def test_the_routers_own_decisions_are_back_afterwards() -> None:
-    before = placement.decide
+    before = vars(placement)["decide"]
     with deciding(split(1, 1)):
-        assert placement.decide is not before
-    assert placement.decide is before
+        assert vars(placement)["decide"] is not before
+    assert vars(placement)["decide"] is before
     assert automatic(4).decide is before
 
 
