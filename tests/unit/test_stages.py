@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -71,10 +72,18 @@ async def test_a_reserve_that_comes_again_while_the_request_runs_changes_nothing
     pair: tuple[MiniWorker, MiniWorker],
 ) -> None:
     p, d = pair
+    goes_on = threading.Event()
+
+    def stand_still(items: object) -> None:
+        if len(d.runner.sizes) > 2:
+            assert goes_on.wait(10), "the test forgot the gate"
+
+    d.runner.before_step = stand_still
     request = make_request("r", PROMPT, max_tokens=60)
     send(p, d, request)
     await d.until(lambda: len(d.links.tokens("r")) > 1, "it decodes")
     d.worker.on_record(ROUTER, Reserve(request=request, prefill=p.ref))
+    goes_on.set()
     await d.until(lambda: len(d.links.tokens("r")) == 59, "the rest of its tokens")
     assert p.links.tokens("r") + d.links.tokens("r") == undisturbed(PROMPT, 60)
     assert not any(isinstance(record, Declined) for record in (*p.links.records, *d.links.records))
