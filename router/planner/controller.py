@@ -26,6 +26,9 @@ from baton.router.planner.split import Fleet, Forecast, Split, Steps, finish
 
 _STRESS = (1.0, 1.1)
 """Loads at which splits are compared, in terms of the one observed: what just suffices does not."""
+_DRAIN = 20.0
+"""Seconds within which what waits should be gone: it counts as load."""
+_MOST_WAITING = 0.3
 _CANDIDATES = 5
 _LOG = 256
 
@@ -174,7 +177,9 @@ class Controller:
         worlds = yield from self._worlds(cluster, estimate)
         here = worlds[0].forecast(current)
         near = yield from worlds[0].search(max(0, self._moves_left), current)
-        stay = [_score(world, current) for world in worlds]
+        waiting = cluster.queued / (estimate.workload.rate * _DRAIN)
+        load = 1.0 + min(_MOST_WAITING, waiting)
+        stay = [_score(world, current, load) for world in worlds]
         share = self.cost.seconds / (len(cluster.workers) * self.settings.horizon)
         options: list[_Option] = []
         for found in near[: _CANDIDATES + 1]:
@@ -183,7 +188,7 @@ class Controller:
                 gains = []
                 for world, score in zip(worlds, stay, strict=True):
                     yield
-                    gains.append(_score(world, found.split) - score)
+                    gains.append(_score(world, found.split, load) - score)
                 cost = len(moves) * share + self.settings.least_gain
                 options.append(_Option(
                     sum(gains) / len(gains) - cost, min(gains), cost, found, moves
@@ -234,6 +239,7 @@ def _moving(
     return Entry(now, trigger, current, Split(**counts), tuple(moves), reason)
 
 
-def _score(fleet: Fleet, split: Split) -> float:
-    rate = fleet.workload.rate
+def _score(fleet: Fleet, split: Split, load: float) -> float:
+    """Mean share that attains, at so many times the workload's rate and a little more."""
+    rate = fleet.workload.rate * load
     return sum(fleet.forecast(split, rate * stress).goodput for stress in _STRESS) / len(_STRESS)
