@@ -15,6 +15,7 @@ import os
 import subprocess
 import time
 from dataclasses import replace
+from typing import Self
 
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import SILENCE, Verdict
@@ -80,7 +81,7 @@ class PartedParts(Parts):
         super().__init__(replace(plan, prefill=1, decode=1, mixed=0))
         self.network = Network()
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> Self:
         self.network.open()
         return super().__enter__()
 

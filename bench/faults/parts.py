@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from baton.bench.faults.entry import Tampering
 from baton.bench.faults.proxy import Links, free_port
@@ -181,7 +181,7 @@ class Parts:
                      "--join", f"127.0.0.1:{to_router}", *plan.worker_options, *own]
         return Part(name, arguments, tampering, self.folder / f"{name}.log")
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> Self:
         try:
             for part in (self.router, *self.workers.values()):
                 part.start()
