@@ -7,7 +7,7 @@ import time
 
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import SILENCE, Verdict
-from baton.bench.faults.load import Load
+from baton.bench.faults.load import Load, run
 from baton.bench.faults.redispatch import Redispatches
 from baton.bench.faults.stalls import DETECTION
 from baton.bench.faults.watcher import Watcher
@@ -85,8 +85,10 @@ def _serves_again(ground: Ground, verdict: Verdict, name: str) -> None:
     parts.wait(lambda: parts.views()[name]["load"]["steps"] > before, f"{name} works", 10 * SERVES)
     took = time.monotonic() - began
     ground.oracle.judge(parts.url, verdict, load.wait())
-    verdict.notes["serves_after_seconds"] = round(took, 3)
-    verdict.check_time(f"from {name} ready to its first step", took, SERVES)
+    # A worker that decodes waits for prompts to be read elsewhere: what that takes is not its own.
+    usual = max(seen.ttft for seen in run(parts.url, few, ground.salt()))
+    verdict.notes |= {"serves_after_seconds": round(took, 3), "prompts_take_seconds": round(usual, 3)}
+    verdict.check_time(f"from {name} ready to its first step", took, SERVES + usual)
 
 
 def restart_router(ground: Ground) -> Verdict:
