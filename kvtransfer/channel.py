@@ -22,6 +22,8 @@ from baton.protocol.records import Record, Scheme
 MAX_BYTES_IN_FLIGHT = 16 << 20
 MAX_MESSAGES_IN_FLIGHT = 64
 """Enough to keep any link busy, and little enough that whoever comes next waits milliseconds."""
+MAX_BYTES_OFFERED = 32 << 20
+"""The same where the receiver takes by itself, in half the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class Channel:
             self._block_bytes = theirs.block_bytes
         if self._mover is not None:
             self._buffers = self._mover.send_buffers(self._block_bytes, shared=endpoint.offers)
+        if endpoint.offers:
+            self.sends.max_bytes = MAX_BYTES_OFFERED
         self.session, self.endpoint = session, endpoint
         if session is not None:
             for record in self._waiting:

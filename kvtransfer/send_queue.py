@@ -18,7 +18,7 @@ class SendQueue(Generic[Message]):
     be."""
 
     def __init__(self, max_bytes: int, max_messages: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_messages = max_messages
         self._turns: OrderedDict[Hashable, deque[tuple[int, Message]]] = OrderedDict()
         self.waiting_messages = 0
@@ -41,7 +41,7 @@ class SendQueue(Generic[Message]):
         num_bytes, message = turn[0]
         if self.in_flight_messages and (
             self.in_flight_messages >= self._max_messages
-            or self.in_flight_bytes + num_bytes > self._max_bytes
+            or self.in_flight_bytes + num_bytes > self.max_bytes
         ):
             return None
         turn.popleft()
