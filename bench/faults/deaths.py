@@ -87,7 +87,8 @@ def _serves_again(ground: Ground, verdict: Verdict, name: str) -> None:
     ground.oracle.judge(parts.url, verdict, load.wait())
     # A worker that decodes waits for prompts to be read elsewhere: what that takes is not its own.
     usual = max(seen.ttft for seen in run(parts.url, few, ground.salt()))
-    verdict.notes |= {"serves_after_seconds": round(took, 3), "prompts_take_seconds": round(usual, 3)}
+    verdict.notes["serves_after_seconds"] = round(took, 3)
+    verdict.notes["prompts_take_seconds"] = round(usual, 3)
     verdict.check_time(f"from {name} ready to its first step", took, SERVES + usual)
 
 
