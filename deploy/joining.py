@@ -23,6 +23,7 @@ class JoinableDispatcher(Dispatcher):
         max_queue: int,
         router_id: str = "",
         journal: Callable[[Account], None] | None = None,
+        strict_roles: bool = False,
     ) -> None:
         super().__init__(
             observer=observer,
@@ -30,6 +31,7 @@ class JoinableDispatcher(Dispatcher):
             max_queue=max_queue,
             router_id=router_id,
             journal=journal,
+            strict_roles=strict_roles,
         )
         self._joined = asyncio.Event()
 

@@ -189,6 +189,15 @@ Sizing = Annotated[
         rich_help_panel=_TARGETS,
     ),
 ]
+StrictRoles = Annotated[
+    bool,
+    typer.Option(
+        "--strict-roles",
+        help="Every prompt at a prefill worker, every token at a decode worker, even where one of "
+        "them could do both at less cost.",
+        rich_help_panel=_TARGETS,
+    ),
+]
 MaxQueue = Annotated[
     int,
     typer.Option(

@@ -92,6 +92,7 @@ async def _serve(settings: RouterSettings, listener: socket.socket, status: Stat
         lanes=Lanes(settings.lanes),
         max_queue=settings.max_queue,
         router_id=settings.router_id,
+        strict_roles=settings.strict_roles,
         journal=None if journal is None else journal.add,
     )
     sizing = Sizing(

@@ -177,6 +177,8 @@ class RouterSettings:
     sizing: str | None = None
     """Who changes the roles of workers: "auto" does, "dry-run" says what it would do, "off". None:
     "auto" where targets were given, else "dry-run"."""
+    strict_roles: bool = False
+    """Workers do nothing but their role while others can do the rest, whatever that costs."""
     journal: str = "auto"
     """Where accounts of requests are written: a file, "off", or "auto" for one of its own in the
     user's state directory."""
@@ -222,6 +224,7 @@ class UpSettings:
     lanes: tuple[Lane, ...] = DEFAULT_LANES
     max_queue: int = RouterSettings.max_queue
     sizing: str | None = None
+    strict_roles: bool = False
     journal: str = RouterSettings.journal
     device: str = "auto"
     """"auto", "cpu" or "cuda"."""

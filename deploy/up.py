@@ -94,6 +94,7 @@ def plan_children(
         served_model_name=settings.served_model_name,
         lanes=settings.lanes,
         sizing=settings.sizing,
+        strict_roles=settings.strict_roles,
         max_queue=settings.max_queue,
         journal=settings.journal,
         model=settings.model,

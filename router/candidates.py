@@ -30,6 +30,8 @@ class RequestFacts:
     """Target for its first token from its arrival on, in seconds."""
     itl: float | None = None
     """Target for its tokens' intervals, in seconds."""
+    strict_roles: bool = False
+    """Workers keep to their roles as long as there are others for the rest."""
     tightest: tuple[float | None, float] = (None, 0.0)
     """The tightest target for first tokens that requests have come with of late, and what one of
     these is `worth`."""

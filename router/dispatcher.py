@@ -73,6 +73,7 @@ class Dispatcher:
         lanes: Lanes | None = None,
         router_id: str = "",
         journal: Callable[[Account], None] | None = None,
+        strict_roles: bool = False,
     ) -> None:
         self.registry = registry or Registry()
         self._observer = observer or NoObserver()
@@ -85,6 +86,7 @@ class Dispatcher:
         self._books = Books(self._lending.names, router=router_id, journal=journal)
         learning = Learning(self.registry, self._observer)
         self._placement = Placement(self.registry, self._lending, learning)
+        self._placement.strict_roles = strict_roles
         self._deadlines = DeadlineWatch(self._fail, lambda flight: self._sending.impatient(flight))
         self._sending = Sending(
             self._placement, Forecast(self.registry, self._placement), self._observer,

@@ -36,6 +36,8 @@ class Placement:
         self._lending = lending
         self._learning = learning
         self._sessions = Sessions()
+        self.strict_roles = False
+        """Workers keep to their roles, whatever that costs."""
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
         self.reserve: Callable[[Flight, list[Candidate]], list[Candidate]] = lambda _, found: found
@@ -150,6 +152,7 @@ class Placement:
             expected=self._learning.outputs.expected(flight.request.lane),
             ttft=flight.request.targets.ttft,
             itl=flight.request.targets.itl,
+            strict_roles=self.strict_roles,
             tightest=self._learning.tightest,
             block_size=16 if layout is None else layout.block_size,
             token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,

@@ -4,8 +4,8 @@ Of all ways (`options.py`) the one that costs everyone least: latency, and targe
 runs at last is decided as late as it can be: a worker gets a prompt when those before it are nearly
 through, not to queue there.
 
-A role is a preference, except where a worker's speed is not known: then it keeps to its role as
-long as others keep to theirs.
+A role is a preference, except where the operator wants it strict, or a worker's speed is not known:
+then it keeps to its role as long as others keep to theirs.
 
     reason              the prompt is computed, and the request decoded,
     split               by a worker for prompts, and by one for decoding: it is cheapest
@@ -215,18 +215,22 @@ class _Ways:
                 options.append(combine(facts, reading, writing))
         return options
 
+    def _may_cross(self, worker: Candidate) -> bool:
+        """What is not its role."""
+        return worker.model.measured and not self.facts.strict_roles
+
     def _may_read_for_others(self, worker: Candidate) -> bool:
         if worker.role == "prefill":
             return True
-        return worker.model.measured and self._may_recompute(worker)
+        return self._may_cross(worker) and self._may_recompute(worker)
 
     def _may_read_too(self, worker: Candidate) -> bool:
         """One that decodes."""
-        if self.ready_prefills and not worker.model.measured:
+        if self.ready_prefills and not self._may_cross(worker):
             return False
         if self.ready_prefills and self.facts.remaining <= 1:
             return False
-        if self.prefills and worker.role == "decode" and not worker.model.measured:
+        if self.prefills and worker.role == "decode" and not self._may_cross(worker):
             return False
         return self._may_recompute(worker)
 
@@ -241,7 +245,7 @@ class _Ways:
             return True
         if not _has_room(self.facts, worker):
             return False
-        if self.receivers_exist and not worker.model.measured:
+        if self.receivers_exist and not self._may_cross(worker):
             return False
         return self._may_recompute(worker)
 

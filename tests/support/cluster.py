@@ -40,7 +40,8 @@ class Cluster:
         command = [sys.executable, "-P", "-m", "baton.deploy.cli", "up"]
         if model is not None:
             command.append(str(model))
-        self.command = [*command, "--port", "0", *map(str, arguments)]
+        # What a test wants of a prefill worker shall not be done by another one that is cheaper.
+        self.command = [*command, "--port", "0", "--strict-roles", *map(str, arguments)]
         self.output: list[str] = []
         self.url = ""
         self._process: subprocess.Popen[str] | None = None

@@ -238,3 +238,14 @@ def test_what_was_not_taken_is_kept_the_best_first() -> None:
     assert len(costs) == 4
     assert costs == sorted(costs)
     assert all(alternative.prediction.ttft > 0 for alternative in decision.alternatives)
+
+
+def test_strict_roles_are_kept_whatever_they_cost() -> None:
+    strict = replace(FACTS, strict_roles=True)
+    late = worker("p0", queued=0.05, **HEAVY)
+    assert way(chosen(FACTS, late, worker("d0")))[:2] == (None, "d0")
+    assert way(chosen(strict, late, worker("d0"))) == ("p0", "d0", "split")
+    full = worker("d0", decoding=250)
+    assert way(chosen(FACTS, worker("p0"), full))[:2] == (None, "p0")
+    assert way(chosen(strict, worker("p0"), full))[:2] == ("p0", "d0")
+    assert way(chosen(strict, worker("d0"))) == (None, "d0", "no_prefill_worker")
