@@ -43,6 +43,10 @@ class Journal:
         self._encoder = msgspec.json.Encoder()
         self._waiting: Queue[Account | None] = Queue(_MAX_WAITING)
         self._troubled = False
+        self._file = -1
+        self._size = 0
+        self._torn = False
+        """The file does not end with a whole line."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
