@@ -150,7 +150,8 @@ class Parts:
         common = [*model, "--dtype", plan.dtype, *plan.options]
         self.router = Part(
             ROUTER,
-            ["router", *common, "--port", str(self.http_port),
+            # Faults are aimed at hand-offs, so these have to happen.
+            ["router", *common, "--strict-roles", "--port", str(self.http_port),
              "--control", self.control(), *plan.router_options],
             replace(plan.tampering, split=True), self.folder / "router.log",
         )
