@@ -5,8 +5,8 @@ It has no name in any file system: whoever is handed the descriptor can map it, 
 the last process that does. It is sealed, so that nobody can shrink it under a reader.
 
 The operating system gives such memory out in small pages unless it is set up otherwise, which
-costs a reader of scattered blocks up to a third of its speed. `use_huge_pages` asks for large ones, part
-by part, for they are zeroed when they are made.
+costs a reader of scattered blocks up to a third of its speed. `use_huge_pages` asks for large ones,
+part by part, for they are zeroed when they are made.
 """
 
 from __future__ import annotations
