@@ -27,7 +27,7 @@ from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan, best_loan
 from baton.router.prediction import Prediction
 
-FEW = 3
+FEW = 2
 """Workers of each kind that are looked at closely."""
 AGAINST_ROLE = 0.1
 DOUBT = 0.1

@@ -32,7 +32,6 @@ from baton.router.candidates import Candidate, RequestFacts
 from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan
 from baton.router.options import (
-    FEW,
     Option,
     Reading,
     best_readers,
@@ -46,9 +45,6 @@ from baton.router.prediction import Prediction
 
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
-
-ALONE = 2
-"""Workers of each kind that are considered for all of a request."""
 
 ALTERNATIVES = 3
 """Ways not taken that a decision shows."""
@@ -203,12 +199,12 @@ class _Ways:
                 for reading, writing in pairs(apart, writers)
                 if reading.worker is not writing.worker
             ]
-        for writing in writers[:ALONE] + writers[FEW:]:  # and the one that has most of it cached
+        for writing in writers:
             worker = writing.worker
             if self._may_read_too(worker):
                 reading = read(facts, worker, self._now, self._for_tokens)
                 options.append(combine(facts, reading, writing))
-        for reading in readers[:ALONE]:
+        for reading in readers:
             worker = reading.worker
             if worker.role == "prefill" and self._may_write_too(worker):
                 writing = write(facts, worker, self._for_prompts)
