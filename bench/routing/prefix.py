@@ -50,6 +50,11 @@ def evenness(trial: Trial) -> float:
     return max(work) * len(work) / max(1, sum(work))
 
 
+def busy(trial: Trial) -> str:
+    """Share of their time that workers were in a step."""
+    return " ".join(f"{w.busy / trial.run.seconds:.2f}" for w in trial.run.work.values())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code. Raises ConfigError."""
     options = _options(arguments)
@@ -73,11 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = {trial.system: summary(trial.outcomes, trial.seconds) for trial in trials}
     show_table(
         f"{kind}, {options.prefills} prefill and {workers - options.prefills} decode workers",
-        ("system", "requests", "hit rate", "attained", "TTFT p50", "p99 ms", "busiest / mean"),
+        ("system", "requests", "hit rate", "attained", "TTFT p50", "p99 ms", "busiest / mean",
+         "busy"),
         [(trial.system, f["requests"], f["hit_rate"], f["attainment"], f["ttft_ms"]["p50"],
-          f["ttft_ms"]["p99"], f"{evenness(trial):.2f}")
+          f["ttft_ms"]["p99"], f"{evenness(trial):.2f}", busy(trial))
          for trial, f in zip(trials, figures.values(), strict=True)]
-        + [("one infinite cache", "", round(ideal, 4), "", "", "", "")],
+        + [("one infinite cache", "", round(ideal, 4), "", "", "", "", "")],
     )
     ours = figures["auto"]
     rows = [
