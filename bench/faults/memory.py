@@ -20,8 +20,10 @@ def no_room(ground: Ground, name: str) -> Verdict:
     verdict.notes["preemptions"] = _preemptions(ground) - before
     _moves_on(ground, verdict, seen)
     smallest = min(view["num_blocks"] for view in ground.parts.views().values())
-    wanted = sum(len(ask.prompt) // BLOCK for ask in ground.asks) // len(ground.parts.workers)
-    verdict.notes |= {"smallest_pool_blocks": smallest, "prompt_blocks_for_each": wanted}
+    at_once = ground.asks[: ground.concurrency]
+    pairs = len(ground.parts.workers) // 2
+    wanted = sum((len(ask.prompt) + ask.max_tokens) // BLOCK for ask in at_once) // pairs
+    verdict.notes |= {"smallest_pool_blocks": smallest, "blocks_wanted_of_each": wanted}
     verdict.check(wanted > smallest, "the pool had room for everything")
     return ground.settle(verdict)
 
