@@ -83,7 +83,7 @@ class Sequence:
     def from_request(cls, request: Request, *, hold: bool) -> Sequence:
         prompt = unpack_tokens(request.prompt)
         seq = cls(request, hold, len(prompt), prompt + unpack_tokens(request.accepted))
-        if request.targets.itl is not None:
+        if request.targets.itl is not None and request.targets.firm:
             seq.itl = request.targets.itl
         return seq
 

@@ -42,6 +42,9 @@ class Targets(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """From its arrival at the router to its first token."""
     itl: float | None = None
     """Between tokens."""
+    firm: bool = True
+    """Somebody asked for them: steps are kept within them, and what they leave no room for waits
+    or is refused. Else they only say which of two ways is better."""
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -3,6 +3,7 @@
     predicted in time (its target, with a margin)          taken
     late, but others leave room for it within patience     taken; in the queue it is behind all
                                                            that can still make it
+    the same, of a lane whose targets nobody asked for     taken
     later than its lane's patience                         refused, at once
 
 How fast the queue moves is what the workers' speeds say, until it has been seen to move (`Drain`):
@@ -134,6 +135,8 @@ class Admission:
         soonest = first + prospect.ahead / rate
         in_time = IN_TIME * (lane.ttft - prospect.waited)
         if soonest <= in_time:
+            return None
+        if not lane.firm and soonest <= lane.patience - prospect.waited:
             return None
         taken = min(1.0, self._offered[lane.name].rate(now) / (rate * prospect.share))
         if taken < NO_GAPS:

@@ -35,6 +35,8 @@ class RequestFacts:
     tightest: tuple[float | None, float] = (None, 0.0)
     """The tightest target for first tokens that requests have come with of late, and what one of
     these is `worth`."""
+    firm: bool = True
+    """Somebody asked for these targets."""
     held: Mapping[Identity, int] = field(default_factory=dict)
     """Leading blocks of it that workers have in their caches."""
     block_size: int = 16

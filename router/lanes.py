@@ -2,12 +2,15 @@
 
 | lane | TTFT | ITL | patience | weight | for |
 |---|---|---|---|---|---|
-| interactive | 2 s | 100 ms | 10 s | 10 | people (`service_tier` auto, default, priority) |
+| interactive | 2 s | 100 ms | 60 s | 10 | people (`service_tier` auto, default, priority) |
 | batch | 60 s | 1 s | 600 s | 1 | work that may wait (`service_tier` flex) |
 
 A *target* is what is aimed for. *Patience* is how long after its arrival a first token is still
 worth having: what is predicted to come later is refused at once. *Weight* is the share of a lane
 while others wait too. Every default is written here, once.
+
+Targets that somebody asked for are *firm*: requests wait, or are refused, where taking them on
+would break them. The defaults only say which way is better: late is better than not at all.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class Lane:
     itl: float
     patience: float
     weight: float
+    firm: bool = True
+    """Somebody asked for these targets."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -68,7 +73,7 @@ class Lane:
 
     @property
     def targets(self) -> Targets:
-        return Targets(ttft=self.ttft, itl=self.itl)
+        return Targets(ttft=self.ttft, itl=self.itl, firm=self.firm)
 
     def complete(self, request: Request) -> Request:
         """With this lane's targets, unless it has some, and no deadline that ends it before the
@@ -83,8 +88,8 @@ class Lane:
 
 
 DEFAULT_LANES = (
-    Lane(INTERACTIVE, ttft=2.0, itl=0.1, patience=10.0, weight=10.0),
-    Lane(BATCH, ttft=60.0, itl=1.0, patience=600.0, weight=1.0),
+    Lane(INTERACTIVE, ttft=2.0, itl=0.1, patience=60.0, weight=10.0, firm=False),
+    Lane(BATCH, ttft=60.0, itl=1.0, patience=600.0, weight=1.0, firm=False),
 )
 
 
@@ -146,6 +151,7 @@ def _changed(lane: Lane, values: dict[str, float | None]) -> Lane:
         itl=given.get("itl", lane.itl),
         patience=given.get("patience", lane.patience),
         weight=given.get("weight", lane.weight),
+        firm=lane.firm or "ttft" in given or "itl" in given,
     )
 
 

@@ -152,6 +152,7 @@ class Placement:
             expected=self._learning.outputs.expected(flight.request.lane),
             ttft=flight.request.targets.ttft,
             itl=flight.request.targets.itl,
+            firm=flight.request.targets.firm,
             strict_roles=self.strict_roles,
             tightest=self._learning.tightest,
             block_size=16 if layout is None else layout.block_size,

@@ -245,7 +245,8 @@ class Worker:
         for flight in self.decoding:
             context += flight.num_tokens
             target = flight.request.targets.itl
-            if target is not None and (itl is None or target < itl):
+            firm = flight.request.targets.firm  # or the worker's steps do not care
+            if target is not None and firm and (itl is None or target < itl):
                 itl = target
         load = self.load
         if load is not None and load.decoding > decoding:

@@ -4,7 +4,8 @@ A decision takes the way that costs everyone least. Where every way makes the in
 that decode too long, or its own, it may cost less to wait for one of them to end. Likewise it is
 not sent to where its first token will come too late, as long as another worker may have time for
 it. If the wait takes longer than its patience, admission says so. Otherwise more load than there is
-room for would make everybody's intervals too long, and serve nobody well.
+room for would make everybody's intervals too long, and serve nobody well. Targets that nobody asked
+for are not waited for, but lighter lanes leave room for heavier ones in any case.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def better_to_wait(
     if predicted is None or not predicted.measured or facts.recompute:
         return False
     candidates = list(candidates)
-    if facts.due_in is not None and predicted.ttft > facts.due_in:
+    if facts.firm and facts.due_in is not None and predicted.ttft > facts.due_in:
         if facts.due_in >= _soonest(facts, candidates):
             return True
         if decision.missed - 1 > LIKELY:  # it is late anyway, and would make others late
@@ -60,7 +61,7 @@ def better_to_wait(
         alone <= MARGIN * target < interval
         for target, interval in (
             (model.itl, predicted.itl_others),
-            (facts.itl, predicted.step),
+            (facts.itl if facts.firm else None, predicted.step),
             (None if spare is None else (1 - SPARE) / MARGIN * spare, predicted.itl_others),
         )
         if target is not None

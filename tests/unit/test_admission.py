@@ -11,14 +11,14 @@ from baton.protocol.ids import Identity
 from baton.router.admission import IN_TIME, Admission, Drain, Offered, Prospect
 from baton.router.budget import MOST, PER_SECOND, SHARE, RetryBudget
 from baton.router.candidates import Candidate, RequestFacts
-from baton.router.lanes import Lanes
+from baton.router.lanes import Lanes, configure
 from baton.router.policy import Decision
 from baton.router.prediction import Prediction
 from baton.router.restraint import better_to_wait
 from baton.router.speed import WorkerModel
 
-LANES = Lanes()
-INTERACTIVE = LANES.named("interactive")  # TTFT 2 s, patience 10 s
+LANES = Lanes(configure(ttft=2.0, specs=["interactive:patience=10s"]))
+INTERACTIVE = LANES.named("interactive")
 
 
 def prospect(ahead: float, late: float | None = None, share: float = 1.0) -> Prospect:
@@ -60,6 +60,19 @@ def test_a_lane_that_others_share_with_has_less() -> None:
     busy(admission, 0.5, 30.0)
     assert admission.refusal(prospect(2.5), 0.1, 1.0, 30.0) is None
     assert admission.refusal(prospect(2.5, share=0.5), 0.1, 1.0, 30.0) is not None
+
+
+def test_targets_that_nobody_asked_for_refuse_nothing_within_patience() -> None:
+    lanes = Lanes()
+    admission = Admission(lanes)
+    busy(admission, 3.0, 30.0)
+
+    def refusal(ahead: float) -> float | None:
+        lane = lanes.named("interactive")
+        return admission.refusal(Prospect(lane, 0.0, ahead, ahead, 1.0), 0.1, 1.0, 30.0)
+
+    assert refusal(50.0) is None
+    assert refusal(70.0) is not None
 
 
 def test_nothing_is_refused_where_nothing_is_known() -> None:
@@ -139,6 +152,16 @@ def test_one_that_would_break_intervals_waits_if_waiting_may_help() -> None:
     assert not waits(broken, worker=replace(WORKER, model=WorkerModel(curve=CURVE)))
     hopeless = replace(FACTS, itl=0.001)
     assert not waits(replace(FINE, step=0.048), hopeless)
+
+
+def test_targets_that_nobody_asked_for_are_not_waited_for() -> None:
+    loose = replace(FACTS, firm=False)
+    unasked = replace(WORKER, model=WorkerModel(curve=CURVE, decoding=20, context=4000))
+    slow, late = replace(FINE, step=0.048, itl_others=0.048), replace(FINE, ttft=1.5)
+    assert not waits(slow, loose, unasked)
+    assert not waits(late, loose)
+    assert waits(slow, loose)  # somebody who decodes there asked
+    assert waits(replace(FINE, itl_others=0.035), loose, unasked, spare=0.05)
 
 
 def test_lighter_lanes_leave_room_in_the_intervals() -> None:

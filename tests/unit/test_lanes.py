@@ -14,8 +14,8 @@ from baton.router.lanes import DEFAULT_LANES, Lane, Lanes, configure
 def test_the_defaults() -> None:
     interactive, batch = DEFAULT_LANES
     assert configure() == DEFAULT_LANES
-    assert interactive.targets == Targets(ttft=2.0, itl=0.1)
-    assert (interactive.patience, batch.patience) == (10.0, 600.0)
+    assert interactive.targets == Targets(ttft=2.0, itl=0.1, firm=False)
+    assert (interactive.patience, batch.patience) == (60.0, 600.0)
     assert interactive.weight == 10 * batch.weight
 
 
@@ -23,7 +23,7 @@ def test_the_targets_of_interactive_move_its_patience() -> None:
     interactive, batch = configure(0.3, 0.04)
     assert (interactive.ttft, interactive.itl, interactive.patience) == (0.3, 0.04, 3.0)
     assert configure(0.02)[0].patience == 1.0
-    assert configure(itl=0.04)[0].patience == 10.0
+    assert configure(itl=0.04)[0].patience == 60.0
     assert batch == DEFAULT_LANES[1]
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_lane_is_told_which_there_are() -> None:
 def test_a_request_gets_its_lanes_targets_and_no_deadline_before_its_patience() -> None:
     interactive, batch = DEFAULT_LANES
     plain = make_request("r", [1, 2])
-    assert interactive.complete(plain).targets == Targets(ttft=2.0, itl=0.1)
+    assert interactive.complete(plain).targets == Targets(ttft=2.0, itl=0.1, firm=False)
     assert interactive.complete(plain).deadlines == plain.deadlines
     assert batch.complete(plain).deadlines.first_token == 1200.0
     own = msgspec.structs.replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from engine_driver import BLOCK, Driver
 from fake_runner import undisturbed
@@ -69,10 +70,13 @@ def test_the_role_does_not_matter_where_there_is_a_target(role: str) -> None:
     assert sizes(driver) == [1, 148]
 
 
-@pytest.mark.parametrize("missing", ["target", "curve"])
-def test_without_target_or_curve_the_role_divides_the_step(missing: str) -> None:
-    driver = driver_with(
-        short(itl=None if missing == "target" else 0.02), use=None if missing == "curve" else CURVE)
+@pytest.mark.parametrize("missing", ["target", "firm", "curve"])
+def test_without_firm_target_or_curve_the_role_divides_the_step(missing: str) -> None:
+    running = short(itl=None if missing == "target" else 0.02)
+    if missing == "firm":
+        loose = msgspec.structs.replace(running.targets, firm=False)
+        running = msgspec.structs.replace(running, targets=loose)
+    driver = driver_with(running, use=None if missing == "curve" else CURVE)
     driver.start(make_request("long", LONG))
     assert sizes(driver) == [1, 128]
 
