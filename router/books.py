@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from baton.protocol.ids import Identity
 from baton.router.account import Account, Attempt, prefix_depths
 from baton.router.flight import Dispatch, Flight
+from baton.router.harmless import harmless
 from baton.router.history import History
 from baton.router.policy import Alternative
 from baton.router.prediction import Prediction
@@ -34,6 +35,7 @@ class Books:
         self._names = names
         self._router = router
 
+    @harmless
     def ended(self, flight: Flight, now: float) -> None:
         """It has its outcome; its decisions are still there."""
         self.history.ended(self._account(flight, now, self._prefix(flight)), now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from baton.router.accuracy import OutputLengths
 from baton.router.candidates import RequestFacts
 from baton.router.flight import Flight
+from baton.router.harmless import harmless
 from baton.router.observer import Observer
 from baton.router.registry import Registry
 
@@ -23,12 +24,14 @@ class Learning:
         self._registry = registry
         self._observer = observer
 
+    @harmless
     def dispatched(self, facts: RequestFacts) -> None:
         """With every decision that is carried out."""
         ttft = facts.ttft
         if ttft is not None and (self.tightest[0] is None or ttft <= self.tightest[0]):
             self.tightest = (ttft, facts.worth)
 
+    @harmless
     def first_token(self, flight: Flight) -> None:
         dispatch = flight.dispatches[-1] if flight.dispatches else None
         if dispatch is None or dispatch.ttft is None:
@@ -43,6 +46,7 @@ class Learning:
         if decoder is not None and dispatch.first_token is not None:
             dispatch.tokens_then = decoder.tokens_by(dispatch.first_token)
 
+    @harmless
     def over(self, flight: Flight) -> None:
         """While its holders are still named."""
         dispatch = flight.dispatches[-1] if flight.dispatches else None
@@ -59,6 +63,8 @@ class Learning:
         first, second, last = dispatch.first_token, dispatch.second_token, dispatch.last_token
         if dispatch.tokens < LEAST_TOKENS or first is None or second is None or last is None:
             return
+        if last <= first:
+            return  # all at once: they waited together for something else
         self._observer.predicted("itl", predicted.itl, (last - first) / (dispatch.tokens - 1))
         # Against the load that there was, not the one foreseen, which is no worker's fault.
         due = (worker.tokens_by(last) - dispatch.tokens_then) * (last - second) / (last - first)

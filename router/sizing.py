@@ -18,6 +18,7 @@ from baton.protocol.records import SetRole
 from baton.router.candidates import ROLES
 from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
+from baton.router.harmless import harmless
 from baton.router.planner.controller import Cluster, Controller, ControllerSettings
 from baton.router.planner.leader import Leadership, Word
 from baton.router.planner.moves import WorkerState
@@ -151,6 +152,7 @@ class Sizing:
 
     # -- from the dispatcher (FlightWatcher) ---------------------------------------------------
 
+    @harmless
     def arrived(self, flight: Flight) -> None:
         targets = flight.request.targets
         self.controller.observation.arrived(
@@ -163,6 +165,7 @@ class Sizing:
             lambda: len(flight.accepted),
         )
 
+    @harmless
     def ended(self, flight: Flight) -> None:
         key = flight.key.request_id
         self._judge(flight)

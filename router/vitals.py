@@ -19,6 +19,7 @@ from collections.abc import Callable
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
 from baton.router.flight import Flight
+from baton.router.harmless import harmless
 from baton.router.health import OUTLIER, Health
 from baton.router.observer import Observer
 from baton.router.prediction import Prediction
@@ -57,10 +58,12 @@ class Vitals:
         """A worker that is to be tried again."""
         return self.health.to_probe(self._pool(), now)
 
+    @harmless
     def sent(self, flight: Flight, now: float) -> None:
         for identity in flight.holders:
             self.health.sent(identity, now)
 
+    @harmless
     def tokens(self, flight: Flight, now: float) -> None:
         """It has got some. Called for every record of tokens, so it does little for most."""
         dispatch = flight.dispatches[-1]
@@ -87,6 +90,7 @@ class Vitals:
                 step = (now - begun[1]) / (count - begun[0])
                 self._worked(decision.decode, step / self._step(decision.decode, predicted), now)
 
+    @harmless
     def failed(self, flight: Flight, reason: str, now: float) -> None:
         """An attempt came to nothing; its holders are still named. Whose fault it was shows when
         they work with others."""
@@ -94,12 +98,14 @@ class Vitals:
             self.health.failed(identity, self._pool(), now)
             self._show(identity, reason, now)
 
+    @harmless
     def over(self, flight: Flight) -> None:
         """An attempt is over; its holders are still named."""
         self._stretches.pop(flight, None)
         for identity in flight.holders:
             self.health.released(identity)
 
+    @harmless
     def heard(self, worker: Worker, now: float) -> None:
         """Its heartbeat."""
         self._pools = None

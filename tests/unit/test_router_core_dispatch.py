@@ -21,8 +21,11 @@ from baton.protocol.records import (
     TokenDelta,
 )
 from baton.protocol.tokens import unpack_tokens
+from baton.router.accuracy import OutputLengths
 from baton.router.control import RouterControl
 from baton.router.flight import Flight
+from baton.router.health import Health
+from baton.router.history import History
 from baton.router.registry import CERTAIN_BLAME
 
 
@@ -60,6 +63,21 @@ async def test_remote(cluster: Cluster) -> None:
     assert prefill.keys(Cancel) == decode.keys(Cancel) == []
     assert cluster.counts.phases == {"transfer": 0.5}
     assert flights[0].stamps.first_token is not None
+
+
+async def test_a_mistake_in_what_only_learns_loses_no_request(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(*_: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(OutputLengths, "ended", wrong)
+    monkeypatch.setattr(Health, "worked", wrong)
+    monkeypatch.setattr(History, "ended", wrong)
+    await cluster.add("m0", "mixed")
+    assert await read(cluster.submit()) == EXPECTED
+    failed = {record.args[0] for record in caplog.records if "goes on" in record.message}
+    assert failed == {"Learning.over", "Vitals.tokens", "Books.ended"}
 
 
 async def test_a_first_token_that_ends_the_request(cluster: Cluster) -> None:
