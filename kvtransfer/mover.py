@@ -20,7 +20,7 @@ from typing import Protocol
 
 from baton.kvtransfer.conversion import Converter, Cut
 from baton.kvtransfer.memory import Blocks
-from baton.kvtransfer.staging import LARGE_MESSAGE, STAGING_BYTES, StagingBuffers
+from baton.kvtransfer.staging import PULLED_MESSAGE, STAGING_BYTES, StagingBuffers
 from baton.kvtransfer.transport import Buffer, Bytes, Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import Scheme
 
@@ -69,7 +69,7 @@ class BlockMover:
         """For one peer, whose blocks are that large. `shared`: it takes from them itself."""
         size = max(self._staging_bytes, block_bytes)
         if not self.blocks.scatters:
-            size = max(size, LARGE_MESSAGE)  # every message goes through one
+            size = max(size, PULLED_MESSAGE)  # every message goes through one
         return StagingBuffers(size, SEND_BUFFERS, shared=shared)
 
     def send(

@@ -7,8 +7,7 @@ of a pool is touched, and it takes a few MiB and some milliseconds.
 
 | candidate | what for |
 |---|---|
-| pulled messages of 4 MiB | the rule where the receiver is connected with the sender for it |
-| pulled messages of 1 MiB | to begin sooner |
+| pulled messages of 16 MiB | the rule where the receiver is connected with the sender for it |
 | messages of 1 MiB | the rule elsewhere: nothing else is chosen unless it is clearly faster |
 | messages of 4 MiB | many small blocks |
 | one block a message | large blocks |
@@ -27,7 +26,7 @@ import numpy as np
 from baton.kernels.shared_memory import shared_bytes
 from baton.kvtransfer.memory import HostBlocks
 from baton.kvtransfer.mover import BlockMover, OnDone
-from baton.kvtransfer.staging import LARGE_MESSAGE, STAGING_BYTES
+from baton.kvtransfer.staging import LARGE_MESSAGE, PULLED_MESSAGE, STAGING_BYTES
 from baton.kvtransfer.transport import Endpoint, Inbox, Operation, Transport
 from baton.protocol.records import DIRECT, Probe, ProbeRound, Record, Scheme
 
@@ -56,7 +55,7 @@ def rule(
     written in several places by one message. `pulls`: its inbox does. `converts`: the sender lays
     messages out in a staging buffer."""
     if scatters and pulls:
-        size = STAGING_BYTES if converts else LARGE_MESSAGE
+        size = STAGING_BYTES if converts else PULLED_MESSAGE
         return Scheme(blocks_in(size, block_bytes), pulled=True)
     if scatters:
         return Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False)
@@ -67,12 +66,8 @@ def rule(
 
 def candidates(block_bytes: int, scratch: int, *, pulls: bool = False) -> list[Scheme]:
     """In order of preference."""
-    pulled = [
-        rule(block_bytes, scatters=True, pulls=True),
-        Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True),
-    ]
     wanted = [
-        *(pulled if pulls else ()),
+        *([rule(block_bytes, scatters=True, pulls=True)] if pulls else ()),
         rule(block_bytes, scatters=True),
         Scheme(blocks_in(min(LARGE_MESSAGE, scratch), block_bytes), staged=False),
         DIRECT,

@@ -25,7 +25,9 @@ STAGING_BYTES = 1 << 20
 
 
 LARGE_MESSAGE = 4 << 20
-"""The largest message that schemes ask for, unless a single block is larger."""
+PULLED_MESSAGE = 16 << 20
+"""The largest messages that schemes ask for, unless a single block is larger. What is pulled needs
+no parts to be sent and received at once, and each message costs the sender some microseconds."""
 
 
 class StagingBuffers:

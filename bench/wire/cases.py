@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from baton.kvtransfer.probe import SMALL_MESSAGE, blocks_in
-from baton.kvtransfer.staging import LARGE_MESSAGE, STAGING_BYTES
+from baton.kvtransfer.staging import LARGE_MESSAGE, PULLED_MESSAGE, STAGING_BYTES
 from baton.kvtransfer.tags import TagIssuer
 from baton.protocol.records import DIRECT, Scheme
 
@@ -58,7 +58,7 @@ class Round:
 def schemes(block_bytes: int) -> dict[str, Scheme]:
     """The ways that a probe chooses from; between hosts not those that are pulled."""
     return {
-        "1 MiB pulled": Scheme(blocks_in(SMALL_MESSAGE, block_bytes), pulled=True),
+        "16 MiB pulled": Scheme(blocks_in(PULLED_MESSAGE, block_bytes), pulled=True),
         "4 MiB pulled": Scheme(blocks_in(LARGE_MESSAGE, block_bytes), pulled=True),
         "1 MiB messages": Scheme(blocks_in(SMALL_MESSAGE, block_bytes), staged=False),
         "4 MiB messages": Scheme(blocks_in(LARGE_MESSAGE, block_bytes), staged=False),
