@@ -25,8 +25,8 @@ def ask(cluster: Cluster, prompt: list[int], tokens: int) -> tuple[list[int], in
 
 
 def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) -> None:
-    """A new router, which has computed nothing, names the worker that has a conversation's past as
-    the lender for its next turn."""
+    """A new router, which has computed nothing, sends a conversation's next turn to the worker that
+    has its past, or names it as the lender."""
     model = make_tiny_model(tmp_path / "tiny", max_position=2048)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -59,11 +59,9 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
         second = router()
         # The first turn may come before the workers have answered.
         cached = [ask(second, prompt, 2)[1] for prompt in past]
-        named = second.metric_sum("baton_lenders_named_total")
         second.assert_clean()
         second.stop()
-        assert named >= 1
-        assert (240 - 1) // BLOCK * BLOCK in cached
+        assert (240 - 1) // BLOCK * BLOCK in cached, cached
     finally:
         for each in routers:
             if each.launcher.poll() is None:
