@@ -48,7 +48,7 @@ from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
 from baton.router.registry import Registry, Worker
 from baton.router.reserve import Reserve
-from baton.router.retries import NO_ROOM, Retries
+from baton.router.retries import Retries
 from baton.router.sending import Sending
 from baton.router.vitals import Vitals, is_fault
 from baton.router.worker_view import WorkerView
@@ -333,8 +333,7 @@ class Dispatcher:
     def _on_declined(self, worker: Worker, record: Declined) -> None:
         flight = self._current(worker, record.key)
         if flight is not None:
-            if record.reason != NO_ROOM:
-                self._vitals.failed(flight, record.reason, _now())
+            self._vitals.failed(flight, record.reason, _now())
             self._retries.declined(flight, worker, record.reason)
 
     def _current(self, worker: Worker, key: RequestKey) -> Flight | None:

@@ -35,6 +35,9 @@ DECLINE_PAUSE_MAX = 1.0
 NO_ROOM = "busy"
 """Declined so by a worker with other work of ours, it is asked for nothing until some of that has
 ended, or until its next heartbeat."""
+NO_FAULT = frozenset({NO_ROOM, "draining", "peer_lost"})
+"""Reasons to decline that say nothing of who declines, and cost no retry budget: when a peer dies,
+all that it shared requests with lose them at once."""
 MAX_BLAME = 2 * CERTAIN_BLAME
 """A request that has cost two workers their lives is not given to another."""
 DEATHS = (LossCause.PROCESS, LossCause.CONNECTION, LossCause.SILENCE, LossCause.FAILED)
@@ -78,7 +81,7 @@ class Retries:
         else:
             self._avoid(flight, worker)
         self.retry(flight, reason)
-        if reason != NO_ROOM:
+        if reason not in NO_FAULT:
             self._sending.hold_back(flight, self.budget.take(_now()))
         self._sending.pump()
 

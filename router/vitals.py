@@ -8,7 +8,7 @@ else a worker that has become slow would soon be as fast as predicted.
 | first token | predicted when it was sent | the worker that computed the prompt |
 | a few tokens in a row | the predicted step | the worker that decodes |
 | a first token that does not come | predicted | the worker that owes it, with each heartbeat |
-| declined but for lack of room, out of order, internal errors | - | all that held the request |
+| declined but for NO_FAULT, out of order, internal errors | - | all that held the request |
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from baton.router.health import OUTLIER, Health
 from baton.router.observer import Observer
 from baton.router.prediction import Prediction
 from baton.router.registry import Registry, Worker
+from baton.router.retries import NO_FAULT
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class Vitals:
     def failed(self, flight: Flight, reason: str, now: float) -> None:
         """An attempt came to nothing; its holders are still named. Whose fault it was shows when
         they work with others."""
+        if reason in NO_FAULT:
+            return
         for identity in list(flight.holders):
             self.health.failed(identity, self._pool(), now)
             self._show(identity, reason, now)

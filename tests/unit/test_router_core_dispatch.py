@@ -103,6 +103,18 @@ async def test_declined_requests_go_elsewhere_and_come_back(cluster: Cluster) ->
     assert cluster.counts.retries == ["busy", "busy", "no_session"]
 
 
+@pytest.mark.parametrize(("reason", "blamed"), [("peer_lost", False), ("expired", True)])
+async def test_who_lost_a_peer_is_not_blamed(
+    cluster: Cluster, reason: str, blamed: bool
+) -> None:
+    await cluster.add("p0", "prefill")
+    decode = await cluster.add("d0", "decode")
+    decode.decline = [reason] * 3
+    assert await read(cluster.submit()) == EXPECTED
+    circuits = cluster.dispatcher._vitals.health.circuits(0.0)
+    assert (circuits[decode.identity].failures > 0) is blamed
+
+
 async def test_who_found_no_room_keeps_its_place_until_something_ends(cluster: Cluster) -> None:
     await cluster.add("p0", "prefill")
     decode = await cluster.add("d0", "decode")
