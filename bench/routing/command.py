@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 PARTS = {
     "suite": ("baton.bench.routing.suite", "goodput against static splits and colocated workers"),
+    "trace": ("baton.bench.routing.trace", "the same for the requests of a trace or a journal"),
     "shift": ("baton.bench.routing.shift", "a load whose balance shifts, against the best splits"),
     "overload": ("baton.bench.routing.overload", "goodput beyond capacity, and after a burst"),
     "prefix": ("baton.bench.routing.prefix", "cache hits against one infinite cache"),

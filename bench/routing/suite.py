@@ -117,9 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(_judge(shape, load, workers, trials))
                 results.append({
                     "workload": shape, "load": load, "workers": workers,
-                    "systems": {t.system: _figures(t) for t in trials},
+                    "systems": {t.system: figures(t) for t in trials},
                 })
-                _show(shape, load, workers, trials, time.monotonic() - started)
+                taken = time.monotonic() - started
+                show_trials(
+                    f"{shape}, {workers} workers, load {load:g} ({taken:.0f} s taken)", trials
+                )
     good = show_rows(rows)
     write_json(options.json, rows, {"machine": machine.name, "results": results})
     return 0 if good else 1
@@ -133,7 +136,8 @@ def _judge(shape: str, load: float, workers: int, trials: Sequence[Trial]) -> Ro
                     WANTED, ratio)
 
 
-def _figures(trial: Trial) -> dict[str, Any]:
+def figures(trial: Trial) -> dict[str, Any]:
+    """Of one system, for JSON."""
     return {
         **summary(trial.outcomes, trial.seconds),
         "role_changes": len(trial.run.role_changes),
@@ -144,19 +148,18 @@ def _figures(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _show(
-    shape: str, load: float, workers: int, trials: Sequence[Trial], taken: float
-) -> None:
+def show_trials(title: str, trials: Sequence[Trial]) -> None:
+    """One line for each system."""
     lines = []
     for trial in trials:
-        figures = summary(trial.outcomes, trial.seconds)
+        seen = summary(trial.outcomes, trial.seconds)
         lines.append((
-            trial.system, figures["requests"], figures["goodput_per_s"], figures["attainment"],
-            figures["served"], figures["ttft_ms"]["p50"], figures["ttft_ms"]["p99"],
-            figures["itl_ms"]["p50"], figures["itl_ms"]["p99"], figures["hit_rate"],
+            trial.system, seen["requests"], seen["goodput_per_s"], seen["attainment"],
+            seen["served"], seen["ttft_ms"]["p50"], seen["ttft_ms"]["p99"],
+            seen["itl_ms"]["p50"], seen["itl_ms"]["p99"], seen["hit_rate"],
         ))
     show_table(
-        f"{shape}, {workers} workers, load {load:g} ({taken:.0f} s taken)",
+        title,
         ("system", "requests", "goodput/s", "attained", "served", "TTFT p50", "p99 ms",
          "ITL p50", "p99 ms", "hits"),
         lines,

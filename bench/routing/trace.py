@@ -1,0 +1,93 @@
+"""`baton bench routing trace FILE`: requests of a trace in simulated time: the automatic router
+against every static split and colocated workers.
+
+FILE is a trace as Mooncake or Azure published theirs, or the journal of a router (`--journal`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from baton.bench.routing.report import at_least, show_rows, write_json
+from baton.bench.routing.suite import WANTED, figures, show_trials
+from baton.bench.routing.systems import automatic, static_systems
+from baton.bench.routing.traces import read_trace, replay
+from baton.bench.routing.trial import lanes_for, run_trial
+from baton.bench.routing.workloads import LONGEST, MAX_TOKENS, targets_for
+from baton.bench.simulator.profiles import load_machine
+from baton.protocol.errors import ConfigError
+from baton.protocol.records import Targets
+from baton.protocol.units import parse_duration
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code. Raises ConfigError."""
+    options = _options(arguments)
+    machine = load_machine(options.machine)
+    trace = read_trace(options.file)
+    lengths = sorted(traced.prompt for traced in trace)
+    usual = targets_for(machine, min(LONGEST, lengths[len(lengths) // 2]))
+    targets = Targets(ttft=options.ttft or usual.ttft, itl=options.itl or usual.itl)
+    warm = options.warm_up
+    window = (options.start, (warm + options.seconds) * options.speed)
+    replayed = list(replay(
+        trace, speed=options.speed, start=window[0], seconds=window[1],
+        longest=min(LONGEST, machine.limits.max_model_len - MAX_TOKENS), max_tokens=MAX_TOKENS,
+        targets=targets,
+    ))
+    if not replayed:
+        raise ConfigError(f"{options.file} has no request that fits from {window[0]:g} s on")
+    systems = [automatic(options.workers), *static_systems(options.workers)]
+    if options.systems:
+        systems = [system for system in systems if system.name in options.systems]
+    started = time.monotonic()
+    trials = [
+        run_trial(
+            system, machine, iter(replayed), lanes=lanes_for(targets),
+            count=(warm, warm + options.seconds), seed=options.seed,
+        )
+        for system in systems
+    ]
+    show_trials(
+        f"{options.file.name} x {options.speed:g}, {options.workers} workers, TTFT "
+        f"{targets.ttft:g} s, ITL {targets.itl:g} s ({time.monotonic() - started:.0f} s taken)",
+        trials,
+    )
+    best = max(trials[1:], key=lambda trial: trial.goodput, default=trials[0])
+    ratio = trials[0].goodput / best.goodput if best.goodput else 1.0
+    rows = [at_least(f"{options.file.name}, against {best.system}", WANTED, ratio)]
+    good = show_rows(rows)
+    write_json(options.json, rows, {
+        "machine": machine.name, "trace": options.file.name, "speed": options.speed,
+        "requests": len(replayed), "workers": options.workers,
+        "targets": {"ttft": targets.ttft, "itl": targets.itl},
+        "systems": {trial.system: figures(trial) for trial in trials},
+    })
+    return 0 if good else 1
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="baton bench routing trace", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--speed", type=float, default=1.0, help="times as fast as it was")
+    parser.add_argument("--start", type=parse_duration, default=0.0, metavar="DURATION",
+                        help="into the trace")
+    parser.add_argument("--warm-up", type=parse_duration, default=30.0, metavar="DURATION")
+    parser.add_argument("--seconds", type=float, default=60.0, help="that count")
+    parser.add_argument("--ttft", type=parse_duration, metavar="DURATION",
+                        help="default: four times what the median prompt takes alone")
+    parser.add_argument("--itl", type=parse_duration, metavar="DURATION")
+    parser.add_argument("--systems", nargs="+", metavar="NAME",
+                        help='only these, such as auto "split 2+2" "colocated 256"')
+    parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "
+                        "DistServe fit; default: one made of a device's figures")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args(None if arguments is None else list(arguments))
