@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -38,25 +39,27 @@ def run_top(settings: TopSettings) -> int:
 async def _top(settings: TopSettings) -> int:
     console = Console()
     async with session(settings.api_key) as http:
-        overview = await ask(http, settings.url, "/admin/overview")
+        look = await _look(http, settings.url)
         if settings.once or not console.is_terminal:
-            console.print(render(overview, settings.url))
+            console.print(look)
             return 0
-        with Live(
-            render(overview, settings.url), console=console, screen=True, auto_refresh=False
-        ) as live:
+        with Live(look, console=console, screen=True, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(settings.interval)
                 try:
-                    overview = await ask(http, settings.url, "/admin/overview")
+                    look = await _look(http, settings.url)
                 except ConfigError as error:
-                    live.update(Text(f"{error}; still trying", style="red"), refresh=True)
-                else:
-                    live.update(render(overview, settings.url), refresh=True)
+                    look = Text(f"{error}; still trying", style="red")
+                live.update(look, refresh=True)
 
 
-def render(overview: dict[str, Any], url: str) -> RenderableType:
-    """One look. `overview`: the answer of GET /admin/overview."""
+async def _look(http: aiohttp.ClientSession, url: str) -> RenderableType:
+    overview = await ask(http, url, "/admin/overview")
+    return render(overview, await ask(http, url, "/admin/sizing"), url)
+
+
+def render(overview: dict[str, Any], sizing: dict[str, Any], url: str) -> RenderableType:
+    """One look: the answers of GET /admin/overview and /admin/sizing."""
     head = Text.assemble(
         (f"{overview['model'] or 'no model yet'}", "bold"),
         f" at {url}, {overview['in_flight']} in flight, {overview['queue']} waiting here",
@@ -64,12 +67,26 @@ def render(overview: dict[str, Any], url: str) -> RenderableType:
     parts: list[RenderableType] = [
         head, "", _lanes(overview["lanes"]), "", _workers(overview["workers"])
     ]
-    sizing = overview.get("sizing")
-    if sizing:
-        parts += ["", Text.assemble(("sizing ", "bold"), sizing)]
+    parts += ["", Text.assemble(("sizing ", "bold"), _sizing(sizing))]
     if overview["decisions"]:
         parts += ["", _decisions(overview["decisions"])]
     return Group(*parts)
+
+
+def _sizing(sizing: dict[str, Any]) -> str:
+    """What was decided last, and why."""
+    mode, last = sizing["mode"], sizing["last"]
+    if mode == "off":
+        return "off: roles stay as they are"
+    if not sizing["leads"]:
+        return f"{mode}, led by {sizing['leader']}"
+    if last is None:
+        return f"{mode}, nothing decided yet"
+    moves = ", ".join(f"{move['worker']} to {move['role']}" for move in last["moves"])
+    return (
+        f"{mode}, {format_duration(max(0.0, last['age']))} ago: {moves or 'roles stay'}; "
+        f"{last['reason']}"
+    )
 
 
 def _lanes(lanes: list[dict[str, Any]]) -> Table:

@@ -31,5 +31,3 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     workers: list[WorkerView]
     decisions: list[Account]
     """The choices that ended last, latest first."""
-    sizing: str | None = None
-    """What the sizing of the pools did or would do last."""
