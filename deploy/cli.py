@@ -236,10 +236,9 @@ def worker(
         ),
     ] = None,
     cpus: Annotated[
-        tuple[int, ...] | None,
+        str | None,
         typer.Option(
             help="Pin to these CPUs, such as 0-3,8.",
-            parser=options.read_cpus,
             metavar="LIST",
             show_default="no pinning",
             rich_help_panel="Resources",
@@ -296,7 +295,7 @@ def worker(
         join=addresses,
         device=device,
         threads=threads,
-        cpus=cpus,
+        cpus=None if cpus is None else options.read_cpus(cpus),
         host=host or _address_towards(addresses[0]),
         model=model_settings(
             model, dtype, max_model_len, block_size, kv_blocks, kv_memory, kv_checksum,

@@ -34,16 +34,16 @@ def read_duration(text: str | float) -> float:
         raise typer.BadParameter(str(error)) from error
 
 
-def read_cpus(text: str | tuple[int, ...]) -> tuple[int, ...]:
-    """`"0-3,8"` to CPU numbers, for typer."""
+def read_cpus(text: str) -> tuple[int, ...]:
+    """`"0-3,8"` to CPU numbers. Raises typer.BadParameter."""
     from baton.deploy.topology import parse_cpu_list
 
-    if isinstance(text, tuple):
-        return text
     try:
         return parse_cpu_list(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a list of CPUs such as 0-3,8") from error
+        raise typer.BadParameter(
+            f"{text!r} is not a list of CPUs such as 0-3,8", param_hint="--cpus"
+        ) from error
 
 
 Model = Annotated[

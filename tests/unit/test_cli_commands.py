@@ -29,7 +29,8 @@ def test_help_shows_every_command() -> None:
     done = baton("--help")
     assert done.returncode == 0
     for command in (
-        "up", "router", "worker", "chat", "drain", "doctor", "profile", "bench", "version",
+        "up", "router", "worker", "chat", "drain", "role", "top", "explain", "doctor", "profile",
+        "bench", "version",
     ):
         assert command in done.stdout
 
@@ -54,6 +55,10 @@ def test_help_of_a_command(command: str) -> None:
         (["worker", "--role", "boss", "--join", "a:1"], 1, "'boss'"),
         (["worker", "--role", "decode", "--join", "a"], 1, "--join must be HOST:PORT"),
         (["worker", "--role", "decode"], 2, "--join"),
+        (["worker", "--role", "decode", "--join", "a:1", "--cpus", "x"], 2, "such as 0-3,8"),
+        (["worker", "--role", "decode", "--join", "a:1", "--cpus", "0-1", "--device", "x"], 1,
+         "--device must be cpu"),
+        (["router", "--journal", "/proc/nowhere/j.jsonl", "--port", "0"], 1, "/proc/nowhere/j.jsonl"),
         (["router", "--control", "nonsense"], 1, "--control must be HOST:PORT"),
         (["bench", "nothing"], 1, "no benchmark 'nothing'"),
         (["profile", "--seconds", "soon"], 2, "such as 300ms"),
