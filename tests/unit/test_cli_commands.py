@@ -58,7 +58,6 @@ def test_help_of_a_command(command: str) -> None:
         (["worker", "--role", "decode", "--join", "a:1", "--cpus", "x"], 2, "such as 0-3,8"),
         (["worker", "--role", "decode", "--join", "a:1", "--cpus", "0-1", "--device", "x"], 1,
          "--device must be cpu"),
-        (["router", "--journal", "/proc/nowhere/j.jsonl", "--port", "0"], 1, "/proc/nowhere/j.jsonl"),
         (["router", "--control", "nonsense"], 1, "--control must be HOST:PORT"),
         (["bench", "nothing"], 1, "no benchmark 'nothing'"),
         (["profile", "--seconds", "soon"], 2, "such as 300ms"),
