@@ -62,7 +62,10 @@ class Cluster:
         return self
 
     def start(self) -> Cluster:
-        self.launch()
+        return self.launch().wait_started()
+
+    def wait_started(self) -> Cluster:
+        """Ready, or all is ended and the output printed."""
         try:
             wait_for(self._announced, "the URL line of `baton up`", START_SECONDS)
             self.wait_ready()
