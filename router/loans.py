@@ -23,6 +23,12 @@ class Lender:
     links: Mapping[str, LinkCurve] = field(default_factory=dict)
     """From it, by the receiver's worker id."""
 
+    def link_to(self, borrower: Identity) -> LinkCurve | None:
+        """One that was never used is taken to be like another of this lender's: what is never
+        tried would never be known."""
+        links = self.links
+        return links.get(borrower.node_id) or next(iter(links.values()), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Loan:
@@ -45,7 +51,7 @@ def best_loan(
     token_bytes: int,
 ) -> Loan | None:
     """What saves most for a borrower that has `own` leading blocks of a prompt of so many tokens;
-    None when nothing saves any. A link that was never used is tried when there is much to fetch."""
+    None when nothing saves any. Where no link is known it is tried when there is much to fetch."""
     best: Loan | None = None
     alone = 0.0
     for lender in lenders:
@@ -53,7 +59,7 @@ def best_loan(
         if more <= 0 or lender.identity == borrower:
             continue
         alone = alone or model.prefill(tokens, own * block_size)[0]
-        link = lender.links.get(borrower.node_id)
+        link = lender.link_to(borrower)
         if link is None or not model.measured:
             loan = Loan(lender.identity, lender.blocks, None, 0.0)
             if more < MIN_LOAN_BLOCKS:

@@ -118,18 +118,35 @@ def best_readers(
     held, tokens, size = facts.held, facts.tokens, facts.block_size
     if len(workers) > few:
         price = 1 + pool.work_price
+        lent, fetching = _lent(facts)
         ranked = []
         for place, worker in enumerate(workers):
             model = worker.model
             late = model.head_until - now
             missing = tokens - held.get(worker.identity, 0) * size if held else tokens
-            score = model.queued + missing * (model.rate * price + model.harm_rate)
-            ranked.append((score + late if late > 0 else score, place))
+            rate = model.rate * price + model.harm_rate
+            score = model.queued + (late if late > 0 else 0.0)
+            if missing > tokens - lent and fetching < rate:
+                score += (tokens - lent) * rate + (missing - tokens + lent) * fetching
+            else:
+                score += missing * rate
+            ranked.append((score, place))
         ranked.sort()
         workers = [workers[place] for _, place in ranked[:few]]
     readings = [read(facts, worker, now, pool) for worker in workers]
     readings.sort(key=lambda reading: reading.ttft + reading.to_come)
     return readings
+
+
+def _lent(facts: RequestFacts) -> tuple[int, float]:
+    """Prompt tokens that others can lend to whoever has less, and seconds to fetch one of them."""
+    if not facts.lenders:
+        return 0, 0.0
+    lender = facts.lenders[0]
+    link = next(iter(lender.links.values()), None)
+    if link is None:
+        return 0, 0.0
+    return lender.blocks * facts.block_size, link.byte * facts.token_bytes
 
 
 def best_writers(

@@ -253,7 +253,7 @@ def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
         return EMPTY
     work = sum([model.pressure * model.typical for model in models])
     ttft, worth = facts.tightest
-    return Pool(pressure / len(models), work / pressure, ttft, worth)
+    return Pool(pressure / len(models), work / pressure, ttft, worth, len(models))
 
 
 def _rank(option: Option) -> tuple[float, bool]:

@@ -134,8 +134,8 @@ def test_a_hot_prefix_spreads_before_its_holder_is_overloaded() -> None:
         prefill, _, reason = way(chosen(held(p0=60), *workers, worker("d0", decoding=5)))
         return prefill, reason
 
-    assert [reading(queued) for queued in (0.0, 0.1, 0.15)] == [("p0", "cached_here")] * 3
-    assert [reading(queued) for queued in (0.3, 0.5)] == [("p1", "split")] * 2
+    assert [reading(queued) for queued in (0.0, 0.1)] == [("p0", "cached_here")] * 2
+    assert [reading(queued) for queued in (0.15, 0.3)] == [("p1", "split")] * 2
 
 
 def test_a_loan_makes_going_elsewhere_cheap() -> None:
@@ -151,6 +151,35 @@ def test_a_loan_makes_going_elsewhere_cheap() -> None:
     assert decision.loan.lender == identity("p0")
     assert decision.prediction is not None
     assert decision.prediction.work == pytest.approx(10e-3 + 40e-4 + 1e-3 + 960e3 * 1e-8)
+
+
+def test_a_link_that_was_never_used_is_taken_to_be_like_another() -> None:
+    """Or a worker that nobody lends to would compute everything, and so get nothing for ever."""
+    link = LinkCurve(latency=1e-3, byte=1e-8, spread=0.1, transfers=99)
+    workers = (
+        worker("p0", queued=0.04, **LIGHT), worker("p1", **LIGHT), worker("d0", decoding=5)
+    )
+
+    def lent(links: dict[str, LinkCurve]) -> Decision:
+        lenders = [Lender(identity("p0"), 60, links)]
+        return chosen(replace(held(p0=60), lenders=lenders), *workers)
+
+    assert way(lent({}))[0] == "p0"
+    decision = lent({"d0": link})
+    assert way(decision)[0] == "p1"
+    assert decision.loan is not None
+    assert decision.loan.seconds == pytest.approx(1e-3 + 960e3 * 1e-8)
+
+
+def test_who_can_fetch_what_it_lacks_is_looked_at_however_many_have_it() -> None:
+    """Three have cached most of it and are busy; the fourth is idle and has nothing."""
+    link = LinkCurve(latency=1e-3, byte=1e-8, spread=0.1, transfers=99)
+    blocks = held(p0=60, p1=60, p2=60)
+    facts = replace(blocks, lenders=[Lender(identity("p0"), 60, {"p1": link})])
+    busy = [worker(f"p{n}", queued=0.04, **LIGHT) for n in range(3)]
+    everyone = [*busy, worker("p3", **LIGHT), worker("d0", decoding=5)]
+    assert way(chosen(facts, *everyone))[0] == "p3"
+    assert way(chosen(blocks, *everyone))[0] in ("p0", "p1", "p2")
 
 
 def test_what_must_travel_and_cannot_be_hidden_delays_the_second_token() -> None:
