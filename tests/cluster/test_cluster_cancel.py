@@ -11,10 +11,6 @@ import psutil
 import pytest
 from cluster import Cluster, wait_for
 
-REQUESTS = 2000
-WARM_UP = 1000
-"""Until every size of batch has been met: kernels for it are compiled and kept."""
-
 
 async def storm(url: str, count: int, seed: int) -> tuple[int, int]:
     """`count` requests, a third of them cancelled at a random moment. (finished, cancelled)."""
@@ -61,15 +57,19 @@ def footprint(cluster: Cluster) -> dict[str, int]:
 
 
 @pytest.mark.timeout(300)
-def test_two_thousand_requests_a_third_cancelled(tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("warm_up", "requests"), [(500, 700), pytest.param(1000, 2000, marks=pytest.mark.soak)]
+)
+def test_many_requests_a_third_cancelled(warm_up: int, requests: int, tiny_model: Path) -> None:
+    """`warm_up`: until every size of batch has been met: kernels for it are compiled and kept."""
     with Cluster("--kv-blocks", "600", model=tiny_model) as cluster:
-        asyncio.run(storm(cluster.url, WARM_UP, seed=1))
+        asyncio.run(storm(cluster.url, warm_up, seed=1))
         cluster.assert_clean()
         before = footprint(cluster)
-        finished, cancelled = asyncio.run(storm(cluster.url, REQUESTS, seed=2))
+        finished, cancelled = asyncio.run(storm(cluster.url, requests, seed=2))
         cluster.assert_clean()
-        assert finished + cancelled == REQUESTS
-        assert cancelled > REQUESTS // 10
+        assert finished + cancelled == requests
+        assert cancelled > requests // 10
 
         def settled() -> bool:
             now = footprint(cluster)

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from cluster import Cluster
 
-NUM_PROMPTS = 50
+NUM_PROMPTS = {"some": 15, "all": 50}
 NUM_TOKENS = 64
 NEAR_TIE = 1e-4
 
@@ -25,16 +25,16 @@ _FORMS = ["Write about {}.", "Explain {} to a child, step by step:", "Q: What is
           "{} -- a short poem\n\n", "Facts about {}:\n1."]
 
 
-def prompts() -> list[str]:
-    """Fifty, every fifth of several hundred tokens, so that it is split into chunks."""
+def prompts(count: int) -> list[str]:
+    """Every fifth is of several hundred tokens, so that it is split into chunks."""
     made = [form.format(topic) for topic in _TOPICS for form in _FORMS]
     return [
         ("Remember these words before you begin: " + text + " ") * 25 + text if i % 5 == 0 else text
-        for i, text in enumerate(made[:NUM_PROMPTS])
+        for i, text in enumerate(made[:count])
     ]
 
 
-def generate(cluster: Cluster, concurrency: int) -> list[tuple[list[int], list[int]]]:
+def generate(cluster: Cluster, count: int, concurrency: int) -> list[tuple[list[int], list[int]]]:
     """(prompt token ids, output token ids) of every prompt."""
 
     async def one(session: aiohttp.ClientSession, gate: asyncio.Semaphore, text: str) -> Any:
@@ -51,7 +51,7 @@ def generate(cluster: Cluster, concurrency: int) -> list[tuple[list[int], list[i
     async def everything() -> list[tuple[list[int], list[int]]]:
         gate = asyncio.Semaphore(concurrency)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session:
-            return await asyncio.gather(*(one(session, gate, text) for text in prompts()))
+            return await asyncio.gather(*(one(session, gate, text) for text in prompts(count)))
 
     return asyncio.run(everything())
 
@@ -91,6 +91,7 @@ _seen: dict[tuple[int, ...], list[int]] = {}
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("amount", ["some", pytest.param("all", marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     "layout",
     [
@@ -100,10 +101,13 @@ _seen: dict[tuple[int, ...], list[int]] = {}
     ],
     ids=["split", "mixed", "two-and-two"],
 )
-def test_greedy_is_transformers_on_every_way(layout: tuple[str, ...], gaps: Any) -> None:
+def test_greedy_is_transformers_on_every_way(
+    layout: tuple[str, ...], amount: str, gaps: Any
+) -> None:
+    count = NUM_PROMPTS[amount]
     with Cluster(*layout, "--dtype", "float32", "--max-batch-tokens", "128") as cluster:
-        cold = generate(cluster, concurrency=32)
-        warm = generate(cluster, concurrency=8)
+        cold = generate(cluster, count, concurrency=32)
+        warm = generate(cluster, count, concurrency=8)
         draws = [sample(cluster) for _ in range(3)]
     # Float32 here too: a step of another batch size rounds bfloat16 another way, and a draw may
     # then fall on the next token.

@@ -16,6 +16,9 @@ from baton.protocol.records import DIRECT, Scheme
 
 SCHEMES = [DIRECT, Scheme(3), Scheme(1, True), Scheme(3, True)]
 SCHEMES += [Scheme(1, pulled=True), Scheme(3, pulled=True)]
+POOLS = [(scheme, False) for scheme in SCHEMES]
+# A torch tensor of the CPU offers no buffer, from which single blocks go; on a GPU it does.
+POOLS += [(s, True) for s in SCHEMES if s.staged or s.blocks_per_message > 1]
 NUM_BLOCKS = 32
 
 
@@ -71,15 +74,12 @@ def messages(blocks: list[int], scheme: Scheme) -> list[list[int]]:
     return [blocks[at : at + step] for at in range(0, len(blocks), step)]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("scheme", "device"), POOLS)
 @pytest.mark.parametrize("block_bytes", [96, 12 << 10, 300 << 10])
-@pytest.mark.parametrize("device", [False, True])
 async def test_blocks_arrive_and_no_other_is_touched(
     name: str, scheme: Scheme, block_bytes: int, device: bool
 ) -> None:
     """`device`: a pool behind torch, as that of a GPU is, here on the CPU."""
-    if device and not scheme.staged and scheme.blocks_per_message == 1:
-        pytest.skip("a torch tensor of the CPU offers no buffer; on a GPU it does")
     pair = Pair(name, block_bytes, device=device)
     source = np.random.default_rng(1).permutation(NUM_BLOCKS)[:20].tolist()
     target = np.random.default_rng(2).permutation(NUM_BLOCKS)[:20].tolist()
