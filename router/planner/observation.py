@@ -117,7 +117,7 @@ class Observation:
         if self._began is None:
             self._began = now
         if not self._seconds or now >= self._seconds[-1].at + 1.0:
-            self._seconds.append(Second(now))
+            self._seconds.append(Second(float(math.floor(now))))
         second = self._seconds[-1]
         # One giant is no trend.
         size = min(float(prompt), _CLIP * self._size) if self._size else float(prompt)
@@ -189,19 +189,10 @@ class Observation:
         if seconds <= 0:
             return None
         outputs, _, extrapolated = self._outputs()
-        known = [r for r in requests if r.cached is not None]
-        hit = sum(r.cached or 0 for r in known) / max(1, sum(r.prompt for r in known))
+        cached = _would_find(requests)
         items = tuple(
-            Item(
-                request.prompt,
-                min(request.prompt - 1, int(hit * request.prompt))
-                if request.cached is None
-                else request.cached,
-                max(1, round(output)),
-                request.ttft,
-                request.itl,
-            )
-            for request, output in zip(requests, outputs, strict=True)
+            Item(request.prompt, found, max(1, round(output)), request.ttft, request.itl)
+            for request, found, output in zip(requests, cached, outputs, strict=True)
         )
         bursts = self._dispersion()
         ended = sum(request.output is not None for request in requests)
@@ -242,20 +233,27 @@ class Observation:
 
     def _outputs(self) -> tuple[list[float], float, float]:
         """(of each in the sample, their mean, the share of it that is extrapolated)."""
-        outputs, extrapolated = completed([seen.life for seen in self._sample], self._output)
-        capped = [
-            min(seen.most, output)
-            for seen, output in zip(self._sample, outputs, strict=True)
-        ]
-        return capped, sum(capped) / len(capped) if capped else self._output, extrapolated
+        requests = list(self._sample)
+        outputs = [0.0] * len(requests)
+        beyond = 0.0
+        for places in _by_prompt(requests):
+            lengths, extrapolated = completed([requests[i].life for i in places], self._output)
+            for place, length in zip(places, lengths, strict=True):
+                outputs[place] = min(requests[place].most, length)
+            beyond += extrapolated * sum(lengths)
+        total = sum(outputs)
+        if not requests:
+            return outputs, self._output, 0.0
+        return outputs, total / len(requests), beyond / max(1.0, total)
 
     def _dispersion(self) -> float:
         """Variance over mean of the requests per second: what a queue feels of bursts. At least
         a quarter: a few even seconds promise nothing."""
         if self._began is None or len(self._seconds) < 10:
             return 1.0
-        counts = [second.count for second in self._seconds]
-        span = self._seconds[-1].at + 1.0 - self._seconds[0].at
+        # The first and the last one are no whole seconds.
+        counts = [second.count for second in self._seconds][1:-1]
+        span = self._seconds[-1].at - self._seconds[0].at - 1.0
         counts += [0] * max(0, round(span) - len(counts))  # seconds in which none came
         mean = sum(counts) / len(counts)
         variance = sum((count - mean) ** 2 for count in counts) / len(counts)
@@ -268,7 +266,7 @@ class Observation:
         if sum(second.count for second in before) < FEWEST:
             return 0.0
         assert self._began is not None
-        since = before[0].at
+        since = max(before[0].at, self._began)
         # The second that `start` lies in belongs to what was before.
         edge = max(start, before[-1].at + 1.0)
         length, seconds = edge - since, max(now - edge, 1e-3)
@@ -304,6 +302,45 @@ def _rates_differ(before: _Sum, recent: _Sum, bursts: float) -> float:
     variance = bursts * spread * (1 / before.seconds + 1 / recent.seconds)
     gap = recent.total / recent.seconds - before.total / before.seconds
     return gap / math.sqrt(variance) if variance > 0 else 0.0
+
+
+def _by_prompt(requests: Sequence[Seen]) -> list[list[int]]:
+    """Places of short and of long prompts, where enough of either have ended to tell how long
+    answers to them get: who asks with a file wants a line, who asks with a line wants a page."""
+    order = sorted(range(len(requests)), key=lambda place: requests[place].prompt)
+    half = len(order) // 2
+    parts = [order[:half], order[half:]]
+    if all(sum(requests[i].output is not None for i in part) >= FEWEST for part in parts):
+        return parts
+    return [order]
+
+
+def _would_find(requests: Sequence[Seen]) -> list[int]:
+    """Prompt tokens of each that need not be computed, if it came now. Caches fill: what came
+    early in a regime found less than what comes next."""
+    half = len(requests) // 2
+    early, late = _missed(requests[:half]), _missed(requests[half:])
+    usual = _missed(requests)
+    found = []
+    for place, request in enumerate(requests):
+        if request.cached is None:
+            missing = (usual if late is None else late) or 0.0
+            missing = request.prompt * (1.0 if usual is None and late is None else missing)
+        else:
+            missing = float(request.prompt - request.cached)
+            if place < half and early and late is not None:
+                missing *= late / early
+        found.append(request.prompt - max(1, min(request.prompt, round(missing))))
+    return found
+
+
+def _missed(requests: Sequence[Seen]) -> float | None:
+    """Share of prompt tokens that had to be computed. None while too few tell."""
+    known = [request for request in requests if request.cached is not None]
+    if len(known) < FEWEST:
+        return None
+    prompts = sum(request.prompt for request in known)
+    return 1.0 - sum(request.cached or 0 for request in known) / prompts
 
 
 def _scv(values: Sequence[int]) -> float:
