@@ -15,7 +15,7 @@ from baton.bench.faults.parts import Parts, Plan
 from baton.bench.tiny_model import make_tiny_model
 
 IN_FLIGHT = 40
-SCALE = Scale(in_flight=IN_FLIGHT, rounds=1, cut=4.0, cancels=300)
+SCALE = Scale(in_flight=IN_FLIGHT, rounds=1, cut=4.0, cancels=120)
 
 
 def some_asks(count: int = 60, output: tuple[int, int] = (150, 250)) -> list[Ask]:

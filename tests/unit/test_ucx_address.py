@@ -13,13 +13,13 @@ from baton.protocol.ids import process_start
 
 
 def test_packed_and_unpacked() -> None:
-    address = own_address("1.21.0", b"\x00\x01worker")
+    address = own_address("1.21.0", b"\x00\x01worker", "where to meet")
     assert unpack(address.pack()) == address
     assert address.process.pid == os.getpid()
 
 
 def test_every_damage_is_found() -> None:
-    packed = own_address("1.21.0", b"worker address").pack()
+    packed = own_address("1.21.0", b"worker address", "").pack()
     for position in range(len(packed)):
         damaged = bytearray(packed)
         damaged[position] ^= 0x10
