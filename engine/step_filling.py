@@ -7,6 +7,8 @@ blocks of its whole prompt, and the first that lacks them is not overtaken by th
 No prompt has the worker to itself while others wait. One that needs many steps leaves half of
 each to shorter ones behind it, as far as they want it; and one that needs more than its share of
 the KV pool is overtaken by smaller ones, until it has aged. Both hold for prompts with a due time.
+And what is due far later than the first of a step is left for another one: it loses nothing by
+that, while all in a step have to wait for all of it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from baton.engine.step_budget import StepBudget, StepBudgets
 _LONG = 4
 """Steps that a prompt needs to be one that leaves half of them to shorter ones."""
 _LOOKED_AT = 64
+FAR = 5.0
+"""Seconds by which a prompt is due later than the first of a step to be left out of it."""
 
 
 class StepFilling:
@@ -54,9 +58,10 @@ class StepFilling:
         line = _Line(prefills, self._table.waiting, admit)
         admitted: list[Sequence] = []
         sharing: Sequence | None = None
+        first: float | None = None
         while budget.tokens > 0:
             seq = line.first()
-            if seq is None:
+            if seq is None or (sharing is None and _far_behind(first, seq)):
                 break
             if seq.state is RUNNING:
                 size = budget.chunk(seq.num_computed, seq.num_uncomputed)
@@ -79,6 +84,7 @@ class StepFilling:
                     break
                 self._table.admit_waiting(seq, matched, fresh)
                 admitted.append(seq)
+            first = seq.due if first is None else first
             share = sharing is None and not budget.scarce and _needs_many(seq, size)
             if share and line.has_shorter(seq):
                 sharing = seq
@@ -149,6 +155,10 @@ class _Line:
             other.num_uncomputed <= half
             for other in chain(islice(self.prefills, self.turn, None), waiting)
         )
+
+
+def _far_behind(due: float | None, seq: Sequence) -> bool:
+    return due is not None and seq.due is not None and seq.due > due + FAR and not is_aged(seq)
 
 
 def _needs_many(seq: Sequence, size: int) -> bool:

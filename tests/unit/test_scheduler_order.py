@@ -11,6 +11,7 @@ from make_request import make_request
 
 from baton.engine.commands import UseCurve
 from baton.engine.order import AGEING
+from baton.engine.step_filling import FAR
 from baton.protocol.curves import StepCurve
 from baton.protocol.ids import RequestKey
 
@@ -114,11 +115,33 @@ def test_what_has_no_target_waits_behind_those_that_have_but_not_for_ever() -> N
 
 def test_an_earlier_due_prompt_goes_before_the_next_chunk_of_another() -> None:
     driver = Driver(num_blocks=64, max_batch_tokens=16, prefill_chunk=16)
-    ask(driver, "first", 50.0, 40)
+    ask(driver, "first", 9.0, 40)
     assert parts(driver) == {"first": 16}
     ask(driver, "hasty", 5.0, 12)
     assert parts(driver) == {"hasty": 12, "first": 4}
     assert parts(driver) == {"first": 16}
+
+
+def test_what_is_due_far_later_does_not_make_a_step_longer() -> None:
+    """All in a step wait for all of it."""
+    driver = Driver(num_blocks=64, max_batch_tokens=64, prefill_chunk=32)
+    ask(driver, "far", 50.0, 60)
+    assert parts(driver) == {"far": 32}
+    ask(driver, "hasty", 5.0, 12)
+    ask(driver, "soon", 5.0 + FAR - 1, 12)
+    assert parts(driver) == {"hasty": 12, "soon": 12}
+    assert parts(driver) == {"far": 28}
+
+
+def test_what_is_due_far_later_has_its_turn_when_it_is_far_no_longer() -> None:
+    """Others that are due in 3 s come at every step."""
+    driver = Driver(num_blocks=64, max_batch_tokens=64, prefill_chunk=32)
+    far = ask(driver, "far", 20.0, 12)
+    while far not in driver.finished:
+        assert driver.now < 20.0
+        ask(driver, f"new{driver.now}", 3.0, 12)
+        driver.step()
+    assert driver.now == 20.0 - FAR - 3.0 + 1
 
 
 def test_a_running_prompt_that_is_late_lets_others_go_first() -> None:
