@@ -49,16 +49,16 @@ def best_loan(
     tokens: int,
     block_size: int,
     token_bytes: int,
+    alone: float,
 ) -> Loan | None:
-    """What saves most for a borrower that has `own` leading blocks of a prompt of so many tokens;
-    None when nothing saves any. Where no link is known it is tried when there is much to fetch."""
+    """What saves most for a borrower that has `own` leading blocks of a prompt of so many tokens,
+    and would compute the rest in `alone` seconds; None when nothing saves any. Where no link is
+    known it is tried when there is much to fetch."""
     best: Loan | None = None
-    alone = 0.0
     for lender in lenders:
         more = lender.blocks - own
         if more <= 0 or lender.identity == borrower:
             continue
-        alone = alone or model.prefill(tokens, own * block_size)[0]
         link = lender.link_to(borrower)
         if link is None or not model.measured:
             loan = Loan(lender.identity, lender.blocks, None, 0.0)

@@ -119,17 +119,18 @@ def best_readers(
     if len(workers) > few:
         price = 1 + pool.work_price
         lent, fetching = _lent(facts)
+        rest = tokens - lent
         ranked = []
         for place, worker in enumerate(workers):
             model = worker.model
-            late = model.head_until - now
             missing = tokens - held.get(worker.identity, 0) * size if held else tokens
             rate = model.rate * price + model.harm_rate
-            score = model.queued + (late if late > 0 else 0.0)
-            if missing > tokens - lent and fetching < rate:
-                score += (tokens - lent) * rate + (missing - tokens + lent) * fetching
+            if missing > rest and fetching < rate:
+                score = model.queued + rest * rate + (missing - rest) * fetching
             else:
-                score += missing * rate
+                score = model.queued + missing * rate
+            if model.head_until > now:
+                score += model.head_until - now
             ranked.append((score, place))
         ranked.sort()
         workers = [workers[place] for _, place in ranked[:few]]
@@ -181,7 +182,7 @@ def read(
     model = worker.model
     cached = facts.held.get(worker.identity, 0) * facts.block_size if facts.held else 0
     work, own = model.prefill(facts.tokens, cached)
-    loan = borrow(facts, worker) if facts.lenders else None
+    loan = borrow(facts, worker, work) if facts.lenders else None
     if loan is not None and loan.seconds is not None:
         cached = loan.blocks * facts.block_size
         work, own = model.prefill(facts.tokens, cached)
@@ -224,11 +225,11 @@ def chance_of_missing(predicted: float, target: float) -> float:
     return 1 / (1 + math.exp(-1.7 * off)) if -6 < off < 6 else float(off > 0)
 
 
-def borrow(facts: RequestFacts, worker: Candidate) -> Loan | None:
-    """What it would fetch of the prompt from another worker's cache."""
+def borrow(facts: RequestFacts, worker: Candidate, alone: float) -> Loan | None:
+    """What it would fetch of the prompt from another worker's cache. `alone`: seconds without."""
     return best_loan(
         facts.lenders, worker.identity, worker.model, facts.held.get(worker.identity, 0),
-        facts.tokens, facts.block_size, facts.token_bytes,
+        facts.tokens, facts.block_size, facts.token_bytes, alone,
     )
 
 

@@ -83,8 +83,9 @@ class Worker:
     the load at each time."""
     _tokens_at: float = 0.0
     _interval: float = 0.0
-    _candidate: Candidate | None = None
-    """Until something of it changes. (That its flights grow it learns by the next heartbeat.)"""
+    known: Candidate | None = None
+    """As the policy sees it, until something changes. (That its flights grow it learns by the next
+    heartbeat.)"""
 
     @property
     def identity(self) -> Identity:
@@ -143,7 +144,7 @@ class Worker:
     def learn(self, curves: Curves) -> None:
         """What it says of its speed."""
         self.curves, self.links = curves, dict(curves.links)
-        self._candidate = None
+        self.known = None
 
     def forget_corrections(self) -> None:
         """It is another than it was."""
@@ -152,25 +153,25 @@ class Worker:
 
     def corrected(self) -> None:
         """Something was learned of how good predictions are."""
-        self._candidate = None
+        self.known = None
 
     def had_no_room(self) -> None:
         """It declined a request that would have fitted by our books."""
         self.full = True
-        self._candidate = None
+        self.known = None
 
     def promise(self, flight: Flight, blocks: int) -> None:
         """It will take so many of the cluster's blocks."""
         self.promised[flight] = blocks
-        self._candidate = None
+        self.known = None
 
     def break_promise(self, flight: Flight) -> None:
         self.promised.pop(flight, None)
-        self._candidate = None
+        self.known = None
 
     def hold_decode(self, flight: Flight) -> None:
         self.decoding.add(flight)
-        self._candidate = None
+        self.known = None
 
     def end_decode(self, flight: Flight) -> None:
         self.decoding.discard(flight)
@@ -180,7 +181,7 @@ class Worker:
         self, flight: Flight, tokens: int, work: float = 0.0, now: float = 0.0
     ) -> None:
         """`work`: seconds that its prompt should take."""
-        self._candidate = None
+        self.known = None
         self.backlog.add(flight, work, now)
         self.prefilling[flight] = tokens
         self.prefill_tokens += tokens
@@ -196,7 +197,7 @@ class Worker:
     def _changed(self) -> None:
         """It may have room again."""
         self.full = False
-        self._candidate = None
+        self.known = None
 
     def forget(self, flight: Flight, now: float = 0.0) -> None:
         self.sent.pop(flight.key, None)
@@ -208,13 +209,13 @@ class Worker:
         """Of its own size, the better of two estimates. Its last heartbeat misses what ended since;
         our own books miss what requests share and what other routers sent. The worker knows, and
         declines."""
-        blocks_for = self.hello.layout.blocks_for
+        blocks_for, size = self.hello.layout.blocks_for, self.hello.layout.block_size
         held = self.decoding | self.prefilling.keys()
-        ours = sum(blocks_for(flight.num_tokens + 1) for flight in held)
+        ours = sum([flight.num_tokens // size + 1 for flight in held])
         if self.load is None:
             return self.hello.num_blocks - ours
         blocks = self.load.blocks
-        promised = sum(blocks_for(flight.num_tokens + 1) for flight in self.promised)
+        promised = sum([flight.num_tokens // size + 1 for flight in self.promised])
         waiting = blocks_for(self.load.waiting_tokens)  # also what it had to preempt
         by_heartbeat = blocks.free + blocks.cached - promised - waiting
         return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
@@ -222,9 +223,9 @@ class Worker:
     def candidate(self, cluster: KVLayout, guess: StepCurve) -> Candidate:
         """Its blocks are counted in those of the cluster, which is always the same. `guess`: for
         its speed, while it has said nothing of it."""
-        if self._candidate is None:
-            self._candidate = self._as_candidate(cluster, guess)
-        return self._candidate
+        if self.known is None:
+            self.known = self._as_candidate(cluster, guess)
+        return self.known
 
     def _as_candidate(self, cluster: KVLayout, guess: StepCurve) -> Candidate:
         tokens = self.available_blocks() * self.hello.layout.block_size
@@ -314,8 +315,11 @@ class Registry:
         if self.layout is None:
             return []
         layout, guess = self.layout, self._guess()
+        # For every decision, over all workers: hence not by way of `Worker.available`.
         return [
-            worker.candidate(layout, guess) for worker in self._workers.values() if worker.available
+            worker.known or worker.candidate(layout, guess)
+            for worker in self._workers.values()
+            if worker.state == "ready" and not worker.drained and worker.session.is_open
         ]
 
     def _guess(self) -> StepCurve:

@@ -73,7 +73,9 @@ def test_among_equals_the_one_that_has_more_decodes_and_prefills() -> None:
 
 
 def loan_of(own: int, *lenders: Lender, model: WorkerModel | None = None) -> Identity | None:
-    loan = best_loan(lenders, Identity("me", 1), model or WorkerModel(), own, 1000, 16, 1000)
+    model = model or WorkerModel()
+    alone, _ = model.prefill(1000, own * 16)
+    loan = best_loan(lenders, Identity("me", 1), model, own, 1000, 16, 1000, alone)
     return None if loan is None else loan.lender
 
 
