@@ -4,8 +4,10 @@ Of all ways (`options.py`) the one that costs everyone least: latency, and targe
 runs at last is decided as late as it can be: a worker gets a prompt when those before it are nearly
 through, not to queue there.
 
-A role is a preference, except where the operator wants it strict, or a worker's speed is not known:
-then it keeps to its role as long as others keep to theirs.
+A role is a preference while prompts leave their workers time. When they do not, the cheapest way
+for each is not the best for all: roles are kept by requests that can be served in time so. Where
+the operator wants roles strict, or a worker's speed is not known, it keeps to its role as long as
+others keep to theirs.
 
     reason              the prompt is computed, and the request decoded,
     split               by a worker for prompts, and by one for decoding: it is cheapest
@@ -45,6 +47,12 @@ from baton.router.prediction import Prediction
 
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
+
+KEPT_APART = 0.75
+"""Share of their time that prompts take of workers for prompts, from which on roles are kept: every
+worker that decodes pays the same for a step, however few it decodes, and prompts wait for it."""
+HARDLY = 0.8
+"""Targets missed, its own and others', from which on a way within the roles is as good as none."""
 
 ALTERNATIVES = 3
 """Ways not taken that a decision shows."""
@@ -127,7 +135,7 @@ def decide(
             return Wait.THROTTLED
         nobody = not receivers if receivers_exist else not prefills
         return Wait.EXCLUDED if nobody else Wait.BUSY
-    best = min(options, key=_rank)
+    best = min(ways.within_roles(options), key=_rank)
     if _too_early(best.reading, ways.readers, now):
         return Wait.BUSY
     return _decision(facts, best, options, _reason(facts, best, options, everyone, ways))
@@ -210,6 +218,24 @@ class _Ways:
                 writing = write(facts, worker, self._for_prompts)
                 options.append(combine(facts, reading, writing))
         return options
+
+    def within_roles(self, options: list[Option]) -> list[Option]:
+        """Those that keep to the roles and have a chance, if there are any and it matters."""
+        facts, pool = self.facts, self._for_prompts
+        if pool.pressure < KEPT_APART or facts.due_in is None or facts.remaining <= 1:
+            return options
+        if pool.ttft is not None and facts.ttft is not None and facts.ttft > pool.ttft:
+            return options  # it takes what is left
+        if pool.workers + self._for_tokens.workers <= 2:
+            return options  # there is no other division of two that could do better
+        kept = [
+            option
+            for option in options
+            if option.reading.worker.role != "decode"
+            and option.writing.worker.role != "prefill"
+            and option.missed < HARDLY
+        ]
+        return kept or options
 
     def _may_cross(self, worker: Candidate) -> bool:
         """What is not its role."""

@@ -181,3 +181,40 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(stream.seen._running) <= len(stream.running)
     assert len(stream.seen._seconds) <= 121
     assert stream.seen.estimate(stream.now + 1000.0) is None
+
+
+def test_poisson_arrivals_are_not_bursty() -> None:
+    """However the seconds fall: none may seem to be empty that is not."""
+    rand, seen, now = random.Random(3), Observation(), 0.3
+    while now < 60.0:
+        seen.arrived(now, now, 100, 64, 1.0, 0.1, lambda: 1)
+        now += rand.expovariate(20.0)
+    found = seen.estimate(now)
+    assert found is not None
+    assert 0.5 < found.workload.burstiness < 1.5
+
+
+def test_answers_are_as_long_as_those_to_such_prompts() -> None:
+    """Of long prompts that are refused, nothing says that they would be answered at length."""
+    seen = Observation()
+    for place in range(200):
+        long = place % 2 == 0
+        seen.arrived(place, place * 0.1, 2000 if long else 100, 400, 1.0, 0.1, lambda: 0)
+        if long and place % 4 == 0:
+            seen.refused(place)
+        else:
+            seen.ended(place, 20 if long else 200, 0)
+    found = seen.estimate(20.0)
+    assert found is not None
+    lengths = [item.output for item in found.workload.items if item.prompt == 2000]
+    assert max(lengths) < 60
+
+
+def test_caches_that_have_filled_count_as_they_are_now() -> None:
+    seen = Observation()
+    for place in range(200):
+        seen.arrived(place, place * 0.1, 1000, 64, 1.0, 0.1, lambda: 0)
+        seen.ended(place, 20, 0 if place < 50 else 600)
+    found = seen.estimate(20.0)
+    assert found is not None
+    assert found.workload.tokens == pytest.approx(400, rel=0.05)

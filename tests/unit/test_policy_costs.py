@@ -278,3 +278,19 @@ def test_strict_roles_are_kept_whatever_they_cost() -> None:
     assert way(chosen(FACTS, worker("p0"), full))[:2] == (None, "p0")
     assert way(chosen(strict, worker("p0"), full))[:2] == ("p0", "d0")
     assert way(chosen(strict, worker("d0"))) == (None, "d0", "no_prefill_worker")
+
+
+def test_while_prompts_press_roles_are_kept_by_who_is_in_time_so() -> None:
+    """One that decodes beside prompts costs these more than it gains, however cheap it looks."""
+    busy = [worker("p0", queued=0.05, **HEAVY), worker("p1", queued=0.05, **HEAVY)]
+    calm = [worker("p0", queued=0.05), worker("p1", queued=0.05)]
+    decodes = worker("d0")
+    due = replace(FACTS, due_in=FACTS.ttft)
+    kept = chosen(due, *busy, decodes)
+    assert kept.prefill is not None
+    assert kept.prefill.node_id in ("p0", "p1")
+    assert kept.decode.node_id == "d0"
+    # Otherwise it does what is quickest: `d0` has no queue.
+    assert way(chosen(due, *calm, decodes))[:2] == (None, "d0")
+    # Nor do those keep to them that would be late so, or that others are not to wait for.
+    assert way(chosen(replace(due, due_in=0.04), *busy, decodes))[:2] == (None, "d0")
