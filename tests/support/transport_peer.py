@@ -50,9 +50,10 @@ class PeerProcess:
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._unread:
-            ready, _, _ = select.select(
-                [self.process.stdout], [], [], max(0.0, deadline - time.monotonic())
-            )
+            # Not select(), which ends at descriptor 1,024.
+            poll = select.poll()
+            poll.register(self.process.stdout, select.POLLIN)
+            ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             assert ready, "the peer process does not answer"
             data = os.read(self.process.stdout.fileno(), 1 << 16)
             assert data, f"the peer process ended, code {self.process.wait(5)}"
