@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from itertools import count
+
 import pytest
 from make_request import make_request
 from mini_worker import MiniWorker
@@ -27,6 +30,14 @@ async def test_heartbeats_tell_the_backlog_and_the_engine_hears_how_fast_it_is()
         given.append(command)
         submit(command)
 
+    seen_decoding = threading.Event()
+    steps = count()
+
+    def before_step(_: object) -> None:
+        if next(steps) > 4:  # it stands still in the middle of decoding until that was told
+            seen_decoding.wait(10)
+
+    worker.runner.before_step = before_step
     worker.links.tell_all = told.append  # type: ignore[method-assign]
     worker.worker._submit = also_noted
     worker.worker._curves = CurveKeeper(CURVE)
@@ -50,4 +61,5 @@ async def test_heartbeats_tell_the_backlog_and_the_engine_hears_how_fast_it_is()
         assert seen is not None
         assert seen.decode_context > 3
     finally:
+        seen_decoding.set()
         await worker.stop()
