@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from baton.router.account import Account
 from baton.router.window import LaneSummary, Window
 
+LEAST_PREFIX = 20
+"""Characters of an id that name it well enough, as tables show them."""
 MAX_ENDED = 2000
 """Choices that can still be explained, a few KiB each."""
 
@@ -43,7 +45,8 @@ class History:
         return found
 
     def of(self, response_id: str, running: Iterable[Account] = ()) -> list[Account]:
-        """All choices of a response (or one, by its own id), in their order."""
+        """All choices of a response (or one, by its own id), in their order. The first LEAST_PREFIX
+        characters of the id will do."""
         wanted = [a for a in running if _is_of(a.id, response_id)]
         wanted += [a for a in self._ended.values() if _is_of(a.id, response_id)]
         return sorted(wanted, key=lambda account: (len(account.id), account.id))
@@ -53,4 +56,6 @@ class History:
 
 
 def _is_of(account_id: str, response_id: str) -> bool:
+    if len(response_id) >= LEAST_PREFIX and account_id.startswith(response_id):
+        return True
     return account_id == response_id or account_id.startswith(f"{response_id}/")

@@ -146,6 +146,9 @@ def test_the_history_forgets_the_oldest() -> None:
         history.ended(choice, 9.0)
     assert [entry.id for entry in history.of("x", running)] == ["x/0", "x/1", "x/2", "x/10"]
     assert [entry.id for entry in history.of("x/10", running)] == ["x/10"]
+    history.ended(account(id="chatcmpl-0123456789abcdef/0"), 10.0)
+    assert [e.id for e in history.of("chatcmpl-0123456789a")] == ["chatcmpl-0123456789abcdef/0"]
+    assert history.of("chatcmpl-0123456789") == []
 
 
 def test_prefixes_are_named_densely_at_first() -> None:
