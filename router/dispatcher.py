@@ -39,6 +39,7 @@ from baton.router.deadlines import DeadlineWatch, no_worker
 from baton.router.drain import Drain
 from baton.router.flight import Flight, Taken
 from baton.router.forecast import Forecast
+from baton.router.lane_room import LaneRoom
 from baton.router.lanes import Lanes
 from baton.router.learning import Learning
 from baton.router.lending import Lending
@@ -47,7 +48,6 @@ from baton.router.observer import FlightWatcher, NoObserver, Observer
 from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
 from baton.router.registry import Registry, Worker
-from baton.router.reserve import Reserve
 from baton.router.retries import Retries
 from baton.router.sending import Sending
 from baton.router.vitals import Vitals, is_fault
@@ -85,8 +85,12 @@ class Dispatcher:
         self._lending = Lending(self.registry, self._observer, self._caches.known)
         self._books = Books(self._lending.names, router=router_id, journal=journal)
         learning = Learning(self.registry, self._observer)
-        self._placement = Placement(self.registry, self._lending, learning)
-        self._placement.strict_roles = strict_roles
+        self._lane_room = LaneRoom(self.registry, self.lanes)
+        self._vitals = Vitals(self.registry, self._observer)
+        self._placement = Placement(
+            self.registry, self._lending, learning, self._lane_room, self._vitals,
+            strict_roles=strict_roles,
+        )
         self._deadlines = DeadlineWatch(self._fail, lambda flight: self._sending.impatient(flight))
         self._sending = Sending(
             self._placement, Forecast(self.registry, self._placement), self._observer,
@@ -96,14 +100,7 @@ class Dispatcher:
             self.registry, self._placement, self._sending, self._observer, self._fail
         )
         self._migrations = Migrations(self.registry, self._placement, self._observer)
-        self._vitals = Vitals(self.registry, self._observer, self._sending.pump_soon)
-        self._placement.avoided = self._vitals.avoided
-        self._reserve = Reserve(self.registry, self.lanes)
-        self._placement.reserve = self._reserve.for_flight
-        self._placement.spare = self._reserve.interval
-        self._placement.to_probe = self._vitals.to_probe
-        self._placement.on_sent = self._vitals.sent
-        self._placement.on_over = self._vitals.over
+        self._vitals.on_reopens = self._sending.pump_soon
         self._drain = Drain(
             self.registry, self._placement, self._sending, self._retries, self._migrations
         )
@@ -155,7 +152,7 @@ class Dispatcher:
         if self.watcher is not None:
             self.watcher.arrived(flight)
         self._retries.budget.request()
-        self._reserve.arrived(lane.name, now)
+        self._lane_room.arrived(lane.name, now)
         refusal = self._sending.submit(flight)
         if refusal is not None:
             raise self._refused(flight, refusal)
@@ -240,7 +237,7 @@ class Dispatcher:
         """Its session is over: what it held goes elsewhere. Idempotent."""
         self._caches.worker_lost(worker)
         self._vitals.gone(worker)
-        self._reserve.gone(worker.identity)
+        self._lane_room.gone(worker.identity)
         self._retries.worker_lost(worker, reason)
 
     def on_record(self, worker: Worker, record: Record) -> None:

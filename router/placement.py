@@ -22,50 +22,52 @@ from baton.protocol.records import Cancel, Generate, Prefill, Reserve
 from baton.router.affinity import Sessions
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.flight import Dispatch, Flight
+from baton.router.lane_room import LaneRoom
 from baton.router.learning import Learning
 from baton.router.lending import Lending
 from baton.router.policy import Decision, Wait, decide
 from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
 from baton.router.restraint import better_to_wait
+from baton.router.vitals import Vitals
 
 
 class Placement:
-    def __init__(self, registry: Registry, lending: Lending, learning: Learning) -> None:
+    """`strict_roles`: workers keep to their roles, whatever that costs."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        lending: Lending,
+        learning: Learning,
+        lane_room: LaneRoom,
+        vitals: Vitals,
+        *,
+        strict_roles: bool = False,
+    ) -> None:
         self._registry = registry
         self._lending = lending
         self._learning = learning
+        self._lane_room = lane_room
+        self._vitals = vitals
+        self._strict_roles = strict_roles
         self._sessions = Sessions()
-        self.strict_roles = False
-        """Workers keep to their roles, whatever that costs."""
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
-        self.reserve: Callable[[Flight, list[Candidate]], list[Candidate]] = lambda _, found: found
-        """The workers as a flight may use them: some lanes leave room for others."""
-        self.spare: Callable[[Flight, float], float | None] = lambda flight, now: None
-        """The target for intervals of the lanes that it has to leave room for."""
-        self.avoided: Callable[[float], set[Identity]] = lambda now: set()
-        """Workers that get nothing at this time, for they are slow or fail."""
-        self.to_probe: Callable[[float], Identity | None] = lambda now: None
-        """A worker that is to be tried again."""
-        self.on_over: Callable[[Flight], None] = lambda flight: None
-        """Called when an attempt is over, while its holders are still named."""
-        self.on_sent: Callable[[Flight, float], None] = lambda flight, now: None
-        """Called when an attempt has its holders."""
 
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
         facts = self.facts_now(flight, now)
-        candidates = self.reserve(flight, self._registry.candidates())
-        exclude = flight.excluded(now) | self.avoided(now)
+        candidates = self._lane_room.for_flight(flight, self._registry.candidates())
+        exclude = flight.excluded(now) | self._vitals.avoided(now)
         decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
         if decision is None:
             decision = decide(facts, candidates, exclude, now)
         if isinstance(decision, Decision):
-            if better_to_wait(decision, facts, candidates, self.spare(flight, now)):
+            if better_to_wait(decision, facts, candidates, self._lane_room.interval(flight, now)):
                 return Wait.BUSY
             self._send(flight, decision, facts, now)
-            self.on_sent(flight, now)
+            self._vitals.sent(flight, now)
             flight.trouble.was_running = True
             flight.starved_since = None
         return decision
@@ -73,7 +75,7 @@ class Placement:
     def has_place(self, flight: Flight, now: float) -> bool:
         """Whether `place` would send it."""
         facts, candidates = self.facts_now(flight, now), self._registry.candidates()
-        exclude = flight.excluded(now) | self.avoided(now)
+        exclude = flight.excluded(now) | self._vitals.avoided(now)
         return isinstance(decide(facts, candidates, exclude, now), Decision)
 
     def room_in(self, now: float) -> float | None:
@@ -125,7 +127,7 @@ class Placement:
         """Nothing of the current attempt is wanted any more: tell all holders, unless (None) they
         know by themselves."""
         self.on_release(flight)
-        self.on_over(flight)
+        self._vitals.over(flight)
         self._lending.released(flight, reason)
         self._learning.over(flight)
         for identity in list(flight.holders):
@@ -153,7 +155,7 @@ class Placement:
             ttft=flight.request.targets.ttft,
             itl=flight.request.targets.itl,
             firm=flight.request.targets.firm,
-            strict_roles=self.strict_roles,
+            strict_roles=self._strict_roles,
             tightest=self._learning.tightest,
             block_size=16 if layout is None else layout.block_size,
             token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
@@ -178,7 +180,7 @@ class Placement:
     ) -> Decision | None:
         """With the worker that has been slow or failing and is to be tried again. Left to its cost
         it would never be, for it has been learned that it is slow."""
-        chosen = self.to_probe(now)
+        chosen = self._vitals.to_probe(now)
         if chosen is None or chosen in exclude or facts.recompute:
             return None
         role = next((c.role for c in candidates if c.identity == chosen), None)

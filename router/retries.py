@@ -21,6 +21,7 @@ from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause
 from baton.router.budget import RetryBudget
+from baton.router.declines import NO_FAULT, NO_ROOM
 from baton.router.flight import Flight
 from baton.router.observer import Observer
 from baton.router.placement import Placement
@@ -32,12 +33,6 @@ log = logging.getLogger(__name__)
 DECLINE_PAUSE = 0.05
 DECLINE_PAUSE_MAX = 1.0
 """A worker that declined a request is not asked again for it for so long; doubles each time."""
-NO_ROOM = "busy"
-"""Declined so by a worker with other work of ours, it is asked for nothing until some of that has
-ended, or until its next heartbeat."""
-NO_FAULT = frozenset({NO_ROOM, "draining", "peer_lost"})
-"""Reasons to decline that say nothing of who declines, and cost no retry budget: when a peer dies,
-all that it shared requests with lose them at once."""
 MAX_BLAME = 2 * CERTAIN_BLAME
 """A request that has cost two workers their lives is not given to another."""
 DEATHS = (LossCause.PROCESS, LossCause.CONNECTION, LossCause.SILENCE, LossCause.FAILED)

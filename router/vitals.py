@@ -18,13 +18,13 @@ from collections.abc import Callable
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
+from baton.router.declines import NO_FAULT
 from baton.router.flight import Flight
 from baton.router.harmless import harmless
 from baton.router.health import OUTLIER, Health
 from baton.router.observer import Observer
 from baton.router.prediction import Prediction
 from baton.router.registry import Registry, Worker
-from baton.router.retries import NO_FAULT
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +37,12 @@ PATIENT = 1.0
 
 
 class Vitals:
-    """`pump_soon(seconds)`: there may be a worker to try then."""
-
-    def __init__(
-        self, registry: Registry, observer: Observer, pump_soon: Callable[[float], None]
-    ) -> None:
+    def __init__(self, registry: Registry, observer: Observer) -> None:
         self.health: Health[Identity] = Health()
         self._registry = registry
         self._observer = observer
-        self._pump_soon = pump_soon
+        self.on_reopens: Callable[[float], None] = lambda seconds: None
+        """Called when a worker is left alone for so many seconds: it is to be tried then."""
         self._stretches: dict[Flight, tuple[int, float]] = {}
         """Of flights that decode: tokens of the attempt and the time, where a stretch began."""
         self._shown: dict[Identity, bool] = {}
@@ -161,7 +158,7 @@ class Vitals:
     def _show(self, identity: Identity, reason: str, now: float) -> None:
         at = self.health.reopens_at(identity)
         if at is not None and at > now:
-            self._pump_soon(at - now)
+            self.on_reopens(at - now)
         if self._shown.get(identity, False) == (at is not None):
             return
         self._shown[identity] = at is not None

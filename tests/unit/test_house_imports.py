@@ -69,6 +69,7 @@ PURE = (
     "router/budget.py",
     "router/prefix_index.py",
     "router/cache_feed.py",
+    "router/declines.py",
     "router/known_prefixes.py",
     "router/planner/*.py",
 )

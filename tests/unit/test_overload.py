@@ -187,14 +187,14 @@ def given(run_: Run, cluster: Cluster, victim: str) -> Callable[[float, float], 
 def note_dispatches(cluster: Cluster) -> None:
     sent: list[tuple[float, set[str]]] = []
     cluster.sent = sent  # type: ignore[attr-defined]
-    placement = cluster.dispatchers[0]._placement
-    told = placement.on_sent
+    vitals = cluster.dispatchers[0]._vitals
+    told = vitals.sent
 
-    def on_sent(flight: Flight, now: float) -> None:
+    def noted(flight: Flight, now: float) -> None:
         sent.append((now, {identity.node_id for identity in flight.holders}))
         told(flight, now)
 
-    placement.on_sent = on_sent
+    vitals.sent = noted  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("victim", ["prefill-1", "decode-3"])

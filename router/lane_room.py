@@ -27,7 +27,7 @@ ACTIVE = 30.0
 """Seconds after its last request for which a lane's intervals are cared for."""
 
 
-class Reserve:
+class LaneRoom:
     def __init__(self, registry: Registry, lanes: Lanes) -> None:
         self._registry = registry
         self._lanes = lanes

@@ -12,30 +12,30 @@ from baton.protocol.ids import Identity
 from baton.protocol.link import Session
 from baton.protocol.records import WorkerHello
 from baton.router.flight import Flight
+from baton.router.lane_room import ACTIVE, LaneRoom
 from baton.router.lanes import Lanes
 from baton.router.registry import Registry
-from baton.router.reserve import ACTIVE, Reserve
 
 
 class OpenSession:
     is_open = True
 
 
-def setup() -> tuple[Registry, Reserve]:
+def setup() -> tuple[Registry, LaneRoom]:
     registry, lanes = Registry(), Lanes()
     hello = WorkerHello(
         identity=Identity("m0", 1), pid=1, host="h", role="mixed", model=MODEL, layout=LAYOUT,
         num_blocks=100, max_running=44, peer_address="ipc:///m0", device="cpu",
     )
     registry.add(hello, cast(Session, OpenSession()), 0.0)
-    return registry, Reserve(registry, lanes)
+    return registry, LaneRoom(registry, lanes)
 
 
 def flight(number: int, lane: str) -> Flight:
     return Flight(make_request(f"r{number}", [1] * 15, lane=lane), number, 0.0, lambda *_: None)
 
 
-def seen(registry: Registry, reserve: Reserve, one: Flight) -> tuple[int, int]:
+def seen(registry: Registry, reserve: LaneRoom, one: Flight) -> tuple[int, int]:
     """(slots, blocks) that a flight may use of the worker."""
     (candidate,) = reserve.for_flight(one, registry.candidates())
     return candidate.max_running, candidate.available_blocks
