@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from make_request import make_request
 from scripted_workers import FAST, LOAD, MODEL, Cluster, FakeWorker, read, serving, until
 
 from baton.protocol.errors import BatonError
@@ -24,8 +26,9 @@ from baton.protocol.tokens import unpack_tokens
 from baton.router.accuracy import OutputLengths
 from baton.router.control import RouterControl
 from baton.router.flight import Flight
-from baton.router.health import Health
+from baton.router.health import LEAST, Health
 from baton.router.history import History
+from baton.router.lanes import Lanes, configure
 from baton.router.registry import CERTAIN_BLAME
 
 
@@ -113,6 +116,52 @@ async def test_who_lost_a_peer_is_not_blamed(
     assert await read(cluster.submit()) == EXPECTED
     circuits = cluster.dispatcher._vitals.health.circuits(0.0)
     assert (circuits[decode.identity].failures > 0) is blamed
+
+
+async def test_light_lanes_leave_the_last_quarter_of_a_worker(cluster: Cluster) -> None:
+    worker = await cluster.add("m0", "mixed", max_running=4)
+    worker.stop_at = 3
+
+    def submit(lane: str, number: int) -> Flight:
+        request = make_request(f"{lane}{number}", [1, 2, 3], max_tokens=6)
+        return cluster.dispatcher.submit(msgspec.structs.replace(request, lane=lane))
+
+    flights = [submit("batch", number) for number in range(4)]
+    await until(lambda: sum(len(flight.accepted) == 3 for flight in flights) == 3)
+    assert cluster.dispatcher.queue_depth == 1
+    person = submit("interactive", 0)
+    await until(lambda: len(person.accepted) == 3)
+    assert cluster.dispatcher.queue_depth == 1
+    for flight in [*flights, person]:
+        flight.cancel("enough")
+
+
+@pytest.mark.parametrize("firm", [False, True])
+async def test_steps_are_foreseen_within_targets_that_somebody_asked_for(
+    cluster: Cluster, firm: bool
+) -> None:
+    if firm:
+        cluster.dispatcher.lanes = Lanes(configure(2.0, 0.05))
+    worker = await cluster.add("m0", "mixed")
+    worker.stop_at = 3
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 3)
+    [candidate] = cluster.dispatcher.registry.candidates()
+    assert candidate.model.itl == (0.05 if firm else None)
+    flight.cancel("enough")
+
+
+async def test_who_is_left_alone_is_tried_when_that_is_over(cluster: Cluster) -> None:
+    worker = await cluster.add("d0", "decode")
+    await cluster.add("d1", "decode")
+    vitals, wakes = cluster.dispatcher._vitals, cluster.dispatcher._sending._wakes
+    flight = cluster.submit()
+    await read(flight)
+    flight.holders = {worker.identity: "local"}
+    for _ in range(LEAST):
+        vitals.failed(flight, "expired", 100.0)
+    assert worker.identity in vitals.avoided(100.0)
+    assert any(at > asyncio.get_running_loop().time() + 0.5 for at in wakes)
 
 
 async def test_who_found_no_room_keeps_its_place_until_something_ends(cluster: Cluster) -> None:

@@ -57,6 +57,7 @@ def test_a_journal_shares_prefixes(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     lines = [msgspec.json.encode(entry) for entry in entries]
     path.write_bytes(b"\n".join([*lines[:2], b'{"v":1,"id":"torn', lines[2]]) + b"\n")
+    assert read_trace(path)[0].parts == (("prefix p", 64), ("prefix q", 64), ("prefix r", 64))
     arrivals = list(replay(read_trace(path), longest=999, max_tokens=99, targets=TARGETS))
     assert [arrival.at for arrival in arrivals] == [0.0, 1.0, 2.0]
     a, b, c = (arrival.prompt() for arrival in arrivals)
