@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from baton.bench.faults.background import Background
 from baton.engine.model.source import resolve_model
 from baton.engine.tokenizer import load_tokenizer
 
@@ -118,11 +118,10 @@ class Load:
         self.started = self.finished = 0
         self._url, self._asks, self._salt, self._seconds = url, asks, salt, seconds
         self._gate = asyncio.Semaphore(concurrency or len(asks))
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self._background = Background(self._all, "load")
 
     def start(self) -> Load:
-        self._thread.start()
+        self._background.start()
         return self
 
     @property
@@ -147,16 +146,8 @@ class Load:
 
     def wait(self) -> list[Seen]:
         """Until the last stream has ended, which each does in time or with an error."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        self._background.wait()
         return self.seen
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._all())
-        except BaseException as failure:
-            self._failure = failure
 
     async def _all(self) -> None:
         async with client(self._seconds) as session:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+
+from baton.bench.faults.background import Background
 
 NEAR = 2e-3
 """Log-probabilities in float32 from batches of other sizes differ by less."""
@@ -123,9 +124,8 @@ class Calls:
         self.answers = [Answer() for _ in calls]
         self._url, self._calls, self._salt = url, calls, salt
         self._gate = asyncio.Semaphore(concurrency or len(calls))
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="calls", daemon=True)
-        self._thread.start()
+        self._background = Background(self._all, "calls")
+        self._background.start()
 
     @property
     def streamed(self) -> int:
@@ -142,16 +142,8 @@ class Calls:
         return sum(not answer.ended for answer in self.answers)
 
     def wait(self) -> list[Answer]:
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        self._background.wait()
         return self.answers
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._all())
-        except BaseException as failure:
-            self._failure = failure
 
     async def _all(self) -> None:
         timeout = aiohttp.ClientTimeout(total=100)
