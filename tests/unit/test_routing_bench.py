@@ -9,6 +9,8 @@ from statistics import mean, stdev
 import pytest
 from simulated import machine
 
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.planning.hardware.made import made
 from baton.bench.routing.prefix import infinite_hit_rate
 from baton.bench.routing.shift import judge
 from baton.bench.routing.systems import automatic, colocated, deciding, split, static_systems
@@ -17,7 +19,6 @@ from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for, ti
 from baton.bench.simulator.client import output_tokens
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.outcome import Gaps, Outcome, attainment, summary
-from baton.bench.simulator.profiles import load_machine, made
 from baton.engine.scripted import script_seed
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
