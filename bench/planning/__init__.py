@@ -1,1 +1,1 @@
-"""Planning before hardware is bought: which workers, how many of which role; and how right it is."""
+"""Planning before hardware is bought: which workers, how many of which role; how right it was."""
