@@ -8,16 +8,15 @@ that a busy machine slows all of them alike.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
-from baton.bench.machine import describe
+from baton.bench.report import at_most
+from baton.bench.results import Result, add_json, deliver, found
 from baton.engine.batch import BatchItem
 from baton.engine.kv_memory import KVMemory
 from baton.engine.model.config import ModelConfig
@@ -84,9 +83,9 @@ def run(
     threads: int | None = None,
     device: str = "cpu",
     rounds: int = 15,
-) -> dict[str, Any]:
-    """Measure. `model`: as for `baton up`, None is the embedded one. Returns plain values for
-    JSON. Raises ConfigError for a model or dtype that is not there."""
+) -> Result:
+    """Measure. `model`: as for `baton up`, None is the embedded one. Raises ConfigError
+    for a model or dtype that is not there."""
     if threads is not None:
         torch.set_num_threads(threads)
     source = resolve_model(model)
@@ -98,15 +97,21 @@ def run(
         built.load_weights(iter_weights(source))
         results.append(_measure(built, time.perf_counter() - started, rounds))
         del built
-    return {
-        "model": source.name,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "context": CONTEXT,
-        "ratio_limit": RATIO_LIMIT,
-        "machine": describe(),
-        "results": [asdict(result) for result in results],
-    }
+    return found(
+        "engine",
+        settings={
+            "model": source.name,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "context": CONTEXT,
+        },
+        series={"dtypes": [asdict(result) for result in results]},
+        rows=[
+            at_most(f"{result.dtype}, step of batch {max(BATCHES)} over batch 1", RATIO_LIMIT,
+                    result.batch_ratio)
+            for result in results
+        ],
+    )
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -121,7 +126,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds per case")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     options = parser.parse_args(None if arguments is None else list(arguments))
     report = run(
         options.model,
@@ -130,7 +135,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
         device=options.device,
         rounds=options.rounds,
     )
-    print(json.dumps(report, indent=2) if options.json else _table(report))
+    if not deliver(report, options.json):
+        print(_table(report))
 
 
 # -- measuring -------------------------------------------------------------------------------
@@ -237,15 +243,16 @@ def _dtype(name: str) -> torch.dtype:
 # -- showing ---------------------------------------------------------------------------------
 
 
-def _table(report: dict[str, Any]) -> str:
-    machine = report["machine"]
+def _table(report: Result) -> str:
+    machine, settings = report.ran, report.settings
     lines = [
-        f"{report['model']} on {machine['gpu'] if report['device'] == 'cuda' else machine['cpu']}, "
-        f"{report['threads']} threads, {machine['cpu_capability']}",
+        f"{settings['model']} on "
+        f"{machine['gpu'] if settings['device'] == 'cuda' else machine['cpu']}, "
+        f"{settings['threads']} threads, {machine['cpu_capability']}",
         f"torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}",
         f"command: {machine['command']}",
     ]
-    for result in report["results"]:
+    for result in report.series["dtypes"]:
         lines += [
             "",
             f"{result['dtype']}, {result['ops']} kernels, loaded in {result['load_seconds']:.1f} s",
@@ -268,7 +275,7 @@ def _table(report: dict[str, Any]) -> str:
             f"{result['read_gb_per_second']:>7.1f} GB/s",
             f"matrix product peak: {result['matmul_tflops']:.2f} TFLOP/s",
             f"batch {max(BATCHES)} / batch 1: {result['batch_ratio']:.2f} "
-            f"(limit {report['ratio_limit']})",
+            f"(limit {RATIO_LIMIT})",
         ]
     return "\n".join(lines)
 

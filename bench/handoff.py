@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import os
 import re
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -29,8 +27,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from baton.bench import machine
 from baton.bench.faults.parts import Part, Parts, Plan
+from baton.bench.report import at_most, show_ran
+from baton.bench.results import Result, add_json, deliver, found
 
 LIMIT_MS = 5.0
 """Beyond the time on the wire."""
@@ -139,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--dtype", default="auto", help="as for `baton up`")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the result here")
+    add_json(parser)
     options = parser.parse_args(argv)
     threads = max(1, (os.cpu_count() or 2) // 2)
     plan = Plan(
@@ -148,45 +147,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     with _Direct(plan) as parts:
         measured = asyncio.run(run(parts, options.tokens, options.requests, options.seed))
-    result: dict[str, Any] = {
-        "benchmark": "handoff",
-        "machine": machine.describe(),
-        "model": options.model or "embedded",
-        "prompt_tokens": options.tokens,
-        "threads_per_worker": threads,
-        **measured,
-        "beyond_wire_ms": measured["extra_ms"] - measured["wire_ms"],
-        "limit_ms": LIMIT_MS,
-    }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    _show(result)
-    return 0 if result["hand_offs"] == result["requests"] else 1
+    beyond = measured["extra_ms"] - measured["wire_ms"]
+    result = found(
+        "handoff",
+        settings={
+            "model": options.model or "embedded",
+            "prompt_tokens": options.tokens,
+            "threads_per_worker": threads,
+            "requests": options.requests,
+        },
+        metrics={**measured, "beyond_wire_ms": beyond},
+        rows=[at_most("beyond the wire, ms", LIMIT_MS, beyond, 2)],
+    )
+    if not deliver(result, options.json):
+        _show(result)
+    return 0 if measured["hand_offs"] == measured["requests"] else 1
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: Result) -> None:
+    settings, seen = result.settings, result.metrics
     table = Table(
-        title=f"Hand-off of {result['prompt_tokens']} tokens, {result['model']}: medians of "
-        f"{result['requests']} requests, ms"
+        title=f"Hand-off of {settings['prompt_tokens']} tokens, {settings['model']}: medians of "
+        f"{seen['requests']} requests, ms"
     )
     for column in ("token 1 to 2", "a step", "difference", "its p90", "on the wire", "beyond it"):
         table.add_column(column, justify="right")
-    values = [result[name] for name in ("first_gap_ms", "step_ms", "extra_ms", "extra_p90_ms")]
-    values += [result["wire_ms"], result["beyond_wire_ms"]]
+    values = [seen[name] for name in ("first_gap_ms", "step_ms", "extra_ms", "extra_p90_ms")]
+    values += [seen["wire_ms"], seen["beyond_wire_ms"]]
     table.add_row(*(f"{value:.2f}" for value in values))
     console = Console()
     console.print(table)
-    phases = ", ".join(f"{name} {ms:.2f}" for name, ms in result["phase_ms"].items())
+    phases = ", ".join(f"{name} {ms:.2f}" for name, ms in seen["phase_ms"].items())
     console.print(
-        f"Limit beyond the wire: {result['limit_ms']:g} ms. {result['hand_offs']} hand-offs. "
+        f"Limit beyond the wire: {LIMIT_MS:g} ms. {seen['hand_offs']} hand-offs. "
         f"Phases: {phases}."
     )
-    described = result["machine"]
-    console.print(
-        f"{described['cpu']}, {described['cores']} cores, torch {described['torch']}, "
-        f"commit {described['commit']}; {described['command']}",
-        markup=False,
-    )
+    show_ran(result.ran)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ without a target: by role.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from baton.bench.machine import describe
+from baton.bench.results import Result, add_json, deliver, found
 from baton.engine.block_pool import BlockPool
 from baton.engine.commands import Start, UseCurve
 from baton.engine.kv_memory import KVMemory
@@ -140,7 +139,7 @@ class Rig:
         return taken, shape.prefill_tokens
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> Result:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.processor_time and torch.get_num_threads() != 1:
@@ -171,15 +170,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         decoding = rig.scheduler.load().decoding
         if decoding != options.decodes:
             raise RuntimeError(f"{rig.case.name}: {decoding} decode, not {options.decodes}")
-    return {
-        "benchmark": "headroom",
-        "machine": describe(),
-        "threads": torch.get_num_threads(),
-        "clock": "processor" if options.processor_time else "wall",
-        "decodes": options.decodes,
-        "prompt_tokens": options.prompt,
-        "cases": [_summary(case) for case in cases],
-    }
+    return found(
+        "headroom",
+        settings={
+            "model": source.name,
+            "threads": torch.get_num_threads(),
+            "clock": "processor" if options.processor_time else "wall",
+            "decodes": options.decodes,
+            "prompt_tokens": options.prompt,
+        },
+        series={"cases": [_summary(case) for case in cases]},
+    )
 
 
 def _summary(case: Case) -> dict[str, Any]:
@@ -218,14 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument("--processor-time", action="store_true",
                         help="as if the thread had its core for itself, where it has not")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     options = parser.parse_args(arguments)
     report = run(options)
-    if options.json:
-        print(json.dumps(report, indent=2))
+    if deliver(report, options.json):
         return 0
-    keys = list(report["cases"][0])
-    rows = [keys] + [[str(case[key]) for key in keys] for case in report["cases"]]
+    cases = report.series["cases"]
+    keys = list(cases[0])
+    rows = [keys] + [[str(case[key]) for key in keys] for case in cases]
     widths = [max(len(row[place]) for row in rows) for place in range(len(keys))]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))

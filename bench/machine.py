@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def describe() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "commit": _commit(),
         "command": shlex.join(["baton", *sys.argv[1:]]),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

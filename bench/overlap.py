@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from baton.bench import machine
+from baton.bench.results import Result, add_json, deliver, found
 from baton.bench.wire.namespaces import ADDRESSES, enter, shaped_link, tcp_bytes_per_s, why_not
 from baton.bench.worker_pair import ROLES, WorkerPair, worker
 
@@ -152,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--groups", type=int, help="of layers, instead of what is measured")
     parser.add_argument("--max-batch-tokens", type=int, help="as for `baton worker`")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the result here")
+    add_json(parser)
     options = parser.parse_args(argv)
     reason = why_not()
     if reason is not None:
@@ -167,28 +165,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure(options.model, mbit, options.tokens, options.requests, options.seed, extra)
         for mbit in options.link or [1000]
     ]
-    result = {
-        "benchmark": "overlap",
-        "machine": machine.describe(),
-        "model": options.model or "embedded",
-        "dtype": "float32",
-        "prompt_tokens": options.tokens,
-        "groups": options.groups,
-        "links": links,
-    }
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    _show(result)
+    result = found(
+        "overlap",
+        settings={
+            "model": options.model or "embedded",
+            "dtype": "float32",
+            "prompt_tokens": options.tokens,
+            "groups": options.groups,
+        },
+        series={"links": links},
+    )
+    if not deliver(result, options.json):
+        _show(result)
     return 0 if all(each["same_tokens"] for each in links) else 1
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: Result) -> None:
+    settings = result.settings
     table = Table(
-        title=f"Hand-off of {result['prompt_tokens']} tokens, {result['model']}, float32, medians"
+        title=f"Hand-off of {settings['prompt_tokens']} tokens, {settings['model']}, float32, "
+        "medians"
     )
     for column in ("link", "", "prefill", "exposed", "first token", "second token", "same tokens"):
         table.add_column(column, justify="right")
-    for link in result["links"]:
+    for link in result.series["links"]:
         for name in (WHOLE, MEASURED):
             row = link[name]
             table.add_row(

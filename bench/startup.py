@@ -15,13 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from baton.bench import machine
+from baton.bench.report import at_most, show_ran
+from baton.bench.results import Result, add_json, deliver, found
 
 _FLOOR = """
 import json, sys, time
@@ -42,7 +41,7 @@ LIMIT = 2.0
 """Ready within so many times the floor."""
 
 
-def run(model: str | None, layout: Sequence[str], rounds: int) -> dict[str, Any]:
+def run(model: str | None, layout: Sequence[str], rounds: int) -> Result:
     """Medians over `rounds`, seconds."""
     floors: list[dict[str, float]] = []
     starts: list[float] = []
@@ -53,22 +52,21 @@ def run(model: str | None, layout: Sequence[str], rounds: int) -> dict[str, Any]
         starts.append(seconds)
     floor = statistics.median(sum(parts.values()) for parts in floors)
     ready = statistics.median(starts)
-    return {
-        "benchmark": "startup",
-        "machine": machine.describe(),
-        "model": model or "embedded",
-        "layout": list(layout),
-        "rounds": rounds,
-        "floor_seconds": floor,
-        "floor_parts": {
-            name: statistics.median(parts[name] for parts in floors) for name in floors[0]
+    return found(
+        "startup",
+        settings={"model": model or "embedded", "layout": " ".join(layout), "rounds": rounds},
+        metrics={
+            "floor_seconds": floor,
+            "floor_parts": {
+                name: statistics.median(parts[name] for parts in floors) for name in floors[0]
+            },
+            "ready_seconds": ready,
+            "ratio": ready / floor,
+            "last_start": details,
         },
-        "ready_seconds": ready,
-        "ready_seconds_all": starts,
-        "ratio": ready / floor,
-        "ratio_limit": LIMIT,
-        "last_start": details,
-    }
+        rows=[at_most("ready, times the floor", LIMIT, ready / floor, 2)],
+        series={"ready_seconds": starts},
+    )
 
 
 def _floor(model: str | None) -> dict[str, float]:
@@ -107,26 +105,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
     parser.add_argument("--layout", default="--prefill 1 --decode 1", help="workers to start")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the result here")
+    add_json(parser)
     options = parser.parse_args(argv)
     result = run(options.model, options.layout.split(), options.rounds)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-    table = Table(title=f"Start of {result['model']} with {options.layout}, median of "
+    if deliver(result, options.json):
+        return 0
+    seen = result.metrics
+    table = Table(title=f"Start of {result.settings['model']} with {options.layout}, median of "
                         f"{options.rounds}")
     table.add_column("part")
     table.add_column("seconds", justify="right")
-    for name, seconds in result["floor_parts"].items():
+    for name, seconds in seen["floor_parts"].items():
         table.add_row(name, f"{seconds:.2f}")
-    table.add_row("floor, both together", f"{result['floor_seconds']:.2f}")
-    table.add_row("baton up, to ready", f"{result['ready_seconds']:.2f}")
-    table.add_row("ratio", f"{result['ratio']:.2f} (limit {LIMIT:g})")
+    table.add_row("floor, both together", f"{seen['floor_seconds']:.2f}")
+    table.add_row("baton up, to ready", f"{seen['ready_seconds']:.2f}")
+    table.add_row("ratio", f"{seen['ratio']:.2f} (limit {LIMIT:g})")
     console = Console()
     console.print(table)
-    console.print(result["last_start"], markup=False, highlight=False)
-    described = result["machine"]
-    console.print(f"{described['cpu']}, {described['cores']} cores, torch {described['torch']}, "
-                  f"commit {described['commit']}; {described['command']}", markup=False)
+    console.print(seen["last_start"], markup=False, highlight=False)
+    show_ran(result.ran)
     return 0
 
 

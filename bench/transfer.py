@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from baton.bench.results import Result, add_json, deliver, found
 from baton.bench.wire.cases import (
     CONTIGUOUS,
     CONTIGUOUS_PULLED,
@@ -173,38 +174,37 @@ def shaped(rounds: int) -> list[dict[str, Any]]:
     return entries
 
 
-def measure(rounds: int, *, nixl_python: str | None, network: bool) -> dict[str, Any]:
-    """Everything, as plain values. What is skipped says so, and why."""
-    # Imports torch, which the measuring processes have no use for.
-    from baton.bench.machine import describe
-
+def measure(rounds: int, *, nixl_python: str | None, network: bool) -> Result:
+    """Everything. What is skipped says so, and why."""
     load = os.getloadavg()[0]
     schedule = plan((*SCATTERED, POSTING), rounds)
     outcome = run_pair(Job(schedule))
     cases = by_case(schedule, outcome)
-    result: dict[str, Any] = {
-        "benchmark": "transfer",
-        "carriers": outcome.carriers,
-        "rounds": rounds,
+    seen: dict[str, Any] = {
         "load_average": load,
-        "cases": cases,
         "checksum_gb_per_s": checksum_gb_per_s(),
         "nixl": {"skipped": "no --nixl-python"},
         "shaped": {"skipped": "no --network"},
     }
     if nixl_python is not None:
-        result["nixl"] = nixl(nixl_python, rounds)
+        seen["nixl"] = nixl(nixl_python, rounds)
     for entry, case in zip(cases, (*SCATTERED, POSTING), strict=True):
         entry["memcpy_gb_per_s"] = memcpy_gb_per_s(case, rounds)
-        theirs = result["nixl"].get("gb_per_s", {}).get(case.name)
+        theirs = seen["nixl"].get("gb_per_s", {}).get(case.name)
         if theirs:
             ours = entry["schemes"][entry["chosen"]]["gb_per_s"]
             entry["nixl_gb_per_s"] = max(theirs.values())
             entry["times_nixl"] = ours / max(theirs.values())
     if network:
         why = why_not()
-        result["shaped"] = {"skipped": why} if why else shaped(max(2, rounds // 2))
-    return {**result, "machine": describe(), "versions": versions()}
+        seen["shaped"] = {"skipped": why} if why else shaped(max(2, rounds // 2))
+    return found(
+        "transfer",
+        settings={"carriers": outcome.carriers, "rounds": rounds},
+        metrics=seen,
+        series={"cases": cases},
+        versions=versions(),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -214,15 +214,16 @@ def versions() -> dict[str, str]:
     return {name: number for name, number in names.items() if name.startswith(wanted)}
 
 
-def render(result: dict[str, Any]) -> str:
-    machine = result["machine"]
+def render(result: Result) -> str:
+    machine, seen = result.ran, result.metrics
     lines = [
-        f"{result['carriers']}, {machine['cpu']}, {machine['cores']} cores; GB/s, median of "
-        f"{result['rounds']} rounds, cold blocks; load average before {result['load_average']:.1f}",
+        f"{result.settings['carriers']}, {machine['cpu']}, {machine['cores']} cores; GB/s, "
+        f"median of {result.settings['rounds']} rounds, cold blocks; load average before "
+        f"{seen['load_average']:.1f}",
         f"{'blocks':>15} {'chosen':>15} {'GB/s':>6} {'contig.':>8} {'share':>6} {'NIXL':>6} "
         f"{'times':>6} {'memcpy':>7} {'posting':>8} {'CPU us/MiB':>11}",
     ]
-    for case in result["cases"]:
+    for case in result.series["cases"]:
         ours = case["schemes"][case["chosen"]]
         theirs = f"{case['nixl_gb_per_s']:.1f}" if "nixl_gb_per_s" in case else "-"
         times = f"{case['times_nixl']:.1f}" if "times_nixl" in case else "-"
@@ -236,34 +237,31 @@ def render(result: dict[str, Any]) -> str:
             f"{name} {each['gb_per_s']:.1f}" for name, each in case["schemes"].items()
         )
         lines.append(f"{'':>15} {others}")
-    lines.append(f"checksums: {result['checksum_gb_per_s']:.1f} GB/s on either side")
+    lines.append(f"checksums: {seen['checksum_gb_per_s']:.1f} GB/s on either side")
     for key in ("nixl", "shaped"):
-        if "skipped" in result[key]:
-            lines.append(f"SKIPPED {key}: {result[key]['skipped']}")
-    if isinstance(result["shaped"], list):
+        if "skipped" in seen[key]:
+            lines.append(f"SKIPPED {key}: {seen[key]['skipped']}")
+    if isinstance(seen["shaped"], list):
         lines += [
             f"{each['mbit_per_s']} Mbit/s: {each['schemes'][each['chosen']]['gb_per_s']:.3f} GB/s "
             f"({each['chosen']}), TCP stream {each['tcp_stream_gb_per_s']:.3f}, "
             f"{each['of_tcp_stream']:.0%}"
-            for each in result["shaped"]
+            for each in seen["shaped"]
         ]
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="baton bench transfer", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds per case and scheme")
-    parser.add_argument("--output", type=Path, help="write the JSON to this file as well")
     parser.add_argument("--plot", type=Path, help="draw it, as PNG or SVG (needs matplotlib)")
     parser.add_argument("--nixl-python", help="the Python of an environment that has `nixl`")
     parser.add_argument("--network", action="store_true", help="shaped namespaces too (as root)")
     options = parser.parse_args(arguments)
     result = measure(options.rounds, nixl_python=options.nixl_python, network=options.network)
-    text = jsonlib.dumps(result, indent=2)
-    print(text if options.json else render(result))
-    if options.output is not None:
-        options.output.write_text(text + "\n")
+    if not deliver(result, options.json):
+        print(render(result))
     if options.plot is not None:
         from baton.bench.wire.plot import draw
 

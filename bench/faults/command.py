@@ -9,24 +9,25 @@ stream, with its bound; what workers still hold afterwards.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from baton.bench import machine
 from baton.bench.faults.judge import Oracle, Verdict
 from baton.bench.faults.load import Ask, random_asks, story_asks
 from baton.bench.faults.matrix import Scale, Skipped, cases, run
 from baton.bench.faults.parts import PartFailed, Plan
+from baton.bench.machine import describe
+from baton.bench.report import show_ran
+from baton.bench.results import Result, Row, add_json, deliver, found
 from baton.bench.tiny_model import make_tiny_model
 
-RESULTS = Path("bench/results/faults.json")
+RESULTS = Path("bench/results/faults.jsonl")
 
 
 def measure(
@@ -74,6 +75,21 @@ def _tell(console: Console, verdict: Verdict, seconds: float) -> None:
         console.print("   " + text[:2000], markup=False, highlight=False)
 
 
+def as_result(
+    row: dict[str, Any], settings: Mapping[str, Any], ran: Mapping[str, Any]
+) -> Result:
+    """One fault, one result: a run that is cut short has all that came before."""
+    told = {name: row[name] for name in ("model", "cluster", "fault")}
+    problems = "; ".join((*row["problems"], *row["late"]))[:500]
+    return found(
+        "faults",
+        settings={**told, **settings},
+        metrics={name: value for name, value in row.items() if name not in told},
+        rows=[Row(row["fault"], "held", problems or "held", row["held"])],
+        ran=ran,
+    )
+
+
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="Faults")
     table.add_column("fault")
@@ -106,8 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="kills of each role, and loads over bad links")
     parser.add_argument("--cancels", type=int, help="default: 10000, and 500 of a real model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, nargs="?", const=RESULTS,
-                        help=f"also write the result ({RESULTS} unless named)")
+    add_json(parser, RESULTS)
     options = parser.parse_args(argv)
     console = Console()
     console.width = max(console.width, 140)  # also into a file
@@ -116,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"{case.name}: {', '.join(name for name, _ in case.faults)}")
         return 0
     rows: list[dict[str, Any]] = []
-    described = machine.describe()
+    ran = describe()
     for model in options.model or ("tiny", "embedded"):
         tiny = model == "tiny"
         scale = Scale(
@@ -128,11 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for row in measure(model, scale, only=options.only, seed=options.seed,
                                console=console, folder=Path(folder)):
                 rows.append(row)
-                if options.json:  # after each, for a run that is cut short
-                    result = {"benchmark": "faults", "machine": described, "dtype": "float32",
-                              "seed": options.seed, "faults": rows}
-                    options.json.write_text(json.dumps(result, indent=1) + "\n")
+                settings = {"dtype": "float32", "seed": options.seed, "rounds": options.rounds,
+                            "in_flight": scale.in_flight, "cancels": scale.cancels}
+                deliver(as_result(row, settings, ran), options.json)
     console.print(table_of(rows))
-    console.print(f"{described['cpu']}, {described['cores']} cores, torch {described['torch']}, "
-                  f"commit {described['commit']}; {described['command']}", markup=False)
+    show_ran(ran)
     return 0 if rows and all(row["held"] for row in rows) else 1

@@ -12,7 +12,6 @@ same look-ups.
 from __future__ import annotations
 
 import argparse
-import json as jsonlib
 import multiprocessing
 import multiprocessing.connection
 import statistics
@@ -25,6 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from baton.bench.results import Result, add_json, deliver, found
 from baton.bench.routing.caches import BLOCK_SIZE, KINDS, PROMPT_BLOCKS, PROMPT_TOKENS, Caches
 from baton.bench.routing.structures import STRUCTURES, Sharded, Structure
 from baton.protocol.curves import LinkCurve, StepCurve
@@ -226,28 +226,28 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def render(result: dict[str, Any]) -> str:
-    machine = result["machine"]
+def render(result: Result) -> str:
+    machine = result.ran
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; "
-        f"{PROMPT_TOKENS} tokens, {result['cached_blocks']} cached blocks a worker, {FLIGHTS} "
-        "requests in flight on each",
-        f"hashing {PROMPT_BLOCKS} blocks: {_pair(result['hashing_us'])} us, median (p99)",
+        f"{PROMPT_TOKENS} tokens, {result.settings['cached_blocks']} cached blocks a worker, "
+        f"{FLIGHTS} requests in flight on each",
+        f"hashing {PROMPT_BLOCKS} blocks: {_pair(result.metrics['hashing_us'])} us, median (p99)",
         "",
         f"{'workers':>24}" + "".join(f"{kind:>15}" for kind in KINDS)
         + f"{'candidates':>15}{'decide':>15}{'together':>15}   us, median (p99)",
     ]
-    for row in result["decision"]:
+    for row in result.series["decision"]:
         lines.append(
             f"{row['workers']:>24}"
             + "".join(f"{_pair(row['match_us'][kind]):>15}" for kind in KINDS)
             + f"{_pair(row['candidates_us']):>15}{_pair(row['decide_us']):>15}"
             + f"{_pair(row['together_us']):>15}"
         )
-    if result["structures"]:
+    if result.series["structures"]:
         lines += ["", f"{'structure':>24}" + "".join(f"{kind:>15}" for kind in KINDS)
                   + f"{'longest store':>15}{'bytes/block':>15}"]
-    for row in result["structures"]:
+    for row in result.series["structures"]:
         lines.append(
             f"{row['structure']:>24}"
             + "".join(f"{_pair(row['match_us'][kind]):>15}" for kind in KINDS)
@@ -267,35 +267,29 @@ def run(
     blocks: int = CACHED_BLOCKS,
     counts: Sequence[int] = COUNTS,
     structures: bool = False,
-) -> dict[str, Any]:
-    """Measure everything; plain values."""
+) -> Result:
+    """Measure everything."""
     compared = compare_structures(max(counts), blocks, rounds) if structures else []
     hashing = measure_hashing(rounds)
     decision = measure_decision(rounds, blocks, counts)
-    # Imports torch, which the other processes have no use for.
-    from baton.bench.machine import describe
-
-    return {
-        "benchmark": "routing decision",
-        "rounds": rounds,
-        "cached_blocks": blocks,
-        "kinds": KINDS,
-        "hashing_us": hashing,
-        "decision": decision,
-        "structures": compared,
-        "machine": describe(),
-    }
+    return found(
+        "routing decision",
+        settings={"rounds": rounds, "cached_blocks": blocks, "kinds": KINDS},
+        metrics={"hashing_us": hashing},
+        series={"decision": decision, "structures": compared},
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="baton bench routing decision", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     parser.add_argument("--rounds", type=int, default=1000, help="timed look-ups of each kind")
     parser.add_argument("--blocks", type=int, default=CACHED_BLOCKS, help="cached by each worker")
     parser.add_argument("--structures", action="store_true", help="compare with other structures")
     options = parser.parse_args(arguments)
     result = run(rounds=options.rounds, blocks=options.blocks, structures=options.structures)
-    print(jsonlib.dumps(result, indent=2) if options.json else render(result))
+    if not deliver(result, options.json):
+        print(render(result))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from heapq import merge
-from pathlib import Path
 
-from baton.bench.routing.report import at_least, at_most, show_rows, show_table, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, at_most, show_rows, show_table
+from baton.bench.results import add_json, chosen, deliver, found
 from baton.bench.routing.systems import automatic
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, Part, arrivals, in_lane, targets_for
-from baton.bench.simulator.client import Arrival
+from baton.bench.routing.workloads import arrivals, in_lane, targets_for
 from baton.bench.simulator.outcome import Outcome, quantile, summary
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.workloads.arrival import Arrival
+from baton.bench.workloads.named import KINDS
+from baton.bench.workloads.workload import Part
 from baton.router.lanes import BATCH, INTERACTIVE
 
 WARM = 5.0
@@ -64,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                  figures["beside"]["attainment"] / max(1e-9, figures["alone"]["attainment"])),
     ]
     good = show_rows(rows)
-    write_json(options.json, rows, {"machine": machine.name, "lanes": figures})
+    deliver(found(
+        "routing lanes", settings={**chosen(options), "machine": machine.name},
+        metrics=figures, rows=rows,
+    ), options.json)
     return 0 if good else 1
 
 
@@ -85,9 +90,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--load", type=float, default=0.4, help="of people's requests")
     parser.add_argument("--flood", type=float, default=2.0, help="of the batch lane")
-    parser.add_argument("--batch", choices=KINDS, default="summary", help="what that asks for")
+    parser.add_argument("--batch", choices=KINDS, default="summarise", help="what that asks for")
     parser.add_argument("--seconds", type=float, default=60.0, help="that count")
     parser.add_argument("--machine", help="as for suite")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

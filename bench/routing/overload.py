@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from baton.bench.routing.report import Row, at_least, at_most, show_rows, show_table, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, at_most, show_rows, show_table
+from baton.bench.results import Row, add_json, chosen, deliver, found
 from baton.bench.routing.systems import automatic
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
+from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.outcome import attainment, summary, window
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.workloads.named import KINDS
+from baton.bench.workloads.workload import Part
 
 LOADS = (0.4, 0.6, 0.8, 1.0, 1.3)
 TIMES = 3.0
@@ -60,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {
         f"{load:.2f}": summary(trial.outcomes, trial.seconds) for load, trial in trials.items()
     }
-    write_json(options.json, rows, {"machine": machine.name, "loads": results})
+    deliver(found(
+        "routing overload", settings={**chosen(options), "machine": machine.name},
+        metrics=results, rows=rows,
+    ), options.json)
     return 0 if good else 1
 
 
@@ -101,7 +106,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=40.0, help="that count, of each run")
     parser.add_argument("--machine", help="as for suite")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))
 
 

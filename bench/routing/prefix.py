@@ -7,15 +7,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from baton.bench.routing.report import at_least, at_most, show_rows, show_table, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, at_most, show_rows, show_table
+from baton.bench.results import add_json, chosen, deliver, found
 from baton.bench.routing.systems import automatic, split
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
-from baton.bench.simulator.client import Arrival, output_tokens
+from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.outcome import summary
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.workloads.arrival import Arrival, output_tokens
+from baton.bench.workloads.named import KINDS
+from baton.bench.workloads.workload import Part
 from baton.protocol.hashing import Chain
 
 WARM = 20.0
@@ -92,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 evenness(trials[0])),
     ]
     good = show_rows(rows)
-    write_json(options.json, rows, {"machine": machine.name, "systems": figures, "ideal": ideal})
+    deliver(found(
+        "routing prefix", settings={**chosen(options), "machine": machine.name},
+        metrics={"systems": figures, "ideal": ideal}, rows=rows,
+    ), options.json)
     return 0 if good else 1
 
 
@@ -107,5 +112,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="that count")
     parser.add_argument("--machine", help="as for suite")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

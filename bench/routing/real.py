@@ -26,15 +26,17 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from baton.bench.routing.report import Row, at_least, at_most, show_rows, show_table, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, at_most, show_rows, show_table
+from baton.bench.results import Row, add_json, chosen, deliver, found
 from baton.bench.routing.suite import SHAPES, load_of, warm_up
 from baton.bench.routing.systems import automatic
 from baton.bench.routing.trial import lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, arrivals, targets_for
-from baton.bench.simulator.client import Arrival
+from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import Outcome, summary, window
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.workloads.arrival import Arrival
+from baton.bench.workloads.named import KINDS
 from baton.engine.scripted import script_seed
 from baton.protocol.profile import Profile, encode_profile
 from baton.protocol.records import Targets
@@ -196,7 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at_most("error of predicted ITL, median", ITL_ERROR, median(errors["itl"] or [1.0])),
     ]
     good = show_rows(rows)
-    write_json(options.json, rows, {"machine": machine.name, "runs": figures})
+    deliver(found(
+        "routing real", settings={**chosen(options), "machine": machine.name},
+        metrics=figures, rows=rows,
+    ), options.json)
     return 0 if good else 1
 
 
@@ -214,5 +219,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0, help="that count")
     parser.add_argument("--machine", help="as for suite")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

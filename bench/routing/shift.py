@@ -12,29 +12,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 
-from baton.bench.routing.report import Row, at_least, at_most, show_rows, show_table, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, at_most, show_rows, show_table
+from baton.bench.results import Row, add_json, chosen, deliver, found
 from baton.bench.routing.systems import System, automatic, split
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
-from baton.bench.simulator.client import Arrival
+from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import Outcome, attainment, window
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.workloads.arrival import Arrival
+from baton.bench.workloads.mixed_shift import WORKLOAD
+from baton.bench.workloads.named import KINDS
+from baton.bench.workloads.workload import Part
 from baton.protocol.records import Targets
 
 WANTED = 0.98
 SETTLED = 15.0
 """Seconds after a shift from which on it is as if it had never been otherwise."""
 WARM = 10.0
-BLENDS = {
-    "prompts": (("completion", 0.85), ("chat", 0.15)),
-    "output": (("chat", 1.0),),
-    "even": (("completion", 0.5), ("chat", 0.5)),
-}
+BLENDS = {phase.name: phase.mix for phase in WORKLOAD.phases}
 """Name to (kind, share of the capacity)."""
-PHASES = ("prompts", "output", "prompts", "even")
+PHASES = tuple(phase.name for phase in WORKLOAD.phases)
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class Task:
 
 def parts(task: Task, start: float, end: float) -> list[Part]:
     return [
-        Part(kind, share * task.load * task.workers * capacity(kind, task.machine, task.targets),
-             start, end)
+        Part(kind, share * task.load * task.workers
+             * capacity(kind.name, task.machine, task.targets), start, end)
         for kind, share in BLENDS[task.blend]
     ]
 
@@ -100,30 +99,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code. Raises ConfigError."""
     options = _options(arguments)
     machine = load_machine(options.machine)
-    targets = targets_for(machine, KINDS["completion"].prompt)
+    targets = targets_for(machine, KINDS["code"].prompt)
 
     def task(blend: str, load: float, seconds: float) -> Task:
         return Task(blend, load, options.workers, machine, targets, options.seed, seconds)
 
     phases = PHASES[: options.phases]
-    found = {
+    bests = {
         blend: best_split(task(blend, 0.7, options.probe), options.jobs)
         for blend in dict.fromkeys(phases)
     }
-    for blend, (system, load) in found.items():
+    for blend, (system, load) in bests.items():
         print(f"{blend}: best is {system.name}, up to load {load:.2f}", flush=True)
 
     def stream(seed: int) -> Iterator[Arrival]:
         return arrivals(
             [part for number, blend in enumerate(phases)
-             for part in parts(task(blend, options.share * found[blend][1], 0.0),
+             for part in parts(task(blend, options.share * bests[blend][1], 0.0),
                                number * options.seconds, (number + 1) * options.seconds)],
             machine, seed, targets=targets,
         )
 
     end = len(phases) * options.seconds
     lanes = lanes_for(targets)
-    systems = [automatic(options.workers), *dict.fromkeys(system for system, _ in found.values())]
+    systems = [automatic(options.workers), *dict.fromkeys(system for system, _ in bests.values())]
     trials = [
         run_trial(system, machine, stream(options.seed), lanes=lanes, count=(0.0, end),
                   seed=options.seed, limit=120.0)
@@ -141,11 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in trials[0].run.sizing:
         print(f"  {line}")
     good = show_rows(rows)
-    write_json(options.json, rows, {
-        "machine": machine.name,
-        "phases": [{"blend": b, "best": found[b][0].name, "load": found[b][1]} for b in phases],
-        "role_changes": trials[0].run.role_changes,
-    })
+    deliver(found(
+        "routing shift", settings={**chosen(options, "jobs"), "machine": machine.name}, rows=rows,
+        series={
+            "phases": [{"blend": b, "best": bests[b][0].name, "load": bests[b][1]} for b in phases],
+            "role_changes": trials[0].run.role_changes,
+        },
+    ), options.json)
     return 0 if good else 1
 
 
@@ -198,5 +199,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--machine", help="as for suite")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

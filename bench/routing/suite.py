@@ -11,26 +11,28 @@ import argparse
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from baton.bench.routing.report import Row, at_least, show_rows, show_table, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, show_rows, show_table
+from baton.bench.results import Row, add_json, chosen, deliver, found
 from baton.bench.routing.systems import System, automatic, static_systems
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for
+from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import summary
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.workloads.named import KINDS, WORKLOADS
+from baton.bench.workloads.workload import Part
 
 WANTED = 0.97
 WARM = {False: 5.0, True: 30.0}
 """Seconds before what counts; with conversations, of which the first ones begin then."""
 
 SHAPES: dict[str, tuple[tuple[tuple[str, float], ...], float]] = {
-    **{name: (((name, 1.0),), 1.0) for name in KINDS},
-    "mixed": ((("chat", 0.3), ("conversation", 0.25), ("completion", 0.2), ("summary", 0.05),
-               ("agent", 0.2)), 1.0),
-    "bursts": ((("chat", 1.0),), 4.0),
+    name: (tuple((kind.name, share) for kind, share in phase.mix), phase.variation)
+    for name, workload in WORKLOADS.items()
+    for phase in workload.phases
+    if len(workload.phases) == 1
 }
 """Name to (kind, share of the capacity) and the variation of intervals."""
 
@@ -124,7 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{shape}, {workers} workers, load {load:g} ({taken:.0f} s taken)", trials
                 )
     good = show_rows(rows)
-    write_json(options.json, rows, {"machine": machine.name, "results": results})
+    deliver(found(
+        "routing suite", settings={**chosen(options, "jobs"), "machine": machine.name},
+        series={"runs": results}, rows=rows,
+    ), options.json)
     return 0 if good else 1
 
 
@@ -182,5 +187,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         "DistServe fit; default: one made of a device's figures")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

@@ -11,13 +11,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from baton.bench.routing.report import at_least, show_rows, write_json
+from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.report import at_least, show_rows
+from baton.bench.results import add_json, chosen, deliver, found
 from baton.bench.routing.suite import WANTED, figures, show_trials
 from baton.bench.routing.systems import automatic, static_systems
-from baton.bench.routing.traces import read_trace, replay
 from baton.bench.routing.trial import lanes_for, run_trial
-from baton.bench.routing.workloads import LONGEST, MAX_TOKENS, targets_for
-from baton.bench.simulator.profiles import load_machine
+from baton.bench.routing.workloads import targets_for
+from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
+from baton.bench.workloads.traces import read_trace, replay
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 from baton.protocol.units import parse_duration
@@ -60,12 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ratio = trials[0].goodput / best.goodput if best.goodput else 1.0
     rows = [at_least(f"{options.file.name}, against {best.system}", WANTED, ratio)]
     good = show_rows(rows)
-    write_json(options.json, rows, {
-        "machine": machine.name, "trace": options.file.name, "speed": options.speed,
-        "requests": len(replayed), "workers": options.workers,
-        "targets": {"ttft": targets.ttft, "itl": targets.itl},
-        "systems": {trial.system: figures(trial) for trial in trials},
-    })
+    deliver(found(
+        "routing trace",
+        settings={**chosen(options), "file": options.file.name, "machine": machine.name,
+                  "ttft": targets.ttft, "itl": targets.itl},
+        metrics={"requests": len(replayed),
+                 "systems": {trial.system: figures(trial) for trial in trials}},
+        rows=rows,
+    ), options.json)
     return 0 if good else 1
 
 
@@ -89,5 +93,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "
                         "DistServe fit; default: one made of a device's figures")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

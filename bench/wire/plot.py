@@ -1,22 +1,22 @@
-"""The picture of `baton bench transfer`, drawn from its JSON: `python -m baton.bench.wire.plot
-RESULT.json PICTURE`."""
+"""The picture of `baton bench transfer`, drawn from its result: `python -m baton.bench.wire.plot
+RESULTS.jsonl PICTURE` draws the last one of a file."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
-from typing import Any
+
+from baton.bench.results import Result, read
 
 
-def draw(result: dict[str, Any], target: Path) -> None:
+def draw(result: Result, target: Path) -> None:
     """Bars per case; the losing ones are shown too. Raises ImportError without matplotlib."""
     # By name: it is an extra, which type checks do without.
     importlib.import_module("matplotlib").use("Agg")
     pyplot = importlib.import_module("matplotlib.pyplot")
 
-    cases = result["cases"]
+    cases = result.series["cases"]
     bars: dict[str, list[float]] = {
         "Baton, as probed": [c["schemes"][c["chosen"]]["gb_per_s"] for c in cases],
         "Baton, over UCX": [c["schemes"]["4 MiB messages"]["gb_per_s"] for c in cases],
@@ -32,10 +32,10 @@ def draw(result: dict[str, Any], target: Path) -> None:
         axes.bar(places, heights, width, label=name)
     axes.set_xticks(range(len(cases)), [c["case"] for c in cases])
     axes.set_ylabel("GB/s, median")
-    machine = result["machine"]
+    machine = result.ran
     axes.set_title(
         f"Scattered cold KV blocks between two processes: {machine['cpu']}, "
-        f"{machine['cores']} cores, {result['carriers']}\n"
+        f"{machine['cores']} cores, {result.settings['carriers']}\n"
         f"{machine['command']} ({machine['commit']})",
         fontsize=9,
     )
@@ -45,4 +45,4 @@ def draw(result: dict[str, Any], target: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+    draw(read(sys.argv[1])[-1], Path(sys.argv[2]))

@@ -101,7 +101,7 @@ def test_bench_engine_as_json(tmp_path: Path) -> None:
         "--dtype", "float32",
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["results"][0]["dtype"] == "float32"
+    assert json.loads(done.stdout)["series"]["dtypes"][0]["dtype"] == "float32"
 
 
 def test_profile_writes_what_can_be_read_again(tmp_path: Path) -> None:
