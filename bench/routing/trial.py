@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from baton.bench.routing.systems import System, deciding
-from baton.bench.routing.workloads import KINDS
-from baton.bench.simulator.client import Arrival
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import Outcome, window
+from baton.bench.workloads.arrival import Arrival
+from baton.bench.workloads.named import KINDS
 from baton.protocol.curves import StepShape
 from baton.protocol.records import Targets
 from baton.router.dispatcher import Dispatcher

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from baton.bench.simulator.clock import SimulatedLoop
-from baton.bench.simulator.outcome import NO_TARGETS, Gaps, Outcome
-from baton.engine.scripted import script_seed, scripted_token
+from baton.bench.simulator.outcome import Gaps, Outcome
+from baton.bench.workloads.arrival import Arrival, request_of
 from baton.protocol.errors import BatonError
-from baton.protocol.ids import RequestKey
-from baton.protocol.records import Record, Request, Targets, TokenBatch
-from baton.protocol.sampling import SamplingParams
-from baton.protocol.tokens import pack_tokens
+from baton.protocol.records import Record, TokenBatch
 from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
 
-END_TOKEN = 2
 _LOOK_SECONDS = 1.0
 """Between looks for requests that ended without a last token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request to come."""
-
-    at: float
-    """Seconds since the start."""
-    prompt: Callable[[], bytes]
-    """Packed tokens, made when they are needed."""
-    length: int
-    """Output tokens, the end token included; the router does not know it."""
-    limit: int
-    """`max_tokens`, which it knows."""
-    noise: int
-    """Chooses the output tokens, `script_seed`."""
-    kind: str = ""
-    lane: str = "interactive"
-    targets: Targets = NO_TARGETS
-    session: str = ""
-    """Requests of one conversation have the same."""
-
-
-def output_tokens(arrival: Arrival) -> bytes:
-    """Packed: what it will be answered with, its end token left out."""
-    request = _request(arrival, "", b"")
-    return pack_tokens(scripted_token(request, n) for n in range(arrival.length - 1))
 
 
 @dataclass(slots=True)
@@ -124,7 +93,7 @@ class Clients:
         prompt = arrival.prompt()
         dispatcher = self._dispatchers[self._number % len(self._dispatchers)]
         try:
-            flight = dispatcher.submit(_request(arrival, name, prompt))
+            flight = dispatcher.submit(request_of(arrival, name, prompt))
         except BatonError as error:
             self.outcomes.append(Outcome(
                 arrival.kind, arrival.lane, arrival.at, len(prompt) // 4, error.code,
@@ -159,17 +128,3 @@ class Clients:
             cached=live.cached,
             targets=arrival.targets,
         ))
-
-
-def _request(arrival: Arrival, name: str, prompt: bytes) -> Request:
-    return Request(
-        key=RequestKey(name, 0),
-        choice=0,
-        prompt=prompt,
-        sampling=SamplingParams(
-            seed=script_seed(arrival.length, arrival.noise), max_tokens=arrival.limit
-        ),
-        eos_token_ids=(END_TOKEN,),
-        lane=arrival.lane,
-        targets=arrival.targets,
-    )

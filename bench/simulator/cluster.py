@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from baton.bench.simulator.client import Arrival, Clients
+from baton.bench.simulator.client import Clients
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.engine import Work
 from baton.bench.simulator.machine import Machine
@@ -17,6 +17,7 @@ from baton.bench.simulator.network import Network
 from baton.bench.simulator.outcome import Gaps, Outcome
 from baton.bench.simulator.session import SimulatedSession
 from baton.bench.simulator.worker import SimulatedWorker
+from baton.bench.workloads.arrival import Arrival
 from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause
 from baton.router.dispatcher import Dispatcher

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from baton.bench.workloads.arrival import NO_TARGETS
 from baton.protocol.records import Targets
-
-NO_TARGETS = Targets()
 
 _BINS = 40
 """Bins of the histogram of gaps per factor of e."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from random import Random
 
-from baton.bench.simulator.client import Arrival
 from baton.bench.simulator.machine import Machine
+from baton.bench.workloads.arrival import Arrival
 from baton.engine.limits import SchedulerLimits
 from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.kvlayout import KVLayout

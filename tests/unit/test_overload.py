@@ -10,10 +10,10 @@ from random import Random
 import pytest
 from simulated import machine
 
-from baton.bench.simulator.client import Arrival
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.outcome import Outcome, attainment, quantile, window
 from baton.bench.simulator.session import SimulatedSession
+from baton.bench.workloads.arrival import Arrival
 from baton.protocol.errors import BatonError
 from baton.protocol.records import Declined, Generate, Record, Targets
 from baton.protocol.tokens import pack_tokens

@@ -15,10 +15,13 @@ from baton.bench.routing.prefix import infinite_hit_rate
 from baton.bench.routing.shift import judge
 from baton.bench.routing.systems import automatic, colocated, deciding, split, static_systems
 from baton.bench.routing.trial import Trial, lanes_for, run_trial
-from baton.bench.routing.workloads import KINDS, Part, arrivals, targets_for, times
-from baton.bench.simulator.client import output_tokens
+from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.outcome import Gaps, Outcome, attainment, summary
+from baton.bench.workloads.arrival import output_tokens
+from baton.bench.workloads.named import KINDS
+from baton.bench.workloads.processes import times
+from baton.bench.workloads.workload import Part
 from baton.engine.scripted import script_seed
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 from simulated import arrivals, machine, poisson
 
-from baton.bench.simulator.client import output_tokens
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.outcome import quantile
 from baton.bench.simulator.session import LATENCY
+from baton.bench.workloads.arrival import output_tokens
 from baton.protocol.ids import RequestKey
 from baton.protocol.records import Cancel, SetRole
 

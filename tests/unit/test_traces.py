@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from baton.bench.routing.traces import Traced, read_trace, replay
+from baton.bench.workloads.traces import Traced, read_trace, replay
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 from baton.router.account import Account, prefix_depths

@@ -21,8 +21,8 @@ from typing import Any
 
 import msgspec
 
-from baton.bench.routing.workloads import random_tokens
-from baton.bench.simulator.client import Arrival
+from baton.bench.workloads.arrival import Arrival
+from baton.bench.workloads.tokens import random_tokens
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 from baton.router.account import Account, prefix_depths

@@ -1,0 +1,38 @@
+"""All workloads that have a name."""
+
+from __future__ import annotations
+
+from baton.bench.workloads import (
+    agent,
+    burst,
+    chat,
+    code,
+    conversation,
+    mixed,
+    mixed_shift,
+    rag_long,
+    summarise,
+)
+from baton.protocol.errors import ConfigError
+
+WORKLOADS = {
+    module.WORKLOAD.name: module.WORKLOAD
+    for module in (
+        chat, conversation, code, summarise, agent, rag_long, mixed, mixed_shift, burst,
+    )
+}
+KINDS = {
+    module.KIND.name: module.KIND
+    for module in (chat, conversation, code, summarise, agent, rag_long)
+}
+
+
+def listed() -> str:
+    """One line for each."""
+    return "\n".join(f"  {name:<13} {w.about}" for name, w in WORKLOADS.items())
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError that names those there are."""
+    if name not in WORKLOADS:
+        raise ConfigError(f"no workload {name!r}; there are: {', '.join(WORKLOADS)}")
