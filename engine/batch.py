@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
+import msgspec
+
 from baton.engine.sequence import Sequence
 from baton.protocol.curves import StepShape, attention_pairs
 from baton.protocol.records import TokenLogprobs
 
 
-@dataclass(frozen=True, slots=True)
-class BatchItem:
+class BatchItem(msgspec.Struct, frozen=True):
     """Compute tokens [seq.num_computed, seq.num_computed + num_tokens) of a sequence, whose blocks
     are allocated. `sample`: these are its last tokens, so draw the next one."""
 

@@ -46,6 +46,11 @@ class BlockState(IntEnum):
     FREE = 4
 
 
+# An attribute of an enum costs as much as the rest of a line.
+_ACTIVE, _HELD, _QUARANTINED, _CACHED, _FREE = BlockState
+_STATE_OF = dict(zip(Use, BlockState, strict=False))
+
+
 class IntegrityError(AssertionError):
     """The bookkeeping contradicts itself. The message says where."""
 
@@ -104,8 +109,8 @@ class BlockPool:
 
     def fits(self, matched: Sequence[int], fresh: int, spare: int = 0) -> bool:
         """Whether `acquire` would succeed and leave `spare` blocks available."""
-        state, cached = self._state, BlockState.CACHED
-        taken = sum(1 for block in matched if state[block] is cached)
+        state = self._state
+        taken = sum([state[block] is _CACHED for block in matched])
         return fresh + taken + spare <= self.available
 
     # -- taking ------------------------------------------------------------------------------
@@ -130,17 +135,22 @@ class BlockPool:
     def pin(self, blocks: Iterable[int], use: Use, *, again: bool = True) -> None:
         """One more use of each; a CACHED block leaves the queue for eviction. `again`: by
         somebody else than before, which makes it worth more."""
+        uses, queue = self._uses[use], self._evictable
         for block in blocks:
-            self._uses[use][block] += 1
-            self._settle(block)
+            uses[block] += 1
+            if uses[block] == 1:
+                self._settle(block)
             if again:
-                self._evictable.used_again(block)
+                queue.used_again(block)
 
     def change_use(self, blocks: Iterable[int], old: Use, new: Use) -> None:
         """Turn one use of each block into another kind; at no time is it unused."""
+        gain, lose = self._uses[new], self._uses[old]
         for block in blocks:
-            self._uses[new][block] += 1
-            self._drop(block, old)
+            gain[block] += 1
+            if lose[block] < 1:
+                raise _no_use(block, old)
+            lose[block] -= 1
             self._settle(block)
 
     # -- giving up ---------------------------------------------------------------------------
@@ -148,14 +158,18 @@ class BlockPool:
     def release(self, blocks: Sequence[int], use: Use) -> None:
         """One use less of each of a sequence's `blocks`, given in the order of its tokens. What
         nobody uses any more becomes CACHED if its content has a name, else FREE."""
-        again = False
+        again, uses, queue = False, self._uses[use], self._evictable
         for block in reversed(blocks):  # deepest first: see the module's docstring
-            self._drop(block, use)
+            left = uses[block] - 1
+            if left < 0:
+                raise _no_use(block, use)
+            uses[block] = left
             if again:  # a block that was computed twice is worth what those behind it are
-                self._evictable.used_again(block)
+                queue.used_again(block)
             else:
-                again = self._evictable.is_used_again(block)
-            self._settle(block)
+                again = queue.is_used_again(block)
+            if not left:
+                self._settle(block)
 
     def quarantine(self, blocks: Iterable[int], use: Use) -> None:
         """Instead of `release`, for blocks that an unfinished operation may still touch. A block
@@ -166,7 +180,7 @@ class BlockPool:
         """The operation has ended. Blocks that are not quarantined are left as they are."""
         for block in blocks:
             if self._uses[Use.QUARANTINED][block] > 0:
-                self._drop(block, Use.QUARANTINED)
+                self._uses[Use.QUARANTINED][block] -= 1
                 self._settle(block)
 
     # -- naming ------------------------------------------------------------------------------
@@ -175,12 +189,24 @@ class BlockPool:
         """Say what the content of a used block is, and of the one before it in its chain. If
         another block has the same content, that one stays the one that is found; this one replaces
         it should it be evicted meanwhile."""
-        if self._state[block] > BlockState.HELD:
-            raise IntegrityError(f"block {block} is {self._state[block].name} and gets a name")
-        if self._name[block] != name:
-            self._evictable.renamed(block)
-        self._name[block], self._parent[block] = name, parent
-        self._keeper(block, name)
+        self.register_run((block,), (name,), parent)
+
+    def register_run(
+        self, blocks: Sequence[int], names: Sequence[bytes], parent: bytes = FIRST
+    ) -> None:
+        """The same for blocks that follow one another in a chain, behind `parent`."""
+        states, known, parents = self._state, self._name, self._parent
+        for block, name in zip(blocks, names, strict=True):
+            state = states[block]
+            if state is not _ACTIVE and state is not _HELD:
+                raise IntegrityError(f"block {block} is {state.name} and gets a name")
+            if known[block] != name:
+                self._evictable.renamed(block)
+                known[block] = name
+            parents[block] = parent
+            if name not in self._by_name:
+                self._keeper(block, name)
+            parent = name
 
     def take_changes(self) -> tuple[CacheChange, ...]:
         """What was noted since the last time, in its order."""
@@ -193,25 +219,21 @@ class BlockPool:
     # -- inside ------------------------------------------------------------------------------
 
     def _take(self, count: int, use: Use) -> list[int]:
-        taken: list[int] = []
-        for _ in range(count):
-            if self._free:
-                block = heappop(self._free)
-            else:
-                block = self._evictable.pop()
-                self._forget_name(block)
+        free = min(count, len(self._free))
+        taken = [heappop(self._free) for _ in range(free)]
+        for _ in range(count - free):
+            block = self._evictable.pop()
+            self._forget_name(block)
             taken.append(block)
-            self._uses[use][block] = 1
-            self._counts[self._state[block]] -= 1
-            self._counts[use] += 1
-            self._state[block] = BlockState(use)
+        uses, states, state = self._uses[use], self._state, _STATE_OF[use]
+        for block in taken:
+            uses[block] = 1
+            states[block] = state
+        self._counts[BlockState.FREE] -= free
+        self._counts[BlockState.CACHED] -= count - free
+        self._counts[state] += count
         taken.sort()
         return taken
-
-    def _drop(self, block: int, use: Use) -> None:
-        if self._uses[use][block] < 1:
-            raise IntegrityError(f"block {block} has no {use.name} use to give up")
-        self._uses[use][block] -= 1
 
     def _settle(self, block: int) -> None:
         """Bring state, counts and queues of a block in line with its uses and name."""
@@ -223,30 +245,32 @@ class BlockPool:
         self._state[block] = new
         self._counts[old] -= 1
         self._counts[new] += 1
-        if old is BlockState.CACHED:
+        if old is _CACHED:
             self._evictable.remove(block)
-        if new is BlockState.CACHED:
+        if new is _CACHED:
             self._evictable.add(block)
-        elif new is BlockState.FREE:
+        elif new is _FREE:
             heappush(self._free, block)
 
     def _used_state(self, block: int) -> BlockState | None:
-        for use in Use:
-            if self._uses[use][block] > 0:
-                return BlockState(use)
-        return None
+        active, held, quarantined = self._uses  # not in a loop: this runs for every block
+        if active[block] > 0:
+            return _ACTIVE
+        if held[block] > 0:
+            return _HELD
+        return _QUARANTINED if quarantined[block] > 0 else None
 
     def _unused_state(self, block: int) -> BlockState:
         """CACHED for the one block that stands for its content, else FREE, with no name."""
         name = self._name[block]
         if name is None:
-            return BlockState.FREE
+            return _FREE
         keeper = self._keeper(block, name)
         if keeper == block:
-            return BlockState.CACHED
+            return _CACHED
         # A duplicate goes. The keeper counts as used just now, and is worth as much, else it would
         # be evicted before the deeper blocks of its chain that were given up with the duplicate.
-        queued = self._state[keeper] is BlockState.CACHED
+        queued = self._state[keeper] is _CACHED
         if queued:
             self._evictable.remove(keeper)
         if self._evictable.is_used_again(block):
@@ -254,7 +278,7 @@ class BlockPool:
         if queued:
             self._evictable.add(keeper)
         self._name[block] = None
-        return BlockState.FREE
+        return _FREE
 
     def _keeper(self, block: int, name: bytes) -> int:
         """The block that is found under this block's name: this one if there is no other."""
@@ -318,3 +342,7 @@ class BlockPool:
             self._state[block] = BlockState.FREE
             self._free.append(block)
         heapify(self._free)
+
+
+def _no_use(block: int, use: Use) -> IntegrityError:
+    return IntegrityError(f"block {block} has no {use.name} use to give up")

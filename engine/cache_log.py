@@ -15,7 +15,7 @@ delays no step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from baton.protocol.cache_events import CacheDump, CacheEvents, pack_names, short_name
 
@@ -107,17 +107,25 @@ class CacheLog:
     def _store(self, name: bytes, parent: bytes) -> None:
         self._parents[name] = parent
         self._children.add(parent, name)
-        self._hidden.add(name)
-        if parent == FIRST or self._is_reachable(parent):
+        if parent != FIRST and not self._is_reachable(parent):
+            self._hidden.add(name)
+        elif self._children.of(name):
+            self._hidden.add(name)
             self._reveal(name)
+        else:
+            self._changed(name, True)
 
     def _evict(self, name: bytes) -> None:
         parent = self._parents.get(name)
         if parent is None:
             return
-        if name not in self._hidden:
+        if name in self._hidden:
+            self._hidden.remove(name)
+        elif self._children.of(name):
             self._hide(name)
-        self._hidden.remove(name)
+            self._hidden.remove(name)
+        else:
+            self._changed(name, False)
         del self._parents[name]
         self._children.remove(parent, name)
 
@@ -153,7 +161,7 @@ class _Children:
     def __init__(self) -> None:
         self._by_parent: dict[bytes, bytes | set[bytes]] = {}
 
-    def of(self, parent: bytes) -> Iterable[bytes]:
+    def of(self, parent: bytes) -> Collection[bytes]:
         children = self._by_parent.get(parent, ())
         return (children,) if isinstance(children, bytes) else children
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from baton.engine.cache_log import CacheChange
 from baton.protocol.curves import StepCurve, StepShape
 from baton.protocol.ids import RequestKey
@@ -143,9 +145,8 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What one step did to one sequence."""
+class Progress(msgspec.Struct, frozen=True):
+    """What one step did to one sequence. (A struct, for there is one for each token.)"""
 
     key: RequestKey
     position: int

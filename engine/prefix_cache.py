@@ -11,7 +11,7 @@ from __future__ import annotations
 from baton.engine.block_pool import BlockPool, IntegrityError
 from baton.engine.cache_log import FIRST
 from baton.engine.sequence import Sequence
-from baton.protocol.hashing import extend_chain, root_hash
+from baton.protocol.hashing import extend_chain, extend_names, root_hash
 
 
 class PrefixCache:
@@ -38,13 +38,16 @@ class PrefixCache:
 
     def register(self, seq: Sequence) -> None:
         """Name the full blocks of `num_computed` tokens that have no name yet."""
-        full = seq.num_computed // self._block_size
+        first, full = seq.num_named, seq.num_computed // self._block_size
+        if full <= first:
+            return
         self._extend_hashes(seq, full)
-        for index in range(seq.num_named, full):
-            name = seq.block_hashes[index]
-            parent = seq.block_hashes[index - 1] if index else FIRST
-            self._pool.register(seq.block_ids[index], name, parent)
-            self._announced.pop(name, None)
+        names = seq.block_hashes[first:full]
+        parent = seq.block_hashes[first - 1] if first else FIRST
+        self._pool.register_run(seq.block_ids[first:full], names, parent)
+        if self._announced:
+            for name in names:
+                self._announced.pop(name, None)
         seq.num_named = full
 
     # -- blocks on their way -----------------------------------------------------------------
@@ -89,7 +92,14 @@ class PrefixCache:
 
     def _extend_hashes(self, seq: Sequence, count: int) -> None:
         hashes, size = seq.block_hashes, self._block_size
+        in_prompt = min(count, seq.prompt_len // size)
+        if len(hashes) < in_prompt:
+            self._name_prompt(seq, in_prompt)
         while len(hashes) < count:
             start = len(hashes) * size
             parent = hashes[-1] if hashes else seq.root
             hashes.append(extend_chain(parent, seq.tokens[start : start + size]))
+
+    def _name_prompt(self, seq: Sequence, count: int) -> None:
+        """As `_extend_hashes`, of blocks of the prompt, whose tokens are at hand packed."""
+        extend_names(seq.block_hashes, seq.root, seq.request.prompt, self._block_size, count)

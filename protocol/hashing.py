@@ -37,11 +37,21 @@ def extend_chain(parent: bytes, tokens: Sequence[int]) -> bytes:
     packed = array("i", tokens)
     if sys.byteorder == "big":
         packed.byteswap()
-    return _extend(parent, packed.tobytes())
+    return blake2b(packed.tobytes(), key=parent, digest_size=HASH_BYTES).digest()
 
 
-def _extend(parent: bytes, packed: bytes) -> bytes:
-    return blake2b(packed, key=parent, digest_size=HASH_BYTES).digest()
+def extend_names(
+    names: list[bytes], root: bytes, packed: bytes, block_size: int, count: int
+) -> None:
+    """Append the hashes of the blocks behind those that `names` has already, until it has `count`.
+    `packed`: all tokens from the first on, at least so many blocks."""
+    size = block_size * TOKEN_BYTES
+    parent = names[-1] if names else root
+    for start in range(len(names) * size, count * size, size):
+        parent = blake2b(
+            packed[start : start + size], key=parent, digest_size=HASH_BYTES
+        ).digest()
+        names.append(parent)
 
 
 def chain_hashes(root: bytes, tokens: Sequence[int], block_size: int) -> list[bytes]:
@@ -64,8 +74,5 @@ class Chain:
     def extend(self, packed: bytes, block_size: int) -> None:
         """`packed`: all tokens so far, of which what was here before is the beginning.
         `block_size`: in tokens, always the same."""
-        size = block_size * TOKEN_BYTES
-        parent = self.hashes[-1] if self.hashes else self._root
-        for start in range(len(self.hashes) * size, len(packed) - size + 1, size):
-            parent = _extend(parent, packed[start : start + size])
-            self.hashes.append(parent)
+        count = len(packed) // (block_size * TOKEN_BYTES)
+        extend_names(self.hashes, self._root, packed, block_size, count)
