@@ -19,8 +19,8 @@ in `versions.py`."""
 OLDEST_PROTOCOL_VERSION = 1
 
 
-class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """One life of one node."""
+class Identity(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
+    """One life of one node. Names workers in many tables, hence the kept hash."""
 
     node_id: str
     epoch: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from baton.protocol.ids import Identity
 from baton.router.loans import Lender
@@ -12,8 +13,7 @@ from baton.router.speed import WorkerModel
 ROLES = ("prefill", "decode", "mixed")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True):
     tokens: int
     """Prompt and accepted tokens: what has to be computed before the next one."""
     blocks: int
@@ -37,7 +37,7 @@ class RequestFacts:
     these is `worth`."""
     firm: bool = True
     """Somebody asked for these targets."""
-    held: Mapping[Identity, int] = field(default_factory=dict)
+    held: Mapping[Identity, int] = {}
     """Leading blocks of it that workers have in their caches."""
     block_size: int = 16
     """Tokens of these blocks."""
@@ -49,17 +49,16 @@ class RequestFacts:
     """Workers that can lend what they have cached of it."""
 
     @property
+    def output(self) -> float:
+        """Tokens still to come, as far as is known."""
+        return self.remaining if self.expected is None else min(self.expected, self.remaining)
+
+    @property
     def worth(self) -> float:
         """Seconds that its targets give it: what is lost when it misses one."""
         return (self.ttft or self.due_in or 0.0) + self.output * (self.itl or 0.0)
 
-    @property
-    def output(self) -> float:
-        return self.remaining if self.expected is None else min(self.expected, self.remaining)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A worker that is ready, as the policy sees it."""
 
     identity: Identity
@@ -75,4 +74,4 @@ class Candidate:
     """Prompt tokens that it computes anew because they went with a lost worker."""
     full: bool = False
     """It declined a request for lack of room, and nothing of it has ended since."""
-    model: WorkerModel = field(default_factory=WorkerModel)
+    model: WorkerModel = msgspec.field(default_factory=WorkerModel)

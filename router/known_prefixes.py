@@ -92,8 +92,8 @@ class KnownPrefixes:
         recent.names.extend(names)
 
     def held(self, chain: Sequence[bytes]) -> dict[Identity, int]:
-        """How many leading blocks of a chain each worker has. Those that have none are not named;
-        some that are named may have died."""
+        """How many leading blocks of a chain each worker has, those that have most first. Those
+        that have none are not named; some that are named may have died."""
         return self._index.match(chain)
 
     # -- inside ------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ none that has no room at all.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from baton.protocol.ids import Identity
 from baton.router.candidates import Candidate

@@ -9,8 +9,7 @@ request runs: a loan saves time or nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from heapq import nlargest
-from operator import itemgetter
+from itertools import islice
 
 from baton.protocol.hashing import Chain, kv_root
 from baton.protocol.ids import Identity
@@ -44,7 +43,7 @@ class Lending:
         """Who was told to lend for the current attempt."""
 
     def held(self, flight: Flight) -> dict[Identity, int]:
-        """How many blocks of its prompt and accepted tokens each worker has."""
+        """How many blocks of its prompt and accepted tokens each worker has, who has most first."""
         if len(self._registry) < 2 or self._num_blocks(flight) < MIN_LOAN_BLOCKS:
             return {}
         return self._known.held(self._chain(flight))
@@ -63,11 +62,11 @@ class Lending:
         return self._chain(flight)[: flight.prompt_tokens // layout.block_size], layout.block_size
 
     def lenders(self, flight: Flight, held: Mapping[Identity, int]) -> tuple[Lender, ...]:
-        """The workers that could lend most of it."""
+        """The workers that could lend most of it. `held`: as `held` says."""
         if not held or flight.request.sampling.prompt_logprobs is not None:
             return ()  # or all of the prompt is computed in any case
         found = []
-        for identity, blocks in nlargest(MOST_ASKED, held.items(), key=itemgetter(1)):
+        for identity, blocks in islice(held.items(), MOST_ASKED):  # who has most comes first
             worker = self._registry.get(identity)
             if worker is not None and worker.session.is_open and worker.session.speaks(Lend):
                 found.append(Lender(identity, blocks, worker.links))

@@ -14,7 +14,7 @@ so whatever goes wrong is a failure of a hand-off, and ends in a retry.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -107,9 +107,9 @@ class Migrations:
             if not migration.moving:
                 coming[migration.target] = coming.get(migration.target, 0) + 1
         candidates = [
-            replace(candidate, decoding=candidate.decoding + coming.get(candidate.identity, 0))
-            for candidate in self._registry.candidates()
-            if candidate.identity not in flight.holders
+            msgspec.structs.replace(c, decoding=c.decoding + coming.get(c.identity, 0))
+            for c in self._registry.candidates()
+            if c.identity not in flight.holders
         ]
         chosen = receiver_for(facts, candidates)
         return None if chosen is None else self._registry.get(chosen)

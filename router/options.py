@@ -21,11 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan, best_loan
 from baton.router.prediction import Prediction
+
+Score = TypeVar("Score", float, tuple[float, int])
 
 FEW = 2
 """Workers of each kind that are looked at closely."""
@@ -120,8 +123,8 @@ def best_readers(
         price = 1 + pool.work_price
         lent, fetching = _lent(facts)
         rest = tokens - lent
-        ranked = []
-        for place, worker in enumerate(workers):
+        scores = []
+        for worker in workers:
             model = worker.model
             missing = tokens - held.get(worker.identity, 0) * size if held else tokens
             rate = model.rate * price + model.harm_rate
@@ -131,12 +134,22 @@ def best_readers(
                 score = model.queued + missing * rate
             if model.head_until > now:
                 score += model.head_until - now
-            ranked.append((score, place))
-        ranked.sort()
-        workers = [workers[place] for _, place in ranked[:few]]
+            scores.append(score)
+        workers = [workers[place] for place in _least(scores, few)]
     readings = [read(facts, worker, now, pool) for worker in workers]
     readings.sort(key=lambda reading: reading.ttft + reading.to_come)
     return readings
+
+
+def _least(scores: Sequence[Score], few: int) -> list[int]:
+    """Where the `few` smallest are, in their order; of equal ones the first comes first."""
+    left, places = list(scores), list(range(len(scores)))
+    found = []
+    for _ in range(min(few, len(left))):
+        at = left.index(min(left))
+        found.append(places.pop(at))
+        del left[at]
+    return found
 
 
 def _lent(facts: RequestFacts) -> tuple[int, float]:
@@ -158,12 +171,9 @@ def best_writers(
 ) -> list[Writing]:
     """The best for its tokens, the best first, and the one that has most of it cached."""
     if len(workers) > few:
-        ranked = [
-            (worker.model.next_step, -worker.available_blocks, place)
-            for place, worker in enumerate(workers)
-        ]
-        ranked.sort()
-        best = [place for _, _, place in ranked[:few]]
+        best = _least(
+            [(worker.model.next_step, -worker.available_blocks) for worker in workers], few
+        )
         if facts.held:
             held = facts.held
             cached = [held.get(worker.identity, 0) for worker in workers]

@@ -12,8 +12,7 @@ A worker counts as holding something from the moment of sending, whatever it may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -25,6 +24,7 @@ from baton.router.flight import Dispatch, Flight
 from baton.router.lane_room import LaneRoom
 from baton.router.learning import Learning
 from baton.router.lending import Lending
+from baton.router.loans import Lender
 from baton.router.policy import Decision, Wait, decide
 from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
@@ -145,35 +145,45 @@ class Placement:
 
     def facts(self, flight: Flight) -> RequestFacts:
         """Without what changes from moment to moment."""
-        layout = self._registry.layout
-        return RequestFacts(
-            tokens=flight.num_tokens,
-            blocks=0 if layout is None else layout.blocks_for(flight.num_tokens + 1),
-            remaining=flight.request.sampling.max_tokens - len(flight.accepted),
-            recompute=flight.trouble.recompute,
-            expected=self._learning.outputs.expected(flight.request.lane),
-            ttft=flight.request.targets.ttft,
-            itl=flight.request.targets.itl,
-            firm=flight.request.targets.firm,
-            strict_roles=self._strict_roles,
-            tightest=self._learning.tightest,
-            block_size=16 if layout is None else layout.block_size,
-            token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
-        )
+        return self._facts(flight, None, {}, (), ())
 
     def facts_now(self, flight: Flight, now: float) -> RequestFacts:
         """All that a decision is made from."""
         held = self._lending.held(flight)
-        due = flight.due
-        return replace(
-            self.facts(flight),
-            due_in=None if due is None else due - now,
-            held=held,
-            lenders=self._lending.lenders(flight, held),
-            affinity=self._sessions.workers(flight.affinity),
-        )
+        lenders = self._lending.lenders(flight, held)
+        due = None if flight.due is None else flight.due - now
+        return self._facts(flight, due, held, lenders, self._sessions.workers(flight.affinity))
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _facts(
+        self,
+        flight: Flight,
+        due_in: float | None,
+        held: Mapping[Identity, int],
+        lenders: Sequence[Lender],
+        affinity: Collection[Identity],
+    ) -> RequestFacts:
+        layout, request, tokens = self._registry.layout, flight.request, flight.num_tokens
+        targets = request.targets
+        return RequestFacts(
+            tokens=tokens,
+            blocks=0 if layout is None else layout.blocks_for(tokens + 1),
+            remaining=request.sampling.max_tokens - len(flight.accepted),
+            recompute=flight.trouble.recompute,
+            expected=self._learning.outputs.expected(request.lane),
+            due_in=due_in,
+            ttft=targets.ttft,
+            itl=targets.itl,
+            firm=targets.firm,
+            strict_roles=self._strict_roles,
+            tightest=self._learning.tightest,
+            held=held,
+            block_size=16 if layout is None else layout.block_size,
+            token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
+            affinity=affinity,
+            lenders=lenders,
+        )
 
     def _probe(
         self, facts: RequestFacts, candidates: list[Candidate], exclude: set[Identity], now: float

@@ -71,8 +71,10 @@ class Alternative:
     prediction: Prediction
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
+    """Not to be changed. (A frozen one would take ten times as long to make.)"""
+
     route: str
     """"remote" or "local"."""
     decode: Identity

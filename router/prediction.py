@@ -11,13 +11,13 @@ Everything is what the curves say times what the worker's latencies have taught 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from baton.router.candidates import Candidate, RequestFacts
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """Of a request that is dispatched now. Seconds."""
 
     ttft: float

@@ -25,10 +25,16 @@ from collections.abc import Hashable, Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
-from baton.protocol.cache_events import SHORT_BITS, short_name
+from baton.protocol.cache_events import SHORT_BITS
 
 _SHARD_BITS = 10
 SHARDS = 1 << _SHARD_BITS
+GROUP = 32
+"""Slots whose owners are remembered together."""
+_GROUP_MASK = (1 << GROUP) - 1
+MOST_SETS = 1024
+"""Of a group, that are remembered."""
+_SPARED = 64 - SHORT_BITS
 _SHIFT = SHORT_BITS - _SHARD_BITS
 """A dict of integers looks at their low bits first, so shards go by the high ones."""
 
@@ -52,6 +58,9 @@ class PrefixIndex(Generic[W]):
         """Slots being swept, and `_swept` when they were closed."""
         self._swept = 0
         """Shards swept since the beginning."""
+        self._groups: list[dict[int, tuple[W, ...]]] = []
+        """By GROUP slots: the owners of sets that were met. What many share is met again and
+        again, and to take such a set apart bit by bit is most of what a look-up costs."""
 
     # -- slots -------------------------------------------------------------------------------
 
@@ -64,6 +73,8 @@ class PrefixIndex(Generic[W]):
             self._bits.append(1 << slot)
             self._owners.append(None)
             self._sizes.append(0)
+            if slot % GROUP == 0:
+                self._groups.append({})
         self._sizes[slot] = 0
         return slot
 
@@ -77,6 +88,7 @@ class PrefixIndex(Generic[W]):
         once if it is empty."""
         self._shown &= ~self._bits[slot]
         self._owners[slot] = None
+        self._groups[slot // GROUP].clear()
         if self._sizes[slot]:
             self._closed[slot] = self._swept
         else:
@@ -140,8 +152,8 @@ class PrefixIndex(Generic[W]):
     # -- looking -----------------------------------------------------------------------------
 
     def match(self, names: Sequence[bytes]) -> dict[W, int]:
-        """How many leading blocks of a chain (full names) each worker has. Workers that have none
-        are left out."""
+        """How many leading blocks of a chain (full names) each worker has, those that have most
+        first. Workers that have none are left out."""
         found: dict[W, int] = {}
         if not names or not (first := self._holders(names[0])):
             return found
@@ -165,14 +177,33 @@ class PrefixIndex(Generic[W]):
         return found
 
     def _holders(self, name: bytes) -> int:
-        short = short_name(name)
+        short = int.from_bytes(name[:8], "little") >> _SPARED  # `short_name`, without a call
         return self._shards[short >> _SHIFT].get(short, 0) & self._shown
 
     def _collect(self, holders: int, count: int, found: dict[W, int]) -> None:
-        while holders:
-            bit = holders & -holders
-            owner = self._owners[bit.bit_length() - 1]
-            assert owner is not None, "a slot is shown that has no owner"
-            if count > found.get(owner, 0):
-                found[owner] = count
-            holders ^= bit
+        """`count` only becomes less from one call to the next: what was found stays."""
+        for sets in self._groups:
+            if not holders:
+                return
+            here = holders & _GROUP_MASK
+            if here:
+                owners = sets.get(here)
+                if owners is None:
+                    owners = self._remember(sets, here)
+                for owner in owners:
+                    if owner not in found:
+                        found[owner] = count
+            holders >>= GROUP
+
+    def _remember(self, sets: dict[int, tuple[W, ...]], here: int) -> tuple[W, ...]:
+        first = GROUP * next(at for at, group in enumerate(self._groups) if group is sets)
+        owners = []
+        for slot in range(first, first + here.bit_length()):
+            if here >> (slot - first) & 1:
+                owner = self._owners[slot]
+                assert owner is not None, "a slot is shown that has no owner"
+                owners.append(owner)
+        if len(sets) >= MOST_SETS:
+            sets.clear()
+        sets[here] = tuple(owners)
+        return sets[here]

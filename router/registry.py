@@ -65,6 +65,9 @@ class Worker:
     accuracy: Accuracy = field(default_factory=Accuracy)
     backlog: Backlog[Flight] = field(default_factory=Backlog)
     decoding: set[Flight] = field(default_factory=set)
+    """By `hold_decode` and `end_decode`."""
+    _intervals: dict[Flight, float] = field(default_factory=dict)
+    """Of these, the firm targets: the worker's steps do not care for others."""
     prefilling: dict[Flight, int] = field(default_factory=dict)
     """Flights whose first token it owes, with their prompt tokens."""
     prefill_tokens: int = 0
@@ -171,10 +174,14 @@ class Worker:
 
     def hold_decode(self, flight: Flight) -> None:
         self.decoding.add(flight)
+        targets = flight.request.targets
+        if targets.firm and targets.itl is not None:
+            self._intervals[flight] = targets.itl
         self.known = None
 
     def end_decode(self, flight: Flight) -> None:
         self.decoding.discard(flight)
+        self._intervals.pop(flight, None)
         self._changed()
 
     def hold_prefill(
@@ -194,6 +201,12 @@ class Worker:
         self.recomputing.pop(flight, None)
         self._changed()
 
+    def empty(self) -> None:
+        """It is lost, and with it all that it held."""
+        for held in (self.decoding, self._intervals, self.prefilling, self.promised,
+                     self.recomputing):
+            held.clear()
+
     def _changed(self) -> None:
         """It may have room again."""
         self.full = False
@@ -205,21 +218,6 @@ class Worker:
         self.break_promise(flight)
         self.end_prefill(flight, now)
 
-    def available_blocks(self) -> int:
-        """Of its own size, the better of two estimates. Its last heartbeat misses what ended since;
-        our own books miss what requests share and what other routers sent. The worker knows, and
-        declines."""
-        blocks_for, size = self.hello.layout.blocks_for, self.hello.layout.block_size
-        held = self.decoding | self.prefilling.keys()
-        ours = sum([flight.num_tokens // size + 1 for flight in held])
-        if self.load is None:
-            return self.hello.num_blocks - ours
-        blocks = self.load.blocks
-        promised = sum([flight.num_tokens // size + 1 for flight in self.promised])
-        waiting = blocks_for(self.load.waiting_tokens)  # also what it had to preempt
-        by_heartbeat = blocks.free + blocks.cached - promised - waiting
-        return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
-
     def candidate(self, cluster: KVLayout, guess: StepCurve) -> Candidate:
         """Its blocks are counted in those of the cluster, which is always the same. `guess`: for
         its speed, while it has said nothing of it."""
@@ -228,39 +226,53 @@ class Worker:
         return self.known
 
     def _as_candidate(self, cluster: KVLayout, guess: StepCurve) -> Candidate:
-        tokens = self.available_blocks() * self.hello.layout.block_size
+        context, ours, size = 0, 0, self.hello.layout.block_size
+        decoding, prefilling = self.decoding, self.prefilling
+        for flight in decoding:
+            tokens = flight.num_tokens
+            context += tokens
+            ours += tokens // size + 1
+        for flight in prefilling:
+            if flight not in decoding:
+                ours += flight.num_tokens // size + 1
         return Candidate(
-            identity=self.identity,
+            identity=self.hello.identity,
             role=self.role,
             max_running=self.hello.max_running,
-            decoding=len(self.decoding),
-            prefilling=len(self.prefilling),
-            available_blocks=tokens // cluster.block_size,
+            decoding=len(decoding),
+            prefilling=len(prefilling),
+            available_blocks=self._available_blocks(ours) * size // cluster.block_size,
             recompute_tokens=sum(self.recomputing.values()) if self.recomputing else 0,
             full=self.full,
-            model=self._model(guess),
+            model=self._model(context, guess),
         )
 
-    def _model(self, guess: StepCurve) -> WorkerModel:
-        decoding, context, itl = len(self.decoding), 0, None
-        for flight in self.decoding:
-            context += flight.num_tokens
-            target = flight.request.targets.itl
-            firm = flight.request.targets.firm  # or the worker's steps do not care
-            if target is not None and firm and (itl is None or target < itl):
-                itl = target
-        load = self.load
+    def _available_blocks(self, ours: int) -> int:
+        """Of its own size, the better of two estimates. Its last heartbeat misses what ended since;
+        our own books, by which it has `ours`, miss what requests share and what other routers sent.
+        The worker knows, and declines."""
+        load, layout = self.load, self.hello.layout
+        if load is None:
+            return self.hello.num_blocks - ours
+        blocks, size = load.blocks, layout.block_size
+        promised = sum([flight.num_tokens // size + 1 for flight in self.promised])
+        waiting = layout.blocks_for(load.waiting_tokens)  # also what it had to preempt
+        by_heartbeat = blocks.free + blocks.cached - promised - waiting
+        return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
+
+    def _model(self, context: int, guess: StepCurve) -> WorkerModel:
+        """`context`: tokens that our own requests attend to that decode here."""
+        decoding, load, backlog = len(self.decoding), self.load, self.backlog
         if load is not None and load.decoding > decoding:
             # What other routers sent; its own books are not older than ours by much.
             context += load.decode_context * (load.decoding - decoding) // load.decoding
             decoding = load.decoding
-        backlog = self.backlog
         model = WorkerModel(
             curve=None if self.curves is None else self.curves.step,
             guess=guess,
             decoding=decoding,
             context=context,
-            itl=itl,
+            itl=min(self._intervals.values(), default=None),
             head_until=backlog.head_until,
             head_work=backlog.head_work,
             queued=backlog.queued,

@@ -101,10 +101,7 @@ class Retries:
         log.warning(
             "worker %s lost with %d requests: %s", worker.identity.node_id, len(held), reason
         )
-        worker.decoding.clear()
-        worker.prefilling.clear()
-        worker.promised.clear()
-        worker.recomputing.clear()
+        worker.empty()
         for flight in held:
             trouble = flight.trouble
             if died:
