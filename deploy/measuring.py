@@ -15,8 +15,12 @@ BENCHES = {
     "headroom": ("baton.bench.headroom", "prompts beside decodes: step times against the target"),
     "handoff": ("baton.bench.handoff", "from the first token to the second, seen by a client"),
     "overlap": ("baton.bench.overlap", "what a prefill hides of its hand-off, over a slow link"),
+    "serve": ("baton.bench.serve.command", "load on any OpenAI-compatible server, measured"),
     "startup": ("baton.bench.startup", "from `baton up` to ready, part by part"),
     "faults": ("baton.bench.faults.command", "kills, stops, cut links, full pools, bad bytes"),
+    "compare": ("baton.bench.compare.command", "colocated and disaggregated layouts, and others"),
+    "map": ("baton.bench.compare.map", "who wins over prompt length, output length and rate"),
+    "plot": ("baton.bench.plots.command", "pictures and a page of what was measured"),
     "routing": ("baton.bench.routing.command", "what a decision costs"),
 }
 PROFILE = "baton.bench.profile"

@@ -1,0 +1,163 @@
+"""The options of `baton bench compare`, read and checked before anything starts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from baton.bench.compare import layouts as making
+from baton.bench.compare.layouts import CHUNKS, Layout
+from baton.bench.compare.loads import Load, parse_workload
+from baton.bench.compare.measure import Serve
+from baton.bench.compare.running import Start, starter
+from baton.bench.compare.wants import Want
+from baton.bench.compare.wants import parse as parse_want
+from baton.bench.results import add_json
+from baton.bench.serve.asking import Asking
+from baton.bench.serve.run import serve
+from baton.bench.workloads.arrivals import Fit
+from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
+from baton.bench.workloads.tokens import VOCABULARY
+from baton.protocol.errors import ConfigError
+from baton.protocol.records import Targets
+from baton.protocol.units import parse_duration
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """All that a comparison needs."""
+
+    layouts: list[Layout]
+    load: Load
+    start: Start
+    serve: Serve
+    wants: list[Want]
+
+
+def add_load(parser: argparse.ArgumentParser) -> None:
+    """What is asked for, and on which workers."""
+    parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
+    parser.add_argument("--load", default="96/192+1536/8:0.2", metavar="LOAD",
+                        help="a workload's name, PROMPT/OUTPUT tokens, or a mix of these: "
+                        "96/192+1536/8:0.2 (the default) has a fifth of long prompts")
+    parser.add_argument("--lengths", type=float, default=1.0, metavar="TIMES",
+                        help="a named workload's lengths times this: for small models")
+    parser.add_argument("--ttft", type=parse_duration, default=1.0, metavar="DURATION",
+                        help="target to the first token; default: 1s")
+    parser.add_argument("--itl", type=parse_duration, default=0.05, metavar="DURATION",
+                        help="target of a request's mean between tokens; default: 50ms")
+    parser.add_argument("--attainment", type=float, default=0.95,
+                        help="share of requests that a rate is held with; default: 0.95")
+    parser.add_argument("--workers", type=int, default=2, help="of each layout; default: 2")
+    parser.add_argument("--chunks", type=int, nargs="+", default=list(CHUNKS), metavar="TOKENS",
+                        help="tokens of a step that colocated workers are tried with")
+    parser.add_argument("--dtype", default="auto", help="as for `baton up`")
+    parser.add_argument("--paced", metavar="PROFILE.json",
+                        help="on paced workers: real processes, whose steps take what this says")
+    parser.add_argument("--up", nargs="+", default=[], metavar="OPTION",
+                        help="more options of `baton up`, for every layout, the last of these: "
+                        "--up=--kv-blocks 2000")
+    parser.add_argument("--warm-up", type=parse_duration, default=10.0, metavar="DURATION",
+                        help="of each run, before what counts; default: 10s")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run, that count")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions; default: 3")
+    parser.add_argument("--seed", type=int, default=1)
+    add_json(parser)
+
+
+def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="baton bench compare", description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_load(parser)
+    parser.add_argument("--layout", action="append", metavar="LAYOUT",
+                        help='"colocated", "colocated 256", "split 1+1", "auto", or '
+                        '"NAME=OPTIONS of baton up"; repeat. Default: all that make sense')
+    parser.add_argument("--no-tuning", action="store_true",
+                        help="measure all layouts, not only the best of each family")
+    parser.add_argument("--rates", type=float, nargs="+", metavar="RATE",
+                        help="requests per second to measure at; default: around the capacity of "
+                        "the best colocated layout")
+    parser.add_argument("--capacity", action="store_true",
+                        help="also find the highest rate of each layout, with --rates")
+    parser.add_argument("--start", type=float, default=1.0, metavar="RATE",
+                        help="where tuning and searching begin; default: 1")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL",
+                        help="one more column: a server that runs, with an OpenAI-compatible API "
+                        "and without prefix caching; repeat")
+    parser.add_argument("--want", action="append", default=[], metavar="CRITERION",
+                        help='"split 1+1: itl_p99_ms <= 0.333 * colocated", at all rates or '
+                        '"... @ 1.4,2.2"; repeat. What does not hold ends with 1')
+    parser.add_argument("--html", metavar="FILE", help="also write a report with pictures")
+    options = parser.parse_args(arguments)
+    for name in ("workers", "repeat", "seconds", "start", "ttft", "itl"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name} must be above 0")
+    if not 0 < options.attainment <= 1:
+        parser.error("--attainment must be above 0 and at most 1")
+    return options
+
+
+def targets_of(options: argparse.Namespace) -> Targets:
+    return Targets(ttft=options.ttft, itl=options.itl)
+
+
+def load_of(options: argparse.Namespace, workload: str | None = None) -> Load:
+    """Raises ConfigError."""
+    return Load(
+        name=workload or options.load,
+        workload=parse_workload(workload or options.load),
+        targets=targets_of(options),
+        fit=_fit(options),
+        warm=options.warm_up,
+        seconds=options.seconds,
+    )
+
+
+def start_of(options: argparse.Namespace) -> Start:
+    common = [options.model] if options.model else []
+    common += ["--paced", options.paced] if options.paced else ["--dtype", options.dtype]
+    return starter([*common, *(word for text in options.up for word in text.split())])
+
+
+def serve_of(options: argparse.Namespace) -> Serve:
+    return partial(serve, asking=Asking(scripted=options.paced is not None))
+
+
+def choose(options: argparse.Namespace) -> Chosen:
+    """Raises ConfigError."""
+    targets, workers = targets_of(options), options.workers
+    if options.layout:
+        chosen = [making.parse(text, workers, targets) for text in options.layout]
+    else:
+        chosen = making.usual(workers, options.chunks, targets)
+    chosen += [making.peer(text) for text in options.peer]
+    names = [layout.name for layout in chosen]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"layouts of the same name: {', '.join(names)}")
+    return Chosen(
+        layouts=chosen,
+        load=load_of(options),
+        start=start_of(options),
+        serve=serve_of(options),
+        wants=[parse_want(text) for text in options.want],
+    )
+
+
+def _fit(options: argparse.Namespace) -> Fit:
+    """What the model can take. Without a model, of paced workers, anything."""
+    if options.paced:
+        return Fit(lengths=options.lengths)
+    from baton.engine.model.source import load_config, resolve_model
+
+    config = load_config(resolve_model(options.model))
+    longest = max(1, min(LONGEST, config.max_position - MAX_TOKENS))
+    return Fit(
+        longest=longest if config.max_position > MAX_TOKENS else config.max_position // 2,
+        max_tokens=min(MAX_TOKENS, config.max_position // 2),
+        lengths=options.lengths,
+        vocabulary=min(VOCABULARY, config.vocab_size),
+    )

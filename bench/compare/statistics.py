@@ -1,0 +1,95 @@
+"""Intervals around what repetitions found. Pure.
+
+Repetitions of two layouts are pairs: the same seed, so the same requests at the same times. Ratios
+are compared on a logarithmic scale, where twice and half are equally far away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from baton.protocol.errors import ConfigError
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """`mid`, and between what it lies at CONFIDENCE; infinitely wide of a single value."""
+
+    mid: float
+    low: float
+    high: float
+    count: int
+    """Repetitions."""
+
+    @property
+    def known(self) -> bool:
+        """There was more than one repetition."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def above(self, value: float) -> bool:
+        return self.low > value
+
+    def below(self, value: float) -> bool:
+        return self.high < value
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For JSON: without the bounds where they are not known."""
+        low, high = (self.low, self.high) if self.known else (None, None)
+        return {"mid": self.mid, "low": low, "high": high, "count": self.count}
+
+
+def mean_of(values: Sequence[float]) -> Interval:
+    """The mean, by Student's t. Raises ValueError of nothing."""
+    if not values:
+        raise ValueError("there is no mean of nothing")
+    mid = float(np.mean(values))
+    half = _half(values)
+    return Interval(mid, mid - half, mid + half, len(values))
+
+
+def difference_of(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
+    """Ours less theirs, pair by pair. Raises ValueError for lengths that differ."""
+    return mean_of([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
+def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
+    """Ours over theirs, pair by pair: the geometric mean. Where one of a pair is zero there is no
+    ratio: infinite, or 1 where both are. Raises ValueError for lengths that differ."""
+    pairs = list(zip(ours, theirs, strict=True))
+    if not pairs:
+        raise ValueError("there is no ratio of nothing")
+    if any(a <= 0 or b <= 0 for a, b in pairs):
+        over, under = sum(a for a, _ in pairs), sum(b for _, b in pairs)
+        mid = over / under if under > 0 else math.inf if over > 0 else 1.0
+        return Interval(mid, 0.0, math.inf, len(pairs))
+    logs = [math.log(a / b) for a, b in pairs]
+    mid, half = float(np.mean(logs)), _half(logs)
+    return Interval(math.exp(mid), math.exp(mid - half), _exp(mid + half), len(pairs))
+
+
+def _half(values: Sequence[float]) -> float:
+    """Half of the width."""
+    count = len(values)
+    if count < 2:
+        return math.inf
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    return float(_stats().t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _stats():  # type: ignore[no-untyped-def]
+    """Imported when it is needed: it takes a second."""
+    try:
+        from scipy import stats
+    except ImportError as error:
+        raise ConfigError("this needs scipy: pip install 'baton-serve[bench]'") from error
+    return stats

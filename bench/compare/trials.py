@@ -1,0 +1,135 @@
+"""The order of a comparison: tune, find capacities, repeat at given rates.
+
+Layouts take turns within each repetition, and every second repetition goes through them backwards,
+so that what changes on the machine meanwhile meets all alike. All layouts get the same requests at
+the same rate of one repetition. In searches they are the same at all rates, too, and only come
+faster; but not for servers that keep their caches from run to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from baton.bench.compare.layouts import Layout
+from baton.bench.compare.measure import Run
+from baton.bench.compare.search import STEP, Capacity, highest_rate
+
+NEAR_STEP = 1.15
+"""Of searches after the first one of a layout."""
+TUNING_STEP = 1.5
+_MOST_TUNING = 4
+_SEEDS_APART = 1000
+
+Once = Callable[[Layout, float, int, int], Run]
+"""(layout, rate, repetition, seed) measured once."""
+
+
+@dataclass
+class Trials:
+    """All runs of a comparison. `tell` hears of each."""
+
+    once: Once
+    wanted: float
+    """Attainment."""
+    seed: int = 1
+    tell: Callable[[str], None] = print
+    runs: list[Run] = field(default_factory=list)
+    """At the rates that were asked for."""
+    tuning: list[Run] = field(default_factory=list)
+    probes: list[Run] = field(default_factory=list)
+    """Of searches for capacities."""
+
+    def tune(self, layouts: Sequence[Layout], rate: float) -> list[Layout]:
+        """Of each family the best member. At `rate`, then at higher ones, until there is a rate
+        that no member of the family holds; there they differ. One that falls far behind is not
+        tried further."""
+        chosen = []
+        for family in dict.fromkeys(layout.family for layout in layouts):
+            members = [layout for layout in layouts if layout.family == family]
+            chosen.append(self._best(members, rate) if len(members) > 1 else members[0])
+        return chosen
+
+    def repeat(self, layouts: Sequence[Layout], rates: Sequence[float], repetitions: int) -> None:
+        """Adds to `runs`."""
+        for repetition in range(repetitions):
+            for rate in rates:
+                for layout in _turned(layouts, repetition):
+                    self.runs.append(self._measure(layout, rate, repetition, anew=True))
+
+    def capacities(
+        self,
+        layouts: Sequence[Layout],
+        start: float,
+        repetitions: int,
+        *,
+        tolerance: float = 0.05,
+        most: int = 8,
+    ) -> dict[str, list[Capacity]]:
+        """Of each layout one for each repetition. A later one begins where the one before it
+        ended."""
+        found: dict[str, list[Capacity]] = {layout.name: [] for layout in layouts}
+        for repetition in range(repetitions):
+            for layout in _turned(layouts, repetition):
+                before = found[layout.name][-1] if found[layout.name] else None
+                known = before is not None and before.found
+                capacity = highest_rate(
+                    lambda rate, layout=layout, n=repetition: self._probe(layout, rate, n),
+                    before.holds if known and before is not None else start,
+                    wanted=self.wanted, tolerance=tolerance, most=most, lowest=start / 100,
+                    step=NEAR_STEP if known else STEP,
+                )
+                found[layout.name].append(capacity)
+                self.tell(f"  {layout.name}: {capacity.holds:.2f} requests/s hold")
+        return found
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _best(self, members: Sequence[Layout], rate: float) -> Layout:
+        self.tell(f"tuning {members[0].family}: {', '.join(each.name for each in members)}")
+        left = list(members)
+        runs: list[Run] = []
+        for _ in range(_MOST_TUNING):
+            runs = [self._measure(layout, rate, 0) for layout in left]
+            self.tuning += runs
+            best = max(run.goodput for run in runs)
+            left = [
+                layout for layout, run in zip(left, runs, strict=True)
+                if run.goodput >= 0.8 * best
+            ]
+            if len(left) == 1 or max(run.attainment for run in runs) < self.wanted:
+                break
+            rate *= TUNING_STEP
+        first = max(runs, key=lambda run: (round(run.goodput, 2),
+                                           -(run.point.figure("itl_p99_ms") or 0.0)))
+        self.tell(f"  {first.point.layout} it is")
+        return next(layout for layout in members if layout.name == first.point.layout)
+
+    def _probe(self, layout: Layout, rate: float, repetition: int) -> float:
+        run = self._measure(layout, rate, repetition, anew=not layout.managed)
+        self.probes.append(run)
+        return run.attainment
+
+    def _measure(
+        self, layout: Layout, rate: float, repetition: int, *, anew: bool = False
+    ) -> Run:
+        """`anew`: other requests than at other rates."""
+        seed = self.seed + _SEEDS_APART * repetition + (round(1e7 * rate) if anew else 0)
+        run = self.once(layout, rate, repetition, seed)
+        point = run.point
+        self.tell(
+            f"  {layout.name}, {rate:.2f} requests/s: {run.attainment:.1%} of "
+            f"{point.figure('requests') or 0:.0f} in time, "
+            f"TTFT P50 {_ms(point.figure('ttft_p50_ms'))}, "
+            f"ITL P99 {_ms(point.figure('itl_p99_ms'))}"
+            + "".join(f"; {doubt}" for doubt in point.doubts)
+        )
+        return run
+
+
+def _turned(layouts: Sequence[Layout], repetition: int) -> list[Layout]:
+    return list(reversed(layouts)) if repetition % 2 else list(layouts)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"

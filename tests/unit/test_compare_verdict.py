@@ -1,0 +1,225 @@
+"""Phases, verdicts, criteria and agreement of runs that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from baton.bench.compare.agreement import Parting, compare, judge
+from baton.bench.compare.measure import Point, Run, figures_of
+from baton.bench.compare.phases import Phases, mean, phases_of, why_between, why_first_token
+from baton.bench.compare.search import Capacity
+from baton.bench.compare.verdict import (
+    LOSES,
+    TIED,
+    WINS,
+    Standing,
+    best_of,
+    outcome,
+    sentences,
+    standings,
+)
+from baton.bench.compare.wants import parse, rows
+from baton.bench.serve.seen import Seen
+from baton.protocol.errors import ConfigError
+from baton.protocol.records import Targets
+from baton.router.account import Account, Attempt
+
+PLAIN = Phases(ttft={"router": 5, "queue": 100, "prefill": 300, "rest": 5}, gap=20, plain=18,
+               stretched=0.05)
+CROWDED = Phases(ttft={"router": 5, "queue": 20, "prefill": 500, "rest": 6}, gap=40, plain=20,
+                 stretched=0.4)
+
+
+def run(
+    layout: str, goodput: float, *, rate: float = 2.0, repetition: int = 0, family: str = "",
+    phases: Phases = PLAIN, ci: list[float] | None = None, **figures: float,
+) -> Run:
+    told = {"requests": 100.0, "goodput_per_s": goodput, "attainment": goodput / rate,
+            "itl_p99_ms": 30.0, "ttft_p50_ms": 400.0, "ttft_p99_ms": 900.0}
+    point = Point(
+        layout=layout, family=family or layout.split()[0], rate=rate, repetition=repetition,
+        seed=1, figures={**told, **figures}, attainment_ci=ci, ends={}, phases={},
+    )
+    return Run(point=point, phases=phases, seen=[])
+
+
+def several(layout: str, goodputs: Sequence[float], **rest: object) -> list[Run]:
+    return [run(layout, g, repetition=n, **rest) for n, g in enumerate(goodputs)]  # type: ignore[arg-type]
+
+
+def standing(runs: list[Run]) -> Standing:
+    (only,) = standings(runs)
+    return only
+
+
+# -- who wins --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "result"),
+    [
+        ((1.8, 1.9, 1.85), (1.0, 1.1, 1.05), WINS),
+        ((1.0, 1.1, 1.05), (1.8, 1.9, 1.85), LOSES),
+        ((1.0, 1.9, 1.4), (1.4, 1.0, 1.9), TIED),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), TIED),
+    ],
+)
+def test_an_interval_decides(
+    ours: tuple[float, ...], theirs: tuple[float, ...], result: str
+) -> None:
+    found = outcome(standing(several("split 1+1", ours)), standing(several("colocated", theirs)))
+    assert found[0] == result
+
+
+def test_one_repetition_is_decided_by_its_requests() -> None:
+    theirs = standing([run("colocated", 1.0, ci=[0.4, 0.6])])
+    assert outcome(standing([run("split 1+1", 1.6, ci=[0.7, 0.9])]), theirs)[0] == WINS
+    assert outcome(standing([run("split 1+1", 1.2, ci=[0.5, 0.7])]), theirs)[0] == TIED
+    assert outcome(standing([run("split 1+1", 0.6, ci=[0.2, 0.39])]), theirs)[0] == LOSES
+
+
+def test_the_best_of_a_family_has_goodput_and_then_short_tails() -> None:
+    runs = [run("colocated 128", 1.50, itl_p99_ms=20), run("colocated 512", 1.505, itl_p99_ms=80),
+            run("colocated 64", 1.0, itl_p99_ms=10), run("split 1+1", 2.0)]
+    best = best_of(("colocated",), standings(runs))
+    assert best is not None
+    assert best.layout == "colocated 128"
+    assert best_of(("peer",), standings(runs)) is None
+
+
+def test_the_verdict_says_where_by_how_much_and_why() -> None:
+    runs = [
+        *several("split 1+1", (1.9, 1.8, 1.85), phases=PLAIN, itl_p99_ms=24.0),
+        *several("colocated 256", (1.2, 1.1, 1.15), phases=CROWDED, itl_p99_ms=96.0),
+        *several("split 1+1", (0.9, 0.92, 0.91), rate=1.0),
+        *several("colocated 256", (0.98, 1.0, 0.99), rate=1.0),
+    ]
+    said = sentences(runs, {}, 0.95)
+    assert said[0] == "Disaggregation wins at 2 requests/s."
+    assert said[1] == "Disaggregation loses at 1 requests/s."
+    assert said[2].startswith("At 1 requests/s split 1+1 loses against colocated 256: 0.92 times (")
+    assert "1.61 times (1.54 to 1.68)" in said[3]
+    assert "between tokens P99 24.0 ms against 96.0" in said[3]
+    assert "200 ms less computing the prompt, 80 ms more waiting at the worker" in said[3]
+    assert "5% of the time between tokens, against 40%" in said[3]
+
+
+def test_without_one_of_both_there_is_no_verdict_but_of_capacities() -> None:
+    found = [Capacity(holds, 2 * holds) for holds in (1.0, 1.1, 1.2)]
+    said = sentences([run("split 1+1", 1.0)], {"split 1+1": found}, 0.9)
+    assert said == ["Highest rate at which 90% of requests attain, requests/s: "
+                    "split 1+1 1.10 (0.85 to 1.35)."]
+
+
+# -- why -------------------------------------------------------------------------------------
+
+
+def account(at: float, queue: float, phases: dict[str, float], ttft: float, helper: str | None
+            ) -> Account:
+    attempt = Attempt(at=0.0, route="remote", reason="x", prefill=helper, decode="d")
+    return Account(id="a", arrived=at, lane="interactive", prompt_tokens=9, max_tokens=9,
+                   attempts=(attempt,), queue=queue, ttft=ttft, phases=phases, outcome="completed")
+
+
+def test_phases_are_means_and_what_is_left_is_the_way() -> None:
+    accounts = [account(0, 0.1, {"queue": 0.2, "prefill": 0.3}, 0.62, "p"),
+                account(1, 0.3, {"queue": 0.0, "prefill": 0.5}, 0.82, None)]
+    found = phases_of(accounts, [0.01] * 8 + [0.06])
+    assert found.ttft == pytest.approx({"router": 200, "queue": 100, "prefill": 400, "rest": 20})
+    assert found.handed_over == 0.5
+    assert found.plain == pytest.approx(10)
+    assert found.stretched == pytest.approx(0.05 / 0.14)
+    assert phases_of([], []).ttft == {}
+    assert mean([found, found]) == found
+
+
+def test_who_got_no_token_is_in_no_mean() -> None:
+    refused = Account(id="a", arrived=0, lane="x", prompt_tokens=9, max_tokens=9,
+                      outcome="refused")
+    accounts = [account(0, 0.1, {"queue": 0.2, "prefill": 0.3}, 0.6, None), refused]
+    assert phases_of(accounts, []).ttft["queue"] == pytest.approx(200)
+
+
+def test_what_no_server_tells_is_not_explained() -> None:
+    assert why_first_token({}, CROWDED.ttft) == ""
+    assert why_first_token(PLAIN.ttft, PLAIN.ttft) == "no phase differs"
+    assert why_between(CROWDED, PLAIN).startswith("gaps beyond the usual are 40%")
+
+
+# -- criteria --------------------------------------------------------------------------------
+
+
+def test_criteria_are_judged_at_each_rate() -> None:
+    runs = [*several("split 1+1", (1.8, 1.7), itl_p99_ms=20.0),
+            *several("colocated 128", (1.0, 1.0), itl_p99_ms=100.0),
+            *several("colocated 256", (1.1, 1.2), itl_p99_ms=70.0),
+            *several("split 1+1", (1.0, 1.0), rate=1.0),
+            *several("colocated 256", (1.0, 1.0), rate=1.0)]
+    wants = [parse("disaggregated: goodput_per_s >= 1.5 * colocated"),
+             parse("split 1+1: itl_p99_ms <= 0.25 * colocated 128 @ 2")]
+    found = rows(wants, standings(runs))
+    assert [(row.holds, row.seen.split()[0]) for row in found] == [
+        (False, "1.000"), (True, "1.523"), (True, "0.200")
+    ]
+
+
+def test_what_was_not_measured_does_not_hold() -> None:
+    (row,) = rows([parse("split 1+1: ttft_p50_ms <= 1 * vllm")], standings([run("split 1+1", 1)]))
+    assert (row.holds, row.seen) == (False, "not measured")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a <= 1 * b", "a: x <= b", "a: x < 1 * b", "a: x <= 1 * b @ x"]
+)
+def test_criteria_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--want"):
+        parse(text)
+
+
+# -- answers ---------------------------------------------------------------------------------
+
+
+def seen(number: int, ids: list[int] | None, outcome: str = "length") -> Seen:
+    return Seen(number, "", "", "", Targets(), 0.0, 4, 3, outcome=outcome, ids=ids)
+
+
+OURS = [seen(0, [1, 2, 3]), seen(1, [1, 2, 3]), seen(2, [4, 5]), seen(3, None), seen(4, [7])]
+THEIRS = [seen(0, [1, 2, 3]), seen(1, [1, 9, 8]), seen(2, [4, 5, 6]), seen(3, [1]),
+          seen(4, [8], outcome="refused")]
+
+
+def test_answers_part_at_the_first_token_that_differs() -> None:
+    compared, parted = compare(OURS, THEIRS)
+    assert compared == 3
+    assert parted == [Parting(1, 1, (2, 9)), Parting(2, 2, (-1, -1))]
+
+
+def test_a_near_tie_excuses_and_nothing_else() -> None:
+    compared, parted = compare(OURS, THEIRS)
+
+    def asked(best: tuple[int, int], gap: float) -> tuple[int, int]:
+        found = judge(compared, parted, lambda parting: [0] * parting.position,
+                      lambda ids: (best, gap), tie=1e-4)
+        assert found.same == 1
+        return found.ties, found.changed
+
+    assert asked((9, 2), 1e-5) == (1, 1)
+    assert asked((9, 2), 1e-2) == (0, 2)
+    assert asked((9, 3), 1e-5) == (0, 2)
+    nobody = judge(compared, parted[:1], lambda parting: [], None, tie=1.0)
+    assert (nobody.unchecked, nobody.changed) == (1, 0)
+
+
+def test_only_so_many_are_asked() -> None:
+    parted = [Parting(n, 0, (1, 2)) for n in range(5)]
+    found = judge(9, parted, lambda parting: [], lambda ids: ((1, 2), 0.0), tie=1e-4, most=2)
+    assert (found.same, found.ties, found.unchecked) == (4, 2, 3)
+
+
+def test_figures_are_flat() -> None:
+    figures = figures_of({"requests": 3, "ttft_ms": {"mean": 2.0, "p50": 1.0}, "itl_ms": None})
+    assert figures["ttft_p50_ms"] == 1.0
+    assert figures["itl_p99_ms"] is None
+    assert figures["requests"] == 3
