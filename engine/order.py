@@ -16,6 +16,7 @@ Those without go by lane, priority and arrival, and never change.
 
 from __future__ import annotations
 
+import math
 from heapq import heappop, heappush
 
 from baton.engine.limits import SchedulerLimits
@@ -50,6 +51,11 @@ class Order:
         """One that has just begun to wait."""
         if seq.due is not None:
             self._look_at(seq, seq.due - self._seconds(seq, 0))
+
+    @property
+    def next_look(self) -> float:
+        """Until then `advance` does nothing, if nothing comes."""
+        return self._watched[0][0] if self._watched else math.inf
 
     def advance(self, now: float) -> None:
         """Before a step at `now`: ranks are what they should be."""

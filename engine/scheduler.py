@@ -15,6 +15,7 @@ queue is never overtaken for lack of blocks, and while it waits no reservation i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from baton.engine.backlog import Backlog
@@ -36,6 +37,7 @@ from baton.engine.commands import (
 from baton.engine.handoffs import Handoffs
 from baton.engine.limits import ROLES, SchedulerLimits
 from baton.engine.order import Order
+from baton.engine.plain_steps import PlainSteps
 from baton.engine.prefix_cache import PrefixCache
 from baton.engine.room import Room
 from baton.engine.sequence import Sequence
@@ -57,11 +59,12 @@ class Scheduler:
         block_size: int,
         role: str = "mixed",
         salt: tuple[str, ...] = (),
+        cache: Callable[[BlockPool, int, tuple[str, ...]], PrefixCache] = PrefixCache,
     ) -> None:
         self.pool = pool
         self.limits = limits
         self.block_size = block_size
-        self._cache = PrefixCache(pool, block_size, salt)
+        self._cache = cache(pool, block_size, salt)
         self.preemptions = 0
         self.steps = 0
         self._table = SequenceTable(pool, self._cache)
@@ -71,6 +74,7 @@ class Scheduler:
         )
         self._order = Order(self._table, self._cache, self._filling.budgets, limits)
         self._backlog = Backlog(self._table, self._filling.budgets, limits)
+        self._plain = PlainSteps(self._table, pool, self._cache, block_size, limits.max_model_len)
         self._handoffs = Handoffs(self._table, self._cache, self._room, limits.max_model_len)
         self._events: list[Event] = []
 
@@ -242,6 +246,25 @@ class Scheduler:
                 else:
                     events.append(self._ended(seq, (token,), told, reason, now))
         return events
+
+    # -- many steps at once ------------------------------------------------------------------
+
+    def plain_steps(self, batch: Seq[BatchItem], limit: int) -> tuple[int, float]:
+        """How many steps from that of `batch` on only bring a token to each, until a command comes,
+        at most `limit`; and the time from which on a step may be another all the same."""
+        return self._plain.most(batch, limit), self._order.next_look
+
+    def steps_to_cache_change(self, batch: Seq[BatchItem]) -> int:
+        """Of plain ones, until there is something to take with `take_cache_changes`."""
+        return self._plain.changes_cache(batch)
+
+    def complete_plain(
+        self, batch: Seq[BatchItem], tokens: Seq[list[int]], *, goes_on: bool
+    ) -> None:
+        """As `complete` for each of so many plain steps as there are `tokens` for each sequence,
+        with `schedule` between them, and behind them if it `goes_on`. There are no events."""
+        self.steps += len(tokens[0])
+        self._plain.take(batch, tokens, goes_on=goes_on)
 
     def abandon(self, batch: Seq[BatchItem], code: str, message: str) -> list[Event]:
         """The step of `batch` failed: so do its sequences. Their blocks are given back; what

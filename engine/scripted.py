@@ -27,3 +27,19 @@ def scripted_token(request: Request, position: int) -> int:
     if length and position >= length - 1 and request.eos_token_ids:
         return request.eos_token_ids[0]
     return _SPECIAL + (seed * 2_654_435_761 + position * 40_503) % (_VOCABULARY - _SPECIAL)
+
+
+def plain_tokens(request: Request, position: int) -> int:
+    """How many output tokens from this position on neither are the end token nor stop it; its
+    `max_tokens` apart."""
+    if request.sampling.stop_token_ids:
+        return 0
+    length = request.sampling.seed >> _NOISE_BITS
+    return length - 1 - position if length and request.eos_token_ids else _VOCABULARY
+
+
+def scripted_tokens(request: Request, position: int, count: int) -> list[int]:
+    """`scripted_token` of so many positions, all of them `plain_tokens`."""
+    span = _VOCABULARY - _SPECIAL
+    start = (request.sampling.seed * 2_654_435_761 + position * 40_503) % span
+    return [_SPECIAL + at % span for at in range(start, start + count * 40_503, 40_503)]

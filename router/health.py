@@ -222,9 +222,8 @@ class Health(Generic[W]):
         fails = state.tried >= LEAST and state.failures >= FAILING
         if fails and self._usual_failures(worker, pools, now) < state.failures / 2:
             return "failing"
-        if state.seen >= LEAST and math.exp(state.slowness) > OUTLIER * self._usual(
-            worker, pools, now
-        ):
+        slow = math.exp(state.slowness) / OUTLIER if state.seen >= LEAST else 0.0
+        if slow > min(1.0, USUAL) and slow > self._usual(worker, pools, now):
             return "slow"
         return ""
 

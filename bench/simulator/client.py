@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from baton.bench.simulator.ahead import Ran
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.outcome import Gaps, Outcome
 from baton.bench.workloads.arrival import Arrival, request_of
@@ -57,13 +58,20 @@ class Clients:
         if not isinstance(record, TokenBatch):
             return
         now = self._loop.time()
+        usual, count = 0.0, 0  # nearly all of a batch had their last token at the same time
+        lives = self._live
         for delta in record.deltas:
-            live = self._live.get(delta.key.request_id)
+            live = lives.get(delta.key.request_id)
             if live is None:
                 continue
-            if live.last is not None:
-                gap = now - live.last
-                self.gaps.add(gap)
+            last = live.last
+            if last is not None:
+                gap = now - last
+                if gap != usual:
+                    if count:
+                        self.gaps.add(usual, count)
+                    usual, count = gap, 0
+                count += 1
                 if gap > live.longest:
                     live.longest = gap
             elif delta.cached_tokens:
@@ -71,6 +79,24 @@ class Clients:
             live.last = now
             if delta.finish_reason is not None and live.flight.ended:
                 self._ended(delta.key.request_id, live)
+        if count:
+            self.gaps.add(usual, count)
+
+    def watch_run(self, ran: Ran, times: list[float], end: int) -> None:
+        """As `watch`, of the tokens of many steps: those from `ran.told` on."""
+        lives = [self._live.get(key.request_id) for key in ran.keys]
+        here = [live for live in lives if live is not None]
+        first, last = times[ran.told], times[end - 1]
+        steps = [times[n] - times[n - 1] for n in range(ran.told + 1, end)]
+        longest = max(steps, default=0.0)
+        for gap in steps:
+            self.gaps.add(gap, len(here))
+        for live in here:
+            if live.last is not None:
+                gap = first - live.last
+                self.gaps.add(gap)
+                live.longest = max(live.longest, gap, longest)
+            live.last = last
 
     def close(self) -> None:
         """What has not ended by now is given up, as outcome "unfinished"."""

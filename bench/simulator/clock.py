@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from heapq import heappop, heappush
 from typing import Any, TypeVar, cast
@@ -41,6 +42,16 @@ class SimulatedLoop:
         heappush(self._timers, (when if when > self._now else self._now, self._number,
                                 callback, args))
 
+    @contextmanager
+    def as_of(self, when: float) -> Iterator[None]:
+        """It is an earlier time meanwhile, for what happened then and is made up for now. What it
+        asks for may be due already, and then runs next."""
+        now, self._now = self._now, when
+        try:
+            yield
+        finally:
+            self._now = now
+
     def run_until(self, when: float) -> None:
         """Let everything happen that is due up to this second."""
         asyncio._set_running_loop(self.as_loop)
@@ -55,7 +66,9 @@ class SimulatedLoop:
                         self._raise()
                 if not timers or timers[0][0] > when:
                     break
-                self._now, _, callback, args = heappop(timers)
+                due, _, callback, args = heappop(timers)
+                if due > self._now:  # not so for what was asked for within `as_of`
+                    self._now = due
                 self.events += 1
                 callback(*args)
                 if self._error is not None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from baton.bench.simulator.ahead import Ran
 from baton.bench.simulator.client import Clients
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.engine import Work
@@ -16,12 +17,15 @@ from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Network
 from baton.bench.simulator.outcome import Gaps, Outcome
 from baton.bench.simulator.session import SimulatedSession
-from baton.bench.simulator.worker import SimulatedWorker
+from baton.bench.simulator.shared_names import PromptNames
+from baton.bench.simulator.worker import HEARTBEAT, SimulatedWorker
 from baton.bench.workloads.arrival import Arrival
 from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause
+from baton.router.candidates import Candidate
 from baton.router.dispatcher import Dispatcher
 from baton.router.observer import NoObserver, Observer
+from baton.router.registry import Registry
 from baton.router.sizing import Sizing
 
 
@@ -84,8 +88,10 @@ class Cluster:
         learn: bool = False,
         keep_log: bool = False,
         sizing: bool = False,
+        fast_forward: bool = False,
     ) -> None:
-        """`workers`: (role, machine) of each. `sizing`: the routers change roles."""
+        """`workers`: (role, machine) of each. `sizing`: the routers change roles. `fast_forward`:
+        many steps at once where a batch only decodes (not while workers `learn`)."""
         self.loop = SimulatedLoop()
         self.network = Network()
         self.observer = Decisions()
@@ -97,15 +103,22 @@ class Cluster:
         self.sizings: list[Sizing] = []
         self._sessions: dict[str, list[SimulatedSession]] = {}
         self._clients: Clients | None = None
+        names = PromptNames()
         for number, (role, machine) in enumerate(workers):
             name = f"{role}-{number}"
             worker = SimulatedWorker(
-                self.loop, self.network, machine, name, role, seed=seed, learn=learn
+                self.loop, self.network, machine, name, role, seed=seed, learn=learn,
+                fast_forward=fast_forward, names=names,
             )
             self.workers[name] = worker
             self.loop.call_soon(self._join, worker)
         if sizing:
             self.loop.call_soon(self._start_sizing)
+        if fast_forward:
+            for each in self.dispatchers:
+                self._show_before_deciding(each.registry)
+            if sizing:
+                self.loop.at(0.0, self._show_all)
 
     def run(self, arrivals: Iterable[Arrival], *, until: float | None = None) -> Run:
         """Until all requests have ended, or to this second."""
@@ -169,8 +182,31 @@ class Cluster:
             session = SimulatedSession(self.loop, router, dispatcher, worker.on_record)
             session.worker = dispatcher.worker_joined(worker.hello(), session.as_session())
             session.watch = self._watcher(name)
+            session.watch_run = self._watch_run
             self._sessions.setdefault(name, []).append(session)
             worker.joined(session)
+
+    def _show_before_deciding(self, registry: Registry) -> None:
+        """A router that looks at a worker anew has had all its tokens."""
+        candidates = registry.candidates
+
+        def after_showing() -> list[Candidate]:
+            for worker in registry:
+                if worker.known is None:
+                    self.workers[worker.identity.node_id].show()
+            return candidates()
+
+        setattr(registry, "candidates", after_showing)  # noqa: B010
+
+    def _show_all(self) -> None:
+        for worker in self.workers.values():
+            if not worker.dead:
+                worker.show()
+        self.loop.at(self.loop.time() + HEARTBEAT, self._show_all)
+
+    def _watch_run(self, ran: Ran, times: list[float], end: int) -> None:
+        if self._clients is not None:
+            self._clients.watch_run(ran, times, end)
 
     def _watcher(self, name: str) -> Callable[[Any], None]:
         def watch(record: Any) -> None:

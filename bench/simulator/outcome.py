@@ -63,8 +63,8 @@ class Gaps:
 
     counts: Counter[int] = field(default_factory=Counter)
 
-    def add(self, seconds: float) -> None:
-        self.counts[int(math.log(seconds if seconds > 1e-6 else 1e-6) * _BINS)] += 1
+    def add(self, seconds: float, times: int = 1) -> None:
+        self.counts[int(math.log(seconds if seconds > 1e-6 else 1e-6) * _BINS)] += times
 
     def quantile(self, share: float) -> float | None:
         total = sum(self.counts.values())

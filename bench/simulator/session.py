@@ -3,13 +3,16 @@ and over when either end says so. What the router uses of `baton.protocol.link.S
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from baton.bench.simulator.ahead import Ran
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause, Session
-from baton.protocol.records import Record
+from baton.protocol.records import Record, TokenBatch, TokenDelta
 from baton.router.dispatcher import Dispatcher
 from baton.router.registry import Worker
 
@@ -32,6 +35,11 @@ class SimulatedSession:
         """The router's entry, from the time it joined."""
         self.watch: Callable[[Record], None] = lambda record: None
         """Sees each record that reached the router, after it."""
+        self.watch_run: Callable[[Ran, list[float], int], None] = lambda ran, times, end: None
+        """Sees tokens of many steps that reached the router: those from `ran.told` to `end`, with
+        the times at which they did."""
+        self._runs: deque[tuple[Ran, list[float]]] = deque()
+        """On their way, with the times at which they arrive."""
         self._loop = loop
         self._dispatcher = dispatcher
         self._deliver = deliver
@@ -89,7 +97,39 @@ class SimulatedSession:
         if self._lost is None:
             self._loop.at(self._loop.time() + LATENCY, self._to_router, record)
 
+    def tell_run(self, ran: Ran) -> None:
+        """Tokens of many steps, each of which leaves at its time."""
+        if self._lost is None:
+            self._runs.append((ran, [time + LATENCY for time in ran.times]))
+
     # -- on the way --------------------------------------------------------------------------
+
+    def hear_out(self) -> None:
+        """The router has what has arrived by now of tokens that were told in a run."""
+        now, runs = self._loop.time(), self._runs
+        while runs:
+            ran, times = runs[0]
+            end = bisect_right(times, now, ran.told)
+            if ran.fresh and end > ran.told == 0:
+                self._hear_run(ran, times, 1)
+            if end > ran.told:
+                self._hear_run(ran, times, end)
+            if end < len(times):
+                return
+            runs.popleft()
+
+    def _hear_run(self, ran: Ran, times: list[float], end: int) -> None:
+        begin = ran.told
+        if self._lost is None and self.worker is not None:
+            deltas = tuple([
+                TokenDelta(key=key, position=position + begin, tokens=tuple(tokens[begin:end]))
+                for key, position, tokens in zip(ran.keys, ran.positions, ran.tokens, strict=True)
+            ])
+            with self._loop.as_of(times[end - 1]):
+                self._heard = times[end - 1]
+                self._dispatcher.on_record(self.worker, TokenBatch(deltas=deltas))
+            self.watch_run(ran, times, end)
+        ran.told = end
 
     def _to_worker(self, record: Record) -> None:
         if self._lost is None:
@@ -98,6 +138,8 @@ class SimulatedSession:
 
     def _to_router(self, record: Record) -> None:
         if self._lost is None and self.worker is not None:
+            if self._runs:
+                self.hear_out()
             self._heard = self._loop.time()
             self._dispatcher.on_record(self.worker, record)
             self.watch(record)

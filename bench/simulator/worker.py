@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+from baton.bench.simulator.ahead import Ran
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.engine import SimulatedEngine
 from baton.bench.simulator.handoff import Handoffs
+from baton.bench.simulator.known_curves import KnownCurves
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Network
 from baton.bench.simulator.session import SimulatedSession
+from baton.bench.simulator.shared_names import PromptNames
 from baton.deploy.worker.cache_teller import CacheTeller
 from baton.deploy.worker.curves import CurveKeeper
 from baton.deploy.worker.role import RoleKeeper
@@ -69,6 +72,8 @@ class SimulatedWorker:
         *,
         seed: int,
         learn: bool = False,
+        fast_forward: bool = False,
+        names: PromptNames | None = None,
     ) -> None:
         self.identity = Identity(name, 1)
         self.machine = machine
@@ -77,16 +82,18 @@ class SimulatedWorker:
         self.dead = False
         self._loop = loop
         self._network = network
-        self._learn = learn
         self._role = RoleKeeper(role)
         self._sessions: dict[Identity, SimulatedSession] = {}
         self._owners: dict[RequestKey, SimulatedSession] = {}
         random = Random(f"{seed} {name}")
+        curve = machine.curve if machine.knows_itself else None
+        self._curves = CurveKeeper(curve) if learn else KnownCurves(curve, machine.link)
         self.engine = SimulatedEngine(
-            loop, machine, role, random.getrandbits(32), self._on_events, self._on_step
+            loop, machine, role, random.getrandbits(32), self._on_events,
+            self._learn_from if learn else None, names=names,
+            on_ran=self._on_ran if fast_forward and not learn else None,
         )
-        self._curves = CurveKeeper(machine.curve if machine.knows_itself else None)
-        self._cache = CacheTeller(tell_all=self._tell_all, tell_router=self._tell_router)
+        self._cache = _Teller(self)
         self._handoffs = Handoffs(
             self.identity, machine, loop, network, self.engine, self, self._curves, random
         )
@@ -116,8 +123,15 @@ class SimulatedWorker:
         self._send_load()
         session.tell(self._curves.current())
 
+    def show(self) -> None:
+        """Routers have heard of all that happened by now."""
+        self.engine.catch_up()
+        for session in self._sessions.values():
+            session.hear_out()
+
     def kill(self) -> None:
         """As after SIGKILL: nothing more is heard of it. The sessions are the caller's to lose."""
+        self.show()
         self.dead = True
         self.engine.stop()
         self._sessions.clear()
@@ -174,13 +188,22 @@ class SimulatedWorker:
 
     def _on_events(self, events: Sequence[Event], cache: Sequence[CacheChange]) -> None:
         deltas: dict[SimulatedSession, list[TokenDelta]] = {}
+        owners = self._owners
         for event in events:
+            if type(event) is Progress and not event.hold and event.finish_reason is None:
+                session = owners.get(event.key)  # an ordinary token, as nearly all are
+                if session is not None and event.tokens:
+                    if session in deltas:
+                        deltas[session].append(_delta(event))
+                    else:
+                        deltas[session] = [_delta(event)]
+                continue
             match event:
                 case Progress():
                     if (event.tokens or event.finish_reason) and (
                         not event.hold or self._handoffs.is_for_router(event)
                     ):
-                        session = self._owners.get(event.key)
+                        session = owners.get(event.key)
                         if session is not None:
                             deltas.setdefault(session, []).append(_delta(event))
                     if event.hold:
@@ -199,9 +222,15 @@ class SimulatedWorker:
             session.tell(TokenBatch(deltas=tuple(batch)))
         self._cache.changed(cache)
 
-    def _on_step(self, shape: StepShape, seconds: float) -> None:
-        if self._learn:
-            self._curves.step(StepStats(seconds, shape))
+    def _on_ran(self, ran: Ran) -> None:
+        owners = [self._owners.get(key) for key in ran.keys]
+        for session in dict.fromkeys(owners):
+            if session is not None:
+                session.tell_run(ran.of([owner is session for owner in owners]))
+
+    def _learn_from(self, shape: StepShape, seconds: float) -> None:
+        assert isinstance(self._curves, CurveKeeper)
+        self._curves.step(StepStats(seconds, shape))
 
     # -- to routers --------------------------------------------------------------------------
 
@@ -224,6 +253,7 @@ class SimulatedWorker:
             self._tell_all(curves)
             if curves.step is not None and self.machine.adapts:
                 self.engine.submit(UseCurve(curves.step))
+        self.engine.catch_up()
         load = self.engine.scheduler.load()
         self._tell_all(Load(
             role=self.role,
@@ -252,6 +282,18 @@ class SimulatedWorker:
     def _tell_router(self, router: Identity, record: Record) -> None:
         if router in self._sessions:
             self._sessions[router].tell(record)
+
+
+class _Teller(CacheTeller):
+    """The real one, told by an engine that may have gone ahead."""
+
+    def __init__(self, worker: SimulatedWorker) -> None:
+        super().__init__(tell_all=worker._tell_all, tell_router=worker._tell_router)
+        self._engine = worker.engine
+
+    def _tell(self) -> None:
+        self._engine.catch_up()
+        super()._tell()
 
 
 def _delta(event: Progress) -> TokenDelta:
