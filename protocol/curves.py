@@ -78,7 +78,7 @@ class StepShape(msgspec.Struct, frozen=True, array_like=True):
 NOTHING = StepShape()
 
 
-class StepCurve(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class StepCurve(msgspec.Struct, frozen=True, array_like=True, kw_only=True, cache_hash=True):
     """Seconds of one engine step. Coefficients are in seconds and at least 0."""
 
     base: Cost

@@ -15,7 +15,7 @@ grow without bounds towards p = 1, where guesses are worth little; they end at M
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MOST = 0.95
 
@@ -35,46 +35,56 @@ class Pool:
     workers: int = 1
     work_price: float = 0.0
     """Seconds that those to come lose by another second of work."""
+    _power: float = field(init=False, default=0.0)
+    _waiting: float = field(init=False, default=0.0)
+    _late: float = field(init=False, default=0.0)
+    """These two as things are: all that the pool is asked compares with them."""
 
     def __post_init__(self) -> None:
+        workers, work = self.workers, self.work
+        power = self._power = math.sqrt(2 * (workers + 1))
         pressure = self.pressure = min(self.pressure, MOST)
-        if pressure <= 0 or self.work <= 0:
+        if pressure <= 0 or work <= 0:
             return
-        free, power = 1 - pressure, math.sqrt(2 * (self.workers + 1))
-        grown = pressure**power
-        price = (power * grown / pressure / free + grown / (free * free)) / self.workers
+        free, grown = 1 - pressure, pressure**power
+        self._waiting = grown / free
+        price = (power * grown / pressure / free + grown / (free * free)) / workers
         if self.ttft is not None:
             # One more prompt delays those that come until the queue has gone, by its work.
-            reached, delay = pressure / free, self.work / self.workers
-            later = self.late(pressure, self.work, delay) - self.late(pressure, self.work)
-            price += reached * later * self.worth / self.work
+            reached, delay = pressure / free, work / workers
+            self._late = self._too_late(pressure, grown, work)
+            later = self._too_late(pressure, grown, work, delay) - self._late
+            price += reached * later * self.worth / work
         self.work_price = price
 
     def slowing_price(self, share: float) -> float:
         """What those that come lose each second while all prompts of one worker take longer by
         this share."""
-        before = self.pressure
-        if before <= 0 or self.work <= 0 or share <= 0:
+        before, work, workers = self.pressure, self.work, self.workers
+        if before <= 0 or work <= 0 or share <= 0:
             return 0.0
-        workers = self.workers
-        after = min(MOST, before * (1 + share / workers))
-        price = self.waiting(after) - self.waiting(before) + workers * (after - before)
+        after = before * (1 + share / workers)
+        if after > MOST:
+            after = MOST
+        grown = after**self._power
+        price = grown / (1 - after) - self._waiting + workers * (after - before)
         if self.ttft is not None:
-            work = self.work * after / before
-            late = self.late(after, work) - self.late(before, self.work)
-            price += workers * before / self.work * late * self.worth
+            late = self._too_late(after, grown, work * after / before) - self._late
+            price += workers * before / work * late * self.worth
         return price
 
     def waiting(self, pressure: float) -> float:
         """Prompts, on average."""
-        return float(pressure ** math.sqrt(2 * (self.workers + 1))) / (1 - pressure)
+        return float(pressure**self._power) / (1 - pressure)
 
-    def late(self, pressure: float, work: float, delay: float = 0.0) -> float:
-        """Share of prompts that miss their target, when each is delayed by so much besides."""
+    def _too_late(self, pressure: float, grown: float, work: float, delay: float = 0.0) -> float:
+        """Share of prompts that miss their target, when each is delayed by so much besides.
+        `grown`: the pressure to `_power`."""
         assert self.ttft is not None
-        slack = max(0.0, self.ttft - work - delay)
-        waits = float(pressure ** (math.sqrt(2 * (self.workers + 1)) - 1))
-        return waits * math.exp(-self.workers * (1 - pressure) * slack / work)
+        slack = self.ttft - work - delay
+        if slack <= 0:
+            return grown / pressure
+        return grown / pressure * math.exp(-self.workers * (1 - pressure) * slack / work)
 
 
 EMPTY = Pool()

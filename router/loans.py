@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from baton.protocol.curves import LinkCurve
 from baton.protocol.ids import Identity
@@ -14,13 +15,12 @@ MIN_LOAN_BLOCKS = 8
 nobody knows how long that takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lender:
+class Lender(msgspec.Struct, frozen=True):
     """A worker that could lend its leading blocks of a prompt."""
 
     identity: Identity
     blocks: int
-    links: Mapping[str, LinkCurve] = field(default_factory=dict)
+    links: Mapping[str, LinkCurve] = {}
     """From it, by the receiver's worker id."""
 
     def link_to(self, borrower: Identity) -> LinkCurve | None:
@@ -30,8 +30,7 @@ class Lender:
         return links.get(borrower.node_id) or next(iter(links.values()), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Loan:
+class Loan(msgspec.Struct, frozen=True):
     lender: Identity
     blocks: int
     """That the borrower has then."""

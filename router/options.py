@@ -27,6 +27,7 @@ from baton.router.candidates import Candidate, RequestFacts
 from baton.router.crowding import EMPTY, Pool
 from baton.router.loans import Loan, best_loan
 from baton.router.prediction import Prediction
+from baton.router.speed import WorkerModel
 
 Score = TypeVar("Score", float, tuple[float, int])
 
@@ -207,24 +208,32 @@ def read(
 
 
 def write(facts: RequestFacts, worker: Candidate, pool: Pool = EMPTY) -> Writing:
-    model, output = worker.model, facts.output
+    model, output, decoding = worker.model, facts.output, worker.model.decoding
     added = model.added_step(facts.tokens + output / 2)
     itl = model.interval(model.step + added, facts.itl)
     missed = 0.0
-    if model.itl is not None and model.decoding:
-        before = chance_of_missing(model.interval(model.step), model.itl)
-        missed = model.decoding * (chance_of_missing(itl, model.itl) - before)
+    if decoding and model.itl is not None:
+        missed = decoding * (chance_of_missing(itl, model.itl) - _missed_now(model))
     duration = output * itl
     to_come = 0.0
     if pool.pressure:
-        slowing = model.slowing if model.decoding else model.slowed_by_first(facts.itl)
+        slowing = model.slowing if decoding else model.slowed_by_first(facts.itl)
         to_come = duration * pool.slowing_price(slowing)
     if worker.role == "prefill" and facts.remaining > 1:
         to_come += AGAINST_ROLE * duration
     slow = 0.0
     if facts.itl is not None and facts.remaining > 1:
         slow = chance_of_missing(itl, facts.itl)
-    return Writing(worker, itl, slow, missed, model.decoding * output * added, to_come)
+    return Writing(worker, itl, slow, missed, decoding * output * added, to_come)
+
+
+def _missed_now(model: WorkerModel) -> float:
+    """The chance that those that decode there miss their target as things are."""
+    missed = model.missed
+    if missed is None:
+        assert model.itl is not None
+        missed = model.missed = chance_of_missing(model.steady, model.itl)
+    return missed
 
 
 def chance_of_missing(predicted: float, target: float) -> float:
@@ -246,32 +255,41 @@ def borrow(facts: RequestFacts, worker: Candidate, alone: float) -> Loan | None:
 def combine(facts: RequestFacts, reading: Reading, writing: Writing) -> Option:
     local = reading.worker is writing.worker
     exposed, measured = (0.0, True) if local else exposed_transfer(facts, reading, writing.worker)
-    model, output = reading.worker.model, facts.output
+    model, output, itl = reading.worker.model, facts.output, writing.itl
     # Those that decode where the prompt is computed lose its chunks' time.
     harm = writing.delay + model.decoding * reading.own
     missed = writing.missed
-    if model.itl is not None and model.decoding:
-        interval = writing.itl if local else model.interval(model.step)
-        slower = interval + reading.own / max(1.0, output)
-        missed += model.decoding * (
-            chance_of_missing(slower, model.itl) - chance_of_missing(interval, model.itl)
-        )
+    if model.decoding and model.itl is not None:
+        before = model.steady
+        missed_before = _missed_now(model)
+        if local:
+            before, missed_before = itl, chance_of_missing(itl, model.itl)
+        slower = before + reading.own / (output if output > 1.0 else 1.0)
+        missed += model.decoding * (chance_of_missing(slower, model.itl) - missed_before)
     value = missed * output * (writing.worker.model.itl or model.itl or 0.0)
-    slow = writing.slow
+    slow, late = writing.slow, reading.late
     if exposed and facts.itl is not None and output > 2:
         slow = chance_of_missing(_own_interval(facts, writing, exposed), facts.itl)
-    if reading.late or slow:
-        lost = 1 - (1 - reading.late) * (1 - slow)
+    if late or slow:
+        lost = 1 - (1 - late) * (1 - slow)
         missed += lost
         value += lost * facts.worth
     plain = (
-        reading.ttft + exposed + output * writing.itl
-        + harm + reading.to_come + writing.to_come + value
+        reading.ttft + exposed + output * itl + harm + reading.to_come + writing.to_come + value
     )
     cost = plain
     if facts.affinity or facts.held:
         cost -= plain * AFFINITY * _nearness(facts, reading, writing)
     return Option(reading, writing, local, exposed, measured, harm, missed, cost, plain)
+
+
+def cheapest(options: Sequence[Option]) -> Option:
+    """Of several that cost the same one that hands over."""
+    best = options[0]
+    for option in options:
+        if option.cost <= best.cost and (option.cost < best.cost or option.local < best.local):
+            best = option
+    return best
 
 
 def pairs(readings: Sequence[Reading], writings: Sequence[Writing]) -> list[

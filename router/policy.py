@@ -38,6 +38,7 @@ from baton.router.options import (
     Reading,
     best_readers,
     best_writers,
+    cheapest,
     combine,
     pairs,
     read,
@@ -137,7 +138,7 @@ def decide(
             return Wait.THROTTLED
         nobody = not receivers if receivers_exist else not prefills
         return Wait.EXCLUDED if nobody else Wait.BUSY
-    best = min(ways.within_roles(options), key=_rank)
+    best = cheapest(ways.within_roles(options))
     if _too_early(best.reading, ways.readers, now):
         return Wait.BUSY
     return _decision(facts, best, options, _reason(facts, best, options, everyone, ways))

@@ -281,7 +281,7 @@ class Worker:
             links=self.links,
             correction=self.accuracy.correction,
         )
-        self._interval = model.interval(model.step) / model.correction.decode
+        self._interval = model.steady / model.correction.decode
         return model
 
     def _hear_of_others(self, load: Load, now: float) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from baton.protocol.curves import NOTHING, LinkCurve, StepCurve, StepShape, attention_pairs
 
@@ -77,6 +78,7 @@ class WorkerModel:
     """By the receiver's worker id."""
     correction: Correction = UNCORRECTED
 
+    measured: bool = field(init=False)
     speed: StepCurve = field(init=False)
     step: float = field(init=False)
     """Of all that decodes, without prompts; the base alone where nobody does."""
@@ -93,10 +95,15 @@ class WorkerModel:
     """What a prompt token costs those that decode, all together, in seconds."""
     next_step: float = field(init=False)
     """What an output token of one more costs everyone, in seconds, for ranking workers."""
+    steady: float = field(init=False)
+    """Between tokens of those that decode, as things are."""
+    missed: float | None = field(init=False, default=None, compare=False)
+    """The chance that this is too long, once somebody has worked it out."""
     horizon: float = field(init=False)
     """Seconds of prompts that it should have before it: what it needs not to run dry."""
 
     def __post_init__(self) -> None:
+        self.measured = self.curve is not None
         speed = self.speed = self.guess if self.curve is None else self.curve
         there = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
         self.step = speed.seconds(there)
@@ -105,6 +112,7 @@ class WorkerModel:
         self.rate = self.chunk_step / self.chunk
         self.harm_rate = self.decoding * (speed.token + speed.chunk / self.chunk)
         added = self.added_step(CHUNK)
+        self.steady = self.interval(self.step)
         self.next_step = self.interval(self.step + added) + self.decoding * added
         if not self.decoding:
             self.slowing = 0.0
@@ -114,17 +122,16 @@ class WorkerModel:
             self.slowing = added / self.chunk_step
         self.horizon = max(HORIZON, self.chunk_step)
 
-    @property
-    def measured(self) -> bool:
-        return self.curve is not None
-
     def queue(self, now: float, work: float = math.inf) -> float:
         """Seconds until a new prompt is begun, or has lost no more: one that takes `work` shares
         steps with a longer one that is under way, which gets no more than half of them."""
         if self.head_work <= 0.0:
             return self.queued + (self.step / 2 if self.decoding else 0.0)
-        left = max(self.head_until - now, OVERDUE_SHARE * self.head_work)
-        return self.queued + min(left, max(self.queued + work, self.chunk_step))
+        left, overdue = self.head_until - now, OVERDUE_SHARE * self.head_work
+        left = overdue if left < overdue else left
+        most = self.queued + work
+        most = self.chunk_step if most < self.chunk_step else most
+        return self.queued + (most if most < left else left)
 
     def has_enough(self, now: float, work: float) -> bool:
         """Whether prompts before one that takes `work` keep it from running dry. A long one that it
@@ -139,7 +146,7 @@ class WorkerModel:
     def prefill(self, tokens: int, cached: int) -> tuple[float, float]:
         """Seconds to compute all but the first `cached` of so many tokens, and how much of this
         those that decode lose. Behind other prompts it begins in a step that is theirs as well."""
-        missing = max(1, tokens - cached)
+        missing = tokens - cached if cached < tokens else 1
         speed = self.speed
         steps = -(-missing // self.chunk)
         own = (
@@ -162,10 +169,10 @@ class WorkerModel:
 
     def slowed_by_first(self, itl: float | None) -> float:
         """By how much a sequence with this target slows prompts down, where nobody decodes yet."""
-        speed, there = self.speed, StepShape.decodes(1, CHUNK)
-        chunk = largest_chunk(speed, there, itl)
-        beside = (speed.seconds(there) + speed.chunk) / chunk + speed.token
-        return max(0.0, beside / self.rate - 1) if self.rate else 0.0
+        if not self.rate:
+            return 0.0
+        slowing = _rate_beside_one(self.speed, itl) / self.rate - 1
+        return slowing if slowing > 0 else 0.0
 
     def interval(self, step: float, itl: float | None = None) -> float:
         """Between tokens, where steps without prompts take `step`: prompts come in between, in
@@ -176,6 +183,14 @@ class WorkerModel:
         if itl is not None and stretched > ITL_SHARE * itl:
             stretched = max(step, ITL_SHARE * itl)
         return stretched * self.correction.decode
+
+
+@lru_cache(maxsize=1024)
+def _rate_beside_one(speed: StepCurve, itl: float | None) -> float:
+    """Seconds a prompt token, where one sequence with this target decodes."""
+    there = StepShape.decodes(1, CHUNK)
+    chunk = largest_chunk(speed, there, itl)
+    return (speed.seconds(there) + speed.chunk) / chunk + speed.token
 
 
 def largest_chunk(speed: StepCurve, beside: StepShape, itl: float | None) -> int:
