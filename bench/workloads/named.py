@@ -13,15 +13,17 @@ from baton.bench.workloads import (
     rag_long,
     summarise,
 )
+from baton.bench.workloads.sessions import Kind
+from baton.bench.workloads.workload import Workload
 from baton.protocol.errors import ConfigError
 
-WORKLOADS = {
+WORKLOADS: dict[str, Workload] = {
     module.WORKLOAD.name: module.WORKLOAD
     for module in (
         chat, conversation, code, summarise, agent, rag_long, mixed, mixed_shift, burst,
     )
 }
-KINDS = {
+KINDS: dict[str, Kind] = {
     module.KIND.name: module.KIND
     for module in (chat, conversation, code, summarise, agent, rag_long)
 }

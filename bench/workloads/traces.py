@@ -4,6 +4,7 @@
 |---|---|---|---|
 | Mooncake's | JSON lines with `hash_ids` | `input_length`, `output_length` | blocks of equal id |
 | Azure's | CSV with `arrived_at` | `num_prefill_tokens`, `num_decode_tokens` | nothing is told |
+| BurstGPT's | CSV with `Timestamp` | `Request tokens`, `Response tokens` | nothing is told |
 | a router's journal | JSON lines with `prompt_tokens` | as counted | prefixes of equal name |
 
 No text is in any of them: prompts are made of tokens that are equal where the trace says so.
@@ -22,13 +23,16 @@ from typing import Any
 import msgspec
 
 from baton.bench.workloads.arrival import Arrival
-from baton.bench.workloads.tokens import random_tokens
+from baton.bench.workloads.tokens import VOCABULARY, random_tokens
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 from baton.router.account import Account, prefix_depths
 
 MOONCAKE_BLOCK = 512
 """Tokens."""
+_AZURE = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+_BURST_GPT = ("Timestamp", "Request tokens", "Response tokens")
+"""Columns of when a request came, and of its lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def read_trace(path: Path) -> list[Traced]:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(
             f"{path}, after line {number}: {what}; a trace has hash_ids (JSON lines), arrived_at "
-            "(CSV), or is a router's journal"
+            "or Timestamp (CSV), or is a router's journal"
         ) from error
     if not found:
         raise ConfigError(f"{path} has no request")
@@ -83,6 +87,7 @@ def replay(
     longest: int,
     max_tokens: int,
     targets: Targets,
+    vocabulary: int = VOCABULARY,
 ) -> Iterator[Arrival]:
     """The requests of `seconds` seconds of the trace from `start` on, `speed` times as fast.
     Prompts beyond `longest` tokens are left out, answers beyond `max_tokens` cut."""
@@ -93,7 +98,7 @@ def replay(
             return
         yield Arrival(
             at=(traced.at - start) / speed,
-            prompt=_prompt_of(traced, number),
+            prompt=_prompt_of(traced, number, vocabulary),
             length=min(traced.output, max_tokens) + 1,
             limit=max_tokens,
             noise=number,
@@ -102,15 +107,15 @@ def replay(
         )
 
 
-def _prompt_of(traced: Traced, number: int) -> Callable[[], bytes]:
+def _prompt_of(traced: Traced, number: int, vocabulary: int) -> Callable[[], bytes]:
     def make() -> bytes:
         pieces, left = [], traced.prompt
         for name, tokens in traced.parts:
             take = min(tokens, left)
-            pieces.append(random_tokens(_seed(name), tokens)[: 4 * take])
+            pieces.append(random_tokens(_seed(name), tokens, vocabulary)[: 4 * take])
             left -= take
         if left:
-            pieces.append(random_tokens(_seed(f"alone {number}"), left))
+            pieces.append(random_tokens(_seed(f"alone {number}"), left, vocabulary))
         return b"".join(pieces)
 
     return make
@@ -163,11 +168,14 @@ def _journal(record: dict[str, Any]) -> Traced:
 
 
 def _from_csv(lines: Any) -> Iterator[tuple[int, Traced]]:
-    for number, row in enumerate(csv.DictReader(lines), start=2):
+    rows = csv.DictReader(lines)
+    burst = "Timestamp" in (rows.fieldnames or ())
+    at, prompt, output = _BURST_GPT if burst else _AZURE
+    for number, row in enumerate(rows, start=2):
+        if burst and int(row[output]) == 0:
+            continue  # that is how it marks requests that failed
         yield number, Traced(
-            at=float(row["arrived_at"]),
-            prompt=_count(row["num_prefill_tokens"], 1),
-            output=_count(row["num_decode_tokens"], 1),
+            at=float(row[at]), prompt=_count(row[prompt], 1), output=_count(row[output], 1)
         )
 
 

@@ -1,0 +1,147 @@
+"""One request, from its sending to what became of it. Nothing is parsed while its stream runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from random import Random
+
+import aiohttp
+import msgspec
+
+from baton.bench.serve.asking import Server
+from baton.bench.serve.events import Tokenize, answer_of, error_of
+from baton.bench.serve.seen import CANCELLED, DISCONNECTED, REFUSED, TIMEOUT, Seen
+from baton.bench.workloads.arrival import Arrival
+
+REFUSALS = (429, 503)
+_AT_ONCE = 0.02
+"""Seconds after which a request is cancelled that shall have no token."""
+
+
+@dataclass(slots=True)
+class Packets:
+    """A stream as it came."""
+
+    times: list[float] = field(default_factory=list)
+    """Since the request was sent."""
+    data: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancels:
+    """A share of the requests is given up by its client, anywhere between sending and the end.
+    Seeded: the same requests each time."""
+
+    share: float = 0.0
+    seed: int = 0
+
+    def after(self, seen: Seen) -> int | None:
+        """Events after which this one is cancelled; None: it is not."""
+        rng = Random(f"{self.seed} {seen.number}")
+        if rng.random() >= self.share:
+            return None
+        return int(rng.random() * seen.asked)
+
+
+class Client:
+    """On one HTTP session, for one server."""
+
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        server: Server,
+        *,
+        patience: float,
+        cancels: Cancels | None = None,
+        tokenize: Tokenize | None = None,
+    ) -> None:
+        """`patience`: seconds for a whole request."""
+        self._http, self._server = http, server
+        self._patience, self._cancels, self._tokenize = patience, cancels or Cancels(), tokenize
+
+    async def ask(self, seen: Seen, arrival: Arrival, body: bytes, began: float) -> None:
+        """Fills `seen`. `began`: on the clock of `perf_counter`, when the load did. Raises only
+        what cancels the task; `seen` then has what arrived before."""
+        packets = Packets()
+        after = self._cancels.after(seen)
+        headers = self._server.asking.headers(arrival)
+        sent = time.perf_counter()
+        seen.sent = sent - began
+        try:
+            async with asyncio.timeout(self._patience if after != 0 else _AT_ONCE):
+                async with self._http.post(self._server.path, data=body, headers=headers) as reply:
+                    seen.status = reply.status
+                    seen.headers = _explained(reply)
+                    if reply.status != 200:
+                        _refused(seen, await reply.read())
+                        return
+                    if after is None:
+                        await _read(reply.content, sent, packets)
+                        self._fill(seen, packets)
+                    else:
+                        whole = await _read_some(reply.content, sent, packets, after)
+                        self._fill(seen, packets, None if whole else CANCELLED)
+        except TimeoutError:
+            self._fill(seen, packets, TIMEOUT if after != 0 else CANCELLED)
+        except (aiohttp.ClientError, OSError) as error:
+            self._fill(seen, packets, DISCONNECTED)
+            seen.detail = f"{type(error).__name__}: {error}"
+        except asyncio.CancelledError:
+            self._fill(seen, packets, seen.outcome)
+            raise
+        finally:
+            seen.ended = time.perf_counter() - began
+
+    def _fill(self, seen: Seen, packets: Packets, outcome: str | None = None) -> None:
+        """What its packets say; `outcome` is what became of it, unless they say it."""
+        answer = answer_of(packets.times, packets.data, self._tokenize)
+        seen.pieces, seen.counts = answer.pieces, answer.counts
+        seen.ids, seen.text = answer.ids, answer.text
+        seen.cached, seen.counted_by = answer.cached, answer.counted_by
+        seen.prompt = answer.prompt or seen.prompt
+        if answer.error is not None:
+            seen.outcome, seen.detail = f"error {answer.error}", answer.detail
+        elif outcome is not None:
+            seen.outcome = outcome
+        else:
+            # A stream that just ends was cut, whoever did it.
+            seen.outcome = answer.finish or DISCONNECTED
+
+
+async def _read(content: aiohttp.StreamReader, sent: float, packets: Packets) -> None:
+    times, data = packets.times, packets.data
+    clock, readany = time.perf_counter, content.readany
+    while packet := await readany():
+        times.append(clock() - sent)
+        data.append(packet)
+
+
+async def _read_some(
+    content: aiohttp.StreamReader, sent: float, packets: Packets, events: int
+) -> bool:
+    """Up to so many events. Whether the stream ended before."""
+    while packet := await content.readany():
+        packets.times.append(time.perf_counter() - sent)
+        packets.data.append(packet)
+        events -= packet.count(b"data:")
+        if events <= 0:
+            return False
+    return True
+
+
+def _refused(seen: Seen, content: bytes) -> None:
+    try:
+        code, seen.detail = error_of(msgspec.json.decode(content).get("error"))
+    except (msgspec.MsgspecError, AttributeError):
+        code, seen.detail = str(seen.status), content[:200].decode(errors="replace")
+    seen.outcome = REFUSED if seen.status in REFUSALS else f"error {code}"
+
+
+def _explained(reply: aiohttp.ClientResponse) -> dict[str, str]:
+    return {
+        name.lower().removeprefix("x-baton-"): value
+        for name, value in reply.headers.items()
+        if name.lower().startswith("x-baton-")
+    }

@@ -1,0 +1,158 @@
+"""The load that a command line asks for: a named workload, a trace, or stated lengths."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from baton.bench.workloads.arrival import Arrival
+from baton.bench.workloads.arrivals import Fit, arrivals
+from baton.bench.workloads.lengths import Lengths
+from baton.bench.workloads.named import WORKLOADS, check_name
+from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
+from baton.bench.workloads.tokens import VOCABULARY
+from baton.bench.workloads.traces import read_trace, replay
+from baton.bench.workloads.workload import Workload
+from baton.protocol.errors import ConfigError
+from baton.protocol.records import Targets
+from baton.protocol.units import parse_duration
+
+_NOMINAL = 10.0
+"""Requests per second of which a closed loop takes the next one whenever it can."""
+_PROCESSES = "poisson, constant, or gamma:V (V: standard deviation of intervals over their mean)"
+
+
+def add_load(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is asked for")
+    what.add_argument("--workload", metavar="NAME", help="one of --list")
+    what.add_argument("--trace", type=Path, metavar="FILE", help="Mooncake JSONL, Azure or "
+                      "BurstGPT CSV, or a router's journal")
+    what.add_argument("--prompt", type=int, default=512, help="tokens, without the two above")
+    what.add_argument("--output", type=int, default=64, help="tokens")
+    what.add_argument("--spread", type=float, default=0.0,
+                      help="of both lengths' logarithms; 0: all alike")
+    what.add_argument("--shared", type=float, default=0.0, metavar="SHARE",
+                      help="of the prompt that sessions have in common, at its head")
+    what.add_argument("--groups", type=int, default=1, help="different heads")
+    what.add_argument("--turns", type=int, default=1, help="of each conversation")
+    what.add_argument("--lengths", type=float, default=1.0, metavar="FACTOR",
+                      help="of all prompts and answers of a workload, for small models")
+    what.add_argument("--longest", type=int, default=None, help="prompt tokens; default: what the "
+                      f"model's context allows, at most {LONGEST}")
+    what.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of any answer")
+    what.add_argument("--vocabulary", type=int, default=VOCABULARY,
+                      help="token ids of prompts are below this")
+    what.add_argument("--seed", type=int, default=1)
+    when = parser.add_argument_group("when")
+    when.add_argument("--rate", type=float, help="requests per second; of a trace: scaled to this")
+    when.add_argument("--ramp-to", type=float, metavar="RATE",
+                      help="the rate changes linearly up to this at the end")
+    when.add_argument("--arrivals", default=None, metavar="PROCESS", help=_PROCESSES)
+    when.add_argument("--speed", type=float, default=None,
+                      help="of a trace: times as fast as it was")
+    when.add_argument("--start", type=parse_duration, default=0.0, metavar="DURATION",
+                      help="into the trace")
+    when.add_argument("--concurrency", type=int, metavar="N",
+                      help="closed loop of N clients, each with one request at a time")
+    when.add_argument("--warmup", type=parse_duration, default=5.0, metavar="DURATION",
+                      help="before what counts (default 5s)")
+    when.add_argument("--duration", type=parse_duration, default=None, metavar="DURATION",
+                      help="that counts (default 60s, without --requests)")
+    when.add_argument("--requests", type=int, metavar="N", help="at most, warm-up included")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises ConfigError for what does not go together."""
+    if options.workload is not None:
+        check_name(options.workload)
+        if options.trace is not None:
+            raise ConfigError("--workload and --trace are both a load: give one")
+    if options.trace is None and options.rate is None and options.concurrency is None:
+        raise ConfigError("give --rate (open loop) or --concurrency (closed loop)")
+    if options.rate is not None and options.concurrency is not None:
+        raise ConfigError("--rate is for an open loop, --concurrency for a closed one: give one")
+    if options.rate is not None and options.speed is not None:
+        raise ConfigError("--rate and --speed both scale a trace: give one")
+    _variation(options.arrivals)
+    if options.duration is None and options.requests is None:
+        options.duration = 60.0
+
+
+def load_of(options: argparse.Namespace, max_model_len: int | None) -> Iterator[Arrival]:
+    """`max_model_len` of the server, where it tells. Raises ConfigError."""
+    targets = Targets(ttft=options.ttft, itl=options.itl)
+    room = LONGEST if max_model_len is None else max_model_len - options.max_tokens
+    longest = min(LONGEST, room) if options.longest is None else options.longest
+    if longest < 1:
+        raise ConfigError(
+            f"the context of {max_model_len} has no room for answers of --max-tokens "
+            f"{options.max_tokens}: give fewer"
+        )
+    if options.trace is not None:
+        stream = _of_trace(options, longest, targets)
+    else:
+        stream = _of_workload(options, longest, targets)
+    return stream if options.requests is None else islice(stream, options.requests)
+
+
+def _of_workload(
+    options: argparse.Namespace, longest: int, targets: Targets
+) -> Iterator[Arrival]:
+    rate = options.rate or _NOMINAL
+    if options.concurrency is not None:
+        # As many as it may need; a closed loop takes them when it can.
+        seconds = (options.requests or 100 * options.duration) / rate + 100
+    elif options.duration is not None:
+        seconds = options.warmup + options.duration
+    else:
+        seconds = 2 * options.requests / rate + 10
+    workload = workload_of(options)
+    parts = workload.parts(rate, seconds, variation=_variation(options.arrivals),
+                           last_rate=options.ramp_to)
+    fit = Fit(longest=longest, max_tokens=options.max_tokens, lengths=options.lengths,
+              vocabulary=options.vocabulary)
+    return arrivals(parts, options.seed, lambda kind: targets, fit)
+
+
+def workload_of(options: argparse.Namespace) -> Workload:
+    if options.workload is not None:
+        return WORKLOADS[options.workload]
+    return Lengths(
+        prompt=options.prompt, output=options.output, spread=options.spread,
+        shared=options.shared, groups=options.groups, turns=options.turns,
+    ).workload()
+
+
+def _of_trace(options: argparse.Namespace, longest: int, targets: Targets) -> Iterator[Arrival]:
+    trace = read_trace(options.trace)
+    speed = options.speed or 1.0
+    if options.rate is not None:
+        part = [traced.at for traced in trace
+                if traced.at >= options.start and traced.prompt <= longest]
+        if len(part) < 2 or part[-1] == part[0]:
+            raise ConfigError(f"{options.trace} has no requests to scale from {options.start:g} s")
+        speed = options.rate * (part[-1] - part[0]) / (len(part) - 1)
+    seconds = None
+    if options.duration is not None and options.concurrency is None:
+        seconds = (options.warmup + options.duration) * speed
+    return replay(
+        trace, speed=speed, start=options.start, seconds=seconds, longest=longest,
+        max_tokens=options.max_tokens, targets=targets, vocabulary=options.vocabulary,
+    )
+
+
+def _variation(process: str | None) -> float | None:
+    """Of the intervals; None: as the workload has it."""
+    if process is None:
+        return None
+    name, _, number = process.partition(":")
+    if process in ("poisson", "constant"):
+        return 1.0 if process == "poisson" else 0.0
+    try:
+        if name == "gamma" and float(number) > 0:
+            return float(number)
+    except ValueError:
+        pass
+    raise ConfigError(f"--arrivals {process!r} is none of: {_PROCESSES}")

@@ -1,0 +1,66 @@
+"""Real text in place of token ids: passages of a corpus, chosen by the tokens they stand for.
+
+Equal blocks of tokens become equal passages, so prompts share in text what they share in tokens,
+in blocks of BLOCK. How long a passage must be for its tokens the server itself says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+from pathlib import Path
+
+from baton.protocol.errors import ConfigError
+
+BLOCK = 64
+"""Tokens of a passage."""
+_PROBES = (600, 6000)
+"""Characters of two prompts whose tokens are compared."""
+_USUAL = 4.0
+"""Characters of a token, where the server does not say."""
+
+
+def corpus(path: Path | None = None) -> str:
+    """The text of a file; without one the language reference that comes with Python, which is
+    there offline. Raises ConfigError."""
+    if path is None:
+        from pydoc_data.topics import topics
+
+        text = " ".join(topics.values())
+    else:
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    text = " ".join(text.split())
+    if len(text) < _PROBES[1]:
+        raise ConfigError(f"{path} has {len(text)} characters; prompts need {_PROBES[1]} or more")
+    return text
+
+
+class Writer:
+    """Packed tokens to text of about as many."""
+
+    def __init__(self, text: str, characters: float = _USUAL) -> None:
+        """`characters` of a token."""
+        self._text, self._characters = text, characters
+
+    def __call__(self, packed: bytes) -> str:
+        return " ".join(
+            self._passage(packed[at : at + 4 * BLOCK]) for at in range(0, len(packed), 4 * BLOCK)
+        )
+
+    def _passage(self, block: bytes) -> str:
+        length = round(self._characters * len(block) / 4)
+        chosen = int.from_bytes(blake2b(block, digest_size=6).digest(), "big")
+        start = chosen % max(1, len(self._text) - length - 40)
+        start = self._text.find(" ", start) + 1  # at a word
+        return self._text[start : start + length].strip() or "and"
+
+
+async def measured(text: str, tokens_of: Callable[[str], Awaitable[int | None]]) -> Writer:
+    """A writer for a server that says how many tokens a prompt has."""
+    short, long = [await tokens_of(text[:characters]) for characters in _PROBES]
+    if not short or not long or long <= short:
+        return Writer(text)
+    return Writer(text, (_PROBES[1] - _PROBES[0]) / (long - short))

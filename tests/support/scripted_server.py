@@ -1,0 +1,165 @@
+"""An OpenAI-compatible server that answers by script: what each request is to live through."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+METRICS = """# TYPE fake_wait_seconds histogram
+fake_wait_seconds_bucket{{phase="queue",le="+Inf"}} {count}
+fake_wait_seconds_sum{{phase="queue"}} {total}
+fake_wait_seconds_count{{phase="queue"}} {count}
+# TYPE fake_tokens counter
+fake_tokens_total {tokens}
+"""
+
+
+@dataclass(frozen=True)
+class Script:
+    """One answer."""
+
+    status: int = 200
+    chunks: tuple[int, ...] | None = None
+    """Tokens of each chunk; None: one each, as many as asked for."""
+    delays: tuple[float, ...] = ()
+    """Seconds before each chunk; none where there are no more."""
+    error_after: int | None = None
+    """An error event after so many chunks."""
+    cut_after: int | None = None
+    """The connection is closed after so many chunks."""
+    finish: str | None = "length"
+    wait: asyncio.Event | None = None
+    """Before the first chunk."""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class ScriptedServer:
+    """`script` chooses by the number of the request, those that look for abilities left out."""
+
+    script: Callable[[int], Script] = lambda number: Script()
+    tells_ids: bool = True
+    rejects: tuple[str, ...] = ()
+    """Fields that are answered with 400."""
+    usage: bool = True
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    url: str = ""
+    cancelled: int = 0
+    """Requests whose client went away."""
+    open: int = 0
+    most_open: int = 0
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/v1/completions", self._answer)
+        app.router.add_post("/v1/chat/completions", self._answer)
+        return app
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "scripted", "max_model_len": 4096}]})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        number = len(self.bodies)
+        return web.Response(text=METRICS.format(count=number, total=0.25 * number, tokens=number))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        for name in self.rejects:
+            if name in body:
+                error = {"error": {"message": f"unknown field {name}"}}
+                return web.json_response(error, status=400)
+        if _looks_for_abilities(body):
+            return await self._stream(request, body, Script())
+        number = len(self.bodies)
+        self.bodies.append(body)
+        script = self.script(number)
+        if script.status != 200:
+            error = {"error": {"code": "overloaded", "message": "come back later"}}
+            return web.json_response(error, status=script.status)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            return await self._stream(request, body, script)
+        except (asyncio.CancelledError, ConnectionError):
+            self.cancelled += 1
+            raise
+        finally:
+            self.open -= 1
+
+    async def _stream(
+        self, request: web.Request, body: dict[str, Any], script: Script
+    ) -> web.StreamResponse:
+        reply = web.StreamResponse(headers={
+            "content-type": "text/event-stream", **dict(script.headers),
+        })
+        await reply.prepare(request)
+        if script.wait is not None:
+            await script.wait.wait()
+        chat = "messages" in body
+        chunks = script.chunks or (1,) * body["max_tokens"]
+        sent = 0
+        for number, tokens in enumerate(chunks):
+            if number < len(script.delays):
+                await asyncio.sleep(script.delays[number])
+            if script.error_after == number:
+                error = {"code": "lost", "message": "a worker was lost"}
+                await reply.write(_event({"error": error}))
+                return reply
+            if script.cut_after == number:
+                assert request.transport is not None
+                request.transport.close()
+                return reply
+            text = " ".join(f"t{sent + n}" for n in range(tokens)) + " "
+            choice: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
+            if self.tells_ids and body.get("return_token_ids"):
+                choice["token_ids"] = [100 + sent + n for n in range(tokens)]
+            sent += tokens
+            last = number == len(chunks) - 1
+            choice["finish_reason"] = script.finish if last else None
+            await reply.write(_event({"choices": [choice]}))
+        if self.usage and "stream_options" in body:
+            prompt = body.get("prompt") or ()
+            await reply.write(_event({"choices": [], "usage": {
+                "prompt_tokens": len(prompt), "completion_tokens": sent,
+            }}))
+        await reply.write(b"data: [DONE]\n\n")
+        return reply
+
+
+def _looks_for_abilities(body: dict[str, Any]) -> bool:
+    return body.get("prompt") == list(range(5, 15)) or "Once upon a time" in str(
+        body.get("prompt", body.get("messages"))
+    )
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+@asynccontextmanager
+async def scripted(
+    script: Callable[[int], Script] | Sequence[Script] | None = None, **options: Any
+) -> AsyncIterator[ScriptedServer]:
+    """`script`: by number, or one after the other and plain ones from then on."""
+    server = ScriptedServer(**options)
+    if callable(script):
+        server.script = script
+    elif script is not None:
+        scripts = list(script)
+        server.script = lambda number: scripts[number] if number < len(scripts) else Script()
+    test = TestServer(server.app(), handler_cancellation=True)
+    await test.start_server()
+    server.url = str(test.make_url("")).rstrip("/")
+    try:
+        yield server
+    finally:
+        await test.close()
