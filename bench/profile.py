@@ -24,6 +24,7 @@ from baton.deploy.settings import ModelSettings, WorkerSettings
 from baton.deploy.status import StatusWriter
 from baton.deploy.worker.build import LoadedModel, load_model
 from baton.deploy.worker.profiling import device_name, profile_path, step_timer, write_profile
+from baton.deploy.worker.sizing import pool_blocks
 from baton.engine.kv_memory import KVMemory
 from baton.engine.model.fingerprint import fingerprint
 from baton.engine.runner import ModelRunner
@@ -31,7 +32,7 @@ from baton.engine.step_fit import StepFit, fit_steps
 from baton.engine.step_profile import Bounds, Samples, StepTimer, random_case
 from baton.protocol.curves import StepShape
 from baton.protocol.errors import ConfigError
-from baton.protocol.profile import HeldOut, Profile
+from baton.protocol.profile import HeldOut, Pool, Profile
 from baton.protocol.units import format_bytes, parse_duration
 
 _POOL_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
@@ -138,6 +139,9 @@ def _profile(
     runner.warm_up()
     batch_tokens = min(options.max_batch_tokens or _BATCH_TOKENS[device.type], context)
     bounds = Bounds(batch_tokens, settings.max_running, context)
+    blocks, max_model_len = pool_blocks(
+        settings.model, layout, device, settings.memory_share, loaded.config.max_position
+    )
     samples, again = measure(
         step_timer(runner, memory, wanted), bounds, options.seconds, seed=options.seed
     )
@@ -153,6 +157,16 @@ def _profile(
         samples=tuple(samples),
         error=held_out(samples, again),
         machine={**describe(), "kv_pool": format_bytes(wanted * layout.block_bytes)},
+        pool=Pool(
+            num_layers=layout.num_layers,
+            num_kv_heads=layout.num_kv_heads,
+            head_dim=layout.head_dim,
+            dtype=layout.dtype,
+            blocks=blocks,
+            max_model_len=max_model_len,
+            max_running=settings.max_running,
+            max_batch_tokens=batch_tokens,
+        ),
     )
 
 

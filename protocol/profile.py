@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from baton.protocol.curves import StepCurve, StepShape
+from baton.protocol.curves import LinkCurve, StepCurve, StepShape
 
 FORMAT = 1
 _COLUMNS = (*StepShape.__struct_fields__, "seconds")
@@ -28,6 +28,22 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
     ahead_median: float | None = None
     """Each step predicted from those before it, as a worker does, from the 51st on."""
     ahead_p90: float | None = None
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker of this kind can hold: its KV cache, and how much it takes on at once."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+    """Of the KV cache."""
+    blocks: int
+    max_model_len: int
+    """Tokens of one sequence."""
+    max_running: int
+    max_batch_tokens: int
+    """Tokens of one step."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +64,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """None: too few steps to tell."""
     machine: dict[str, Any] = {}
     """What it ran on and by which command."""
+    pool: Pool | None = None
+    """None in files of before it was stated."""
+    link: LinkCurve | None = None
+    """To another worker, where it was measured."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -73,6 +93,10 @@ def encode_profile(profile: Profile) -> bytes:
     plain["curve"] = {
         name: getattr(profile.curve, name) for name in StepCurve.__struct_fields__
     }
+    if profile.link is not None:
+        plain["link"] = {
+            name: getattr(profile.link, name) for name in LinkCurve.__struct_fields__
+        }
     plain["columns"] = _COLUMNS
     plain["samples"] = [
         [*(getattr(shape, name) for name in _COLUMNS[:-1]), seconds]
@@ -89,6 +113,8 @@ def decode_profile(data: bytes) -> Profile:
             raise ValueError(f"format {plain.get('format')!r}, this version reads {FORMAT}")
         curve = plain["curve"]
         plain["curve"] = [curve[name] for name in StepCurve.__struct_fields__]
+        if plain.get("link") is not None:
+            plain["link"] = [plain["link"][name] for name in LinkCurve.__struct_fields__]
         if plain["columns"] != list(_COLUMNS):
             raise ValueError(f"columns of samples must be {', '.join(_COLUMNS)}")
         plain["samples"] = [(sample[:-1], sample[-1]) for sample in plain["samples"]]

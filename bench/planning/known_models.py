@@ -23,6 +23,8 @@ def _opt(layers: int, hidden: int, heads: int) -> dict[str, Any]:
 _LLAMA3 = {"vocab": 128256, "max_position": 131_072}
 
 KNOWN: dict[str, dict[str, Any]] = {
+    "bloom-176b": _dense(70, 14336, 57344, 112, 112, 250880, gated=False, tied=True,
+                         max_position=2048),
     "llama-3.1-8b": _dense(32, 4096, 14336, 32, 8, **_LLAMA3),
     "llama-3.1-70b": _dense(80, 8192, 28672, 64, 8, **_LLAMA3),
     "llama-3.1-405b": _dense(126, 16384, 53248, 128, 8, **_LLAMA3),
