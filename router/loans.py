@@ -38,6 +38,9 @@ class Loan(msgspec.Struct, frozen=True):
     """That fetching takes. None: not known."""
     saved: float
     """Against computing it; 0 where fetching is not known."""
+    rest: tuple[float, float] = (0.0, 0.0)
+    """What is left to compute then, as `WorkerModel.prefill`; nothing where fetching is not
+    known."""
 
 
 def best_loan(
@@ -65,10 +68,11 @@ def best_loan(
                 continue
         else:
             seconds = link.seconds(more * block_size * token_bytes)
-            rest = model.prefill(tokens, lender.blocks * block_size)[0]
-            loan = Loan(lender.identity, lender.blocks, seconds, alone - rest - seconds)
-            if loan.saved <= 0:
+            rest = model.prefill(tokens, lender.blocks * block_size)
+            saved = alone - rest[0] - seconds
+            if saved <= 0:
                 continue
+            loan = Loan(lender.identity, lender.blocks, seconds, saved, rest)
         if best is None or (loan.saved, loan.blocks) > (best.saved, best.blocks):
             best = loan
     return best

@@ -190,14 +190,19 @@ def best_writers(
 def read(
     facts: RequestFacts, worker: Candidate, now: float, pool: Pool = EMPTY
 ) -> Reading:
-    model = worker.model
-    cached = facts.held.get(worker.identity, 0) * facts.block_size if facts.held else 0
-    work, own = model.prefill(facts.tokens, cached)
-    loan = borrow(facts, worker, work) if facts.lenders else None
-    if loan is not None and loan.seconds is not None:
-        cached = loan.blocks * facts.block_size
-        work, own = model.prefill(facts.tokens, cached)
-        work += loan.seconds
+    model, tokens, size = worker.model, facts.tokens, facts.block_size
+    blocks = facts.held.get(worker.identity, 0) if facts.held else 0
+    cached = blocks * size
+    work, own = model.prefill(tokens, cached)
+    loan: Loan | None = None
+    if facts.lenders:
+        loan = best_loan(
+            facts.lenders, worker.identity, model, blocks, tokens, size, facts.token_bytes, work
+        )
+        if loan is not None and loan.seconds is not None:
+            cached = loan.blocks * size
+            work, own = loan.rest
+            work += loan.seconds
     queue = model.queue(now, work)
     to_come = work * pool.work_price
     if worker.role == "decode":
@@ -244,14 +249,6 @@ def chance_of_missing(predicted: float, target: float) -> float:
     return 1 / (1 + math.exp(-1.7 * off)) if -6 < off < 6 else float(off > 0)
 
 
-def borrow(facts: RequestFacts, worker: Candidate, alone: float) -> Loan | None:
-    """What it would fetch of the prompt from another worker's cache. `alone`: seconds without."""
-    return best_loan(
-        facts.lenders, worker.identity, worker.model, facts.held.get(worker.identity, 0),
-        facts.tokens, facts.block_size, facts.token_bytes, alone,
-    )
-
-
 def combine(facts: RequestFacts, reading: Reading, writing: Writing) -> Option:
     local = reading.worker is writing.worker
     exposed, measured = (0.0, True) if local else exposed_transfer(facts, reading, writing.worker)
@@ -290,6 +287,20 @@ def cheapest(options: Sequence[Option]) -> Option:
         if option.cost <= best.cost and (option.cost < best.cost or option.local < best.local):
             best = option
     return best
+
+
+def dearer_together(facts: RequestFacts, writing: Writing, than: Option) -> bool:
+    """Whether computing the prompt where it is decoded costs more than another way in any case,
+    however much of it is cached or can be fetched. Cheap to ask: mostly it is."""
+    model, output = writing.worker.model, facts.output
+    missing = facts.tokens - max(facts.held.values()) * facts.block_size if facts.held else (
+        facts.tokens
+    )
+    least = max(1, missing) * model.speed.token
+    cost = output * writing.itl + writing.delay + writing.to_come + least * model.decoding
+    if writing.missed < 0:
+        cost += writing.missed * output * (model.itl or 0.0)
+    return cost * (1 - AFFINITY) > than.plain
 
 
 def pairs(readings: Sequence[Reading], writings: Sequence[Writing]) -> list[

@@ -36,10 +36,12 @@ from baton.router.loans import Loan
 from baton.router.options import (
     Option,
     Reading,
+    Writing,
     best_readers,
     best_writers,
     cheapest,
     combine,
+    dearer_together,
     pairs,
     read,
     write,
@@ -88,7 +90,7 @@ class Decision:
     """Targets that are expected to be missed by it."""
     cost: float = field(default=0.0, compare=False)
     """Seconds of latency that it adds for everyone."""
-    others: tuple[Option, ...] = field(default=(), compare=False, repr=False)
+    others: Sequence[Option] = field(default=(), compare=False, repr=False)
     facts: RequestFacts | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -183,6 +185,7 @@ class _Ways:
         self.prefills = prefills
         self.throttled = False
         self._now = now
+        self._left_out: list[Writing] = []
         readers = self.ready_prefills or [
             c for c in receivers if c.prefilling < c.max_running
         ]
@@ -210,17 +213,32 @@ class _Ways:
                 for reading, writing in pairs(apart, writers)
                 if reading.worker is not writing.worker
             ]
+        best = cheapest(options) if options else None
         for writing in writers:
             worker = writing.worker
-            if self._may_read_too(worker):
-                reading = read(facts, worker, self._now, self._for_tokens)
-                options.append(combine(facts, reading, writing))
+            if not self._may_read_too(worker):
+                continue
+            # Not within the roles, and dearer: it can be left out whatever else there is.
+            if best and worker.role == "decode" and dearer_together(facts, writing, best):
+                self._left_out.append(writing)
+            else:
+                options.append(self._together(writing))
         for reading in readers:
             worker = reading.worker
             if worker.role == "prefill" and self._may_write_too(worker):
                 writing = write(facts, worker, self._for_prompts)
                 options.append(combine(facts, reading, writing))
         return options
+
+    def breaks_intervals(self, options: Sequence[Option], decoder: Candidate) -> bool:
+        """Whether to compute the prompt at this one as well would probably break a target."""
+        at = [o for o in options if o.local and o.writing.worker is decoder]
+        at += [self._together(w) for w in self._left_out if w.worker is decoder]
+        return any(o.missed > 0.5 for o in at)
+
+    def _together(self, writing: Writing) -> Option:
+        facts = self.facts
+        return combine(facts, read(facts, writing.worker, self._now, self._for_tokens), writing)
 
     def within_roles(self, options: list[Option]) -> list[Option]:
         """Those that keep to the roles and have a chance, if there are any and it matters."""
@@ -306,7 +324,7 @@ def _decision(
 ) -> Decision:
     return Decision(
         *_way(best), reason, best.prediction(facts), best.reading.loan, best.missed, best.cost,
-        tuple(o for o in options if o is not best), facts,
+        [o for o in options if o is not best], facts,
     )
 
 
@@ -331,15 +349,16 @@ def _reason(
         return forced
     if facts.affinity and best is not min(options, key=_plain):
         return "affinity"
-    most = max(option.reading.cached for option in options)
-    if 0 < most == best.reading.cached and any(o.reading.cached < most for o in options):
-        return "cached_here"
+    cached = best.reading.cached
+    if cached:
+        others = [option.reading.cached for option in options]
+        if min(others) < cached == max(others):
+            return "cached_here"
     if forced is not None:
         return forced
     if not best.local:
-        decoder = best.writing.worker
-        there = next((o for o in options if o.local and o.writing.worker is decoder), None)
-        return "itl_protected" if there is not None and there.missed > 0.5 else "split"
+        broken = ways.breaks_intervals(options, best.writing.worker)
+        return "itl_protected" if broken else "split"
     rival = min((o for o in options if not o.local), key=_rank, default=None)
     if best.writing.worker.role == "prefill":
         slower = rival is None or rival.writing.itl > best.writing.itl
