@@ -47,6 +47,7 @@ from baton.router.migration import Migrations
 from baton.router.observer import FlightWatcher, NoObserver, Observer
 from baton.router.overview import SHOWN, LaneView, Overview
 from baton.router.placement import Placement
+from baton.router.policy import Decide, decide
 from baton.router.registry import Registry, Worker
 from baton.router.retries import Retries
 from baton.router.sending import Sending
@@ -62,7 +63,7 @@ RESTART_MEMORY = 30.0
 
 class Dispatcher:
     """All on one event loop. `max_queue`: requests that may wait when every worker is full.
-    `journal`: where the account of each choice goes that ended."""
+    `journal`: where the account of each choice goes that ended. `decide`: as of `Placement`."""
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Dispatcher:
         router_id: str = "",
         journal: Callable[[Account], None] | None = None,
         strict_roles: bool = False,
+        decide: Decide = decide,
     ) -> None:
         self.registry = registry or Registry()
         self._observer = observer or NoObserver()
@@ -89,7 +91,7 @@ class Dispatcher:
         self._vitals = Vitals(self.registry, self._observer)
         self._placement = Placement(
             self.registry, self._lending, learning, self._lane_room, self._vitals,
-            strict_roles=strict_roles,
+            strict_roles=strict_roles, decide=decide,
         )
         self._deadlines = DeadlineWatch(self._fail, lambda flight: self._sending.impatient(flight))
         self._sending = Sending(

@@ -25,7 +25,7 @@ from baton.router.lane_room import LaneRoom
 from baton.router.learning import Learning
 from baton.router.lending import Lending
 from baton.router.loans import Lender
-from baton.router.policy import Decision, Wait, decide
+from baton.router.policy import Decide, Decision, Wait, decide
 from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
 from baton.router.restraint import better_to_wait
@@ -33,7 +33,8 @@ from baton.router.vitals import Vitals
 
 
 class Placement:
-    """`strict_roles`: workers keep to their roles, whatever that costs."""
+    """`strict_roles`: workers keep to their roles, whatever that costs. `decide`: another policy,
+    to compare with."""
 
     def __init__(
         self,
@@ -44,7 +45,9 @@ class Placement:
         vitals: Vitals,
         *,
         strict_roles: bool = False,
+        decide: Decide = decide,
     ) -> None:
+        self._decide = decide
         self._registry = registry
         self._lending = lending
         self._learning = learning
@@ -58,25 +61,32 @@ class Placement:
     def place(self, flight: Flight, now: float) -> Decision | Wait:
         """Send the flight's attempt if workers can take it; otherwise say why not."""
         facts = self.facts_now(flight, now)
-        candidates = self._lane_room.for_flight(flight, self._registry.candidates())
-        exclude = flight.excluded(now) | self._vitals.avoided(now)
-        decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
-        if decision is None:
-            decision = decide(facts, candidates, exclude, now)
+        decision = self.decision(flight, facts, now)
         if isinstance(decision, Decision):
-            if better_to_wait(decision, facts, candidates, self._lane_room.interval(flight, now)):
-                return Wait.BUSY
             self._send(flight, decision, facts, now)
             self._vitals.sent(flight, now)
             flight.trouble.was_running = True
             flight.starved_since = None
         return decision
 
+    def decision(self, flight: Flight, facts: RequestFacts, now: float) -> Decision | Wait:
+        """What `place` would do. `facts`: those of now."""
+        candidates = self._lane_room.for_flight(flight, self._registry.candidates())
+        exclude = flight.excluded(now) | self._vitals.avoided(now)
+        decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
+        if decision is None:
+            decision = self._decide(facts, candidates, exclude, now)
+        if isinstance(decision, Decision) and better_to_wait(
+            decision, facts, candidates, self._lane_room.interval(flight, now)
+        ):
+            return Wait.BUSY
+        return decision
+
     def has_place(self, flight: Flight, now: float) -> bool:
-        """Whether `place` would send it."""
+        """Whether there is a worker for it."""
         facts, candidates = self.facts_now(flight, now), self._registry.candidates()
         exclude = flight.excluded(now) | self._vitals.avoided(now)
-        return isinstance(decide(facts, candidates, exclude, now), Decision)
+        return isinstance(self._decide(facts, candidates, exclude, now), Decision)
 
     def room_in(self, now: float) -> float | None:
         """Seconds until some worker that has enough prompts now can do with another. None when
@@ -195,7 +205,7 @@ class Placement:
             return None
         role = next((c.role for c in candidates if c.identity == chosen), None)
         others = {c.identity for c in candidates if c.role == role and c.identity != chosen}
-        decision = decide(facts, candidates, exclude | others, now)
+        decision = self._decide(facts, candidates, exclude | others, now)
         if isinstance(decision, Decision) and chosen in (decision.decode, decision.prefill):
             return decision
         return None

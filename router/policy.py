@@ -25,7 +25,7 @@ others keep to theirs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -115,6 +115,12 @@ class Wait(Enum):
     EXCLUDED = "excluded"
     """The ones that are left declined a moment ago."""
     NO_WORKER = "no_worker"
+
+
+Decide = Callable[
+    [RequestFacts, Iterable[Candidate], Collection[Identity], float], Decision | Wait
+]
+"""What `decide` does; or another one, to compare with."""
 
 
 def decide(

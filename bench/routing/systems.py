@@ -10,21 +10,14 @@ may choose from are fewer. So what they lack is what deciding adds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from unittest.mock import patch
 
 from baton.bench.simulator.machine import Machine
 from baton.protocol.ids import Identity
-from baton.router import placement
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.options import Option, best_readers, best_writers, combine, read
-from baton.router.policy import Decision, Wait, decide
-
-Decide = Callable[
-    [RequestFacts, Iterable[Candidate], Collection[Identity], float], Decision | Wait
-]
+from baton.router.policy import Decide, Decision, Wait, decide
 
 CHUNKS = (64, 128, 256, 512)
 """Prompt tokens beside decodes, of which the best is taken for colocated workers."""
@@ -76,13 +69,6 @@ def static_systems(workers: int) -> Iterator[System]:
         yield split(prefills, workers - prefills)
     for chunk in CHUNKS:
         yield colocated(workers, chunk)
-
-
-@contextmanager
-def deciding(system: System) -> Iterator[None]:
-    """While this system's routers run."""
-    with patch.object(placement, "decide", system.decide):
-        yield
 
 
 def _roles(prefills: int, decodes: int) -> tuple[str, ...]:

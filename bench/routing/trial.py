@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from baton.bench.routing.systems import System, deciding
+from baton.bench.routing.systems import System
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import Outcome, window
@@ -56,14 +56,15 @@ def run_trial(
     the cluster. Ends when all requests have, at the latest `limit` seconds after the part."""
 
     def dispatcher(observer: Observer) -> Dispatcher:
-        return Dispatcher(None, observer, lanes=lanes, max_queue=100_000)
-
-    with deciding(system):
-        cluster = Cluster(
-            system.workers(machine), seed=seed, dispatcher=dispatcher, sizing=system.automatic
+        return Dispatcher(
+            None, observer, lanes=lanes, max_queue=100_000, decide=system.decide
         )
-        prepare(cluster)
-        run = cluster.run(arrivals, until=count[1] + limit)
+
+    cluster = Cluster(
+        system.workers(machine), seed=seed, dispatcher=dispatcher, sizing=system.automatic
+    )
+    prepare(cluster)
+    run = cluster.run(arrivals, until=count[1] + limit)
     return Trial(system.name, run, window(run.outcomes, *count), count[1] - count[0])
 
 

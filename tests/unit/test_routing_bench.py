@@ -13,7 +13,7 @@ from baton.bench.planning.hardware.kinds import load_machine
 from baton.bench.planning.hardware.made import made
 from baton.bench.routing.prefix import infinite_hit_rate
 from baton.bench.routing.shift import judge
-from baton.bench.routing.systems import automatic, colocated, deciding, split, static_systems
+from baton.bench.routing.systems import colocated, split, static_systems
 from baton.bench.routing.trial import Trial, lanes_for, run_trial
 from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.cluster import Cluster, Run
@@ -26,7 +26,6 @@ from baton.engine.scripted import script_seed
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 from baton.protocol.tokens import unpack_tokens
-from baton.router import placement
 
 TARGETS = Targets(ttft=1.0, itl=0.1)
 
@@ -145,14 +144,6 @@ def test_static_systems_do_what_they_are_named_for() -> None:
     assert routes(split(1, 2)) == {"remote"}
     assert routes(colocated(3, 128)) == {"local"}
     assert len(list(static_systems(8))) == 7 + 4
-
-
-def test_the_routers_own_decisions_are_back_afterwards() -> None:
-    before = vars(placement)["decide"]
-    with deciding(split(1, 1)):
-        assert vars(placement)["decide"] is not before
-    assert vars(placement)["decide"] is before
-    assert automatic(4).decide is before
 
 
 def test_a_chunk_of_fixed_size_is_kept_beside_decodes() -> None:
