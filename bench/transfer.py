@@ -263,9 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not deliver(result, options.json):
         print(render(result))
     if options.plot is not None:
-        from baton.bench.wire.plot import draw
+        from baton.bench.plots.drawing import save
+        from baton.bench.plots.transfer import rates
 
-        draw(result, options.plot)
+        save(rates(result), options.plot)
     sys.stdout.flush()
 
 

@@ -36,20 +36,13 @@ class Chosen:
     wants: list[Want]
 
 
-def add_load(parser: argparse.ArgumentParser) -> None:
-    """What is asked for, and on which workers."""
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """What runs, how long, and what is wanted of it."""
     parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
-    parser.add_argument("--load", default="96/192+1536/8:0.2", metavar="LOAD",
-                        help="a workload's name, PROMPT/OUTPUT tokens, or a mix of these: "
-                        "96/192+1536/8:0.2 (the default) has a fifth of long prompts")
-    parser.add_argument("--lengths", type=float, default=1.0, metavar="TIMES",
-                        help="a named workload's lengths times this: for small models")
     parser.add_argument("--ttft", type=parse_duration, default=1.0, metavar="DURATION",
                         help="target to the first token; default: 1s")
     parser.add_argument("--itl", type=parse_duration, default=0.05, metavar="DURATION",
                         help="target of a request's mean between tokens; default: 50ms")
-    parser.add_argument("--attainment", type=float, default=0.95,
-                        help="share of requests that a rate is held with; default: 0.95")
     parser.add_argument("--workers", type=int, default=2, help="of each layout; default: 2")
     parser.add_argument("--chunks", type=int, nargs="+", default=list(CHUNKS), metavar="TOKENS",
                         help="tokens of a step that colocated workers are tried with")
@@ -72,7 +65,14 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
         prog="baton bench compare", description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_load(parser)
+    add_workers(parser)
+    parser.add_argument("--load", default="96/192+1536/8:0.2", metavar="LOAD",
+                        help="a workload's name, PROMPT/OUTPUT tokens, or a mix of these: "
+                        "96/192+1536/8:0.2 (the default) has a fifth of long prompts")
+    parser.add_argument("--lengths", type=float, default=1.0, metavar="TIMES",
+                        help="a named workload's lengths times this: for small models")
+    parser.add_argument("--attainment", type=float, default=0.95,
+                        help="share of requests that a rate is held with; default: 0.95")
     parser.add_argument("--layout", action="append", metavar="LAYOUT",
                         help='"colocated", "colocated 256", "split 1+1", "auto", or '
                         '"NAME=OPTIONS of baton up"; repeat. Default: all that make sense')
@@ -105,13 +105,13 @@ def targets_of(options: argparse.Namespace) -> Targets:
     return Targets(ttft=options.ttft, itl=options.itl)
 
 
-def load_of(options: argparse.Namespace, workload: str | None = None) -> Load:
-    """Raises ConfigError."""
+def load_of(options: argparse.Namespace, text: str, lengths: float = 1.0) -> Load:
+    """`text`: as after --load. Raises ConfigError."""
     return Load(
-        name=workload or options.load,
-        workload=parse_workload(workload or options.load),
+        name=text,
+        workload=parse_workload(text),
         targets=targets_of(options),
-        fit=_fit(options),
+        fit=_fit(options, lengths),
         warm=options.warm_up,
         seconds=options.seconds,
     )
@@ -140,17 +140,17 @@ def choose(options: argparse.Namespace) -> Chosen:
         raise ConfigError(f"layouts of the same name: {', '.join(names)}")
     return Chosen(
         layouts=chosen,
-        load=load_of(options),
+        load=load_of(options, options.load, options.lengths),
         start=start_of(options),
         serve=serve_of(options),
         wants=[parse_want(text) for text in options.want],
     )
 
 
-def _fit(options: argparse.Namespace) -> Fit:
+def _fit(options: argparse.Namespace, lengths: float) -> Fit:
     """What the model can take. Without a model, of paced workers, anything."""
     if options.paced:
-        return Fit(lengths=options.lengths)
+        return Fit(lengths=lengths)
     from baton.engine.model.source import load_config, resolve_model
 
     config = load_config(resolve_model(options.model))
@@ -158,6 +158,6 @@ def _fit(options: argparse.Namespace) -> Fit:
     return Fit(
         longest=longest if config.max_position > MAX_TOKENS else config.max_position // 2,
         max_tokens=min(MAX_TOKENS, config.max_position // 2),
-        lengths=options.lengths,
+        lengths=lengths,
         vocabulary=min(VOCABULARY, config.vocab_size),
     )
