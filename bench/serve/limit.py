@@ -12,7 +12,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 from baton.bench.report import show_table
 from baton.bench.results import deliver, found
@@ -72,8 +72,7 @@ class _Connection(asyncio.Protocol):
         self._streams, self._data = streams, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._data += data

@@ -16,7 +16,7 @@ METRICS = """# TYPE fake_wait_seconds histogram
 fake_wait_seconds_bucket{{phase="queue",le="+Inf"}} {count}
 fake_wait_seconds_sum{{phase="queue"}} {total}
 fake_wait_seconds_count{{phase="queue"}} {count}
-# TYPE fake_tokens counter
+# TYPE fake_tokens_total counter
 fake_tokens_total {tokens}
 """
 
@@ -42,7 +42,8 @@ class Script:
 
 @dataclass
 class ScriptedServer:
-    """`script` chooses by the number of the request, those that look for abilities left out."""
+    """`script` chooses by the number of the request, those that look for abilities left out. A
+    prompt of three tokens begins with its number; others are counted."""
 
     script: Callable[[int], Script] = lambda number: Script()
     tells_ids: bool = True
@@ -79,7 +80,8 @@ class ScriptedServer:
                 return web.json_response(error, status=400)
         if _looks_for_abilities(body):
             return await self._stream(request, body, Script())
-        number = len(self.bodies)
+        prompt = body.get("prompt") or ""
+        number = prompt[0] if len(prompt) == 3 else len(self.bodies)
         self.bodies.append(body)
         script = self.script(number)
         if script.status != 200:
