@@ -14,6 +14,7 @@ from baton.deploy import options
 from baton.deploy.measuring import add_measuring
 from baton.deploy.operating import add_operating
 from baton.deploy.options import model_settings
+from baton.deploy.planning import add_planning
 from baton.deploy.settings import (
     LOOPBACK,
     ModelSettings,
@@ -359,6 +360,7 @@ def doctor(
 
 
 add_operating(app)
+add_planning(app)
 add_measuring(app)
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from baton.protocol.curves import StepCurve
 from baton.router.planner.queueing import Waiting, normal_below, waiting
+from baton.router.planner.tails import Between, FirstToken
 from baton.router.planner.workload import Workload
 
 STARVED = 0.02
@@ -52,6 +53,7 @@ class Prefilling(NamedTuple):
     """Mean, seconds; infinite when they cannot keep up."""
     load: float
     """Of what the workers can do; 1 is all."""
+    tail: tuple[FirstToken, ...] = ()
 
 
 class Decoding(NamedTuple):
@@ -64,6 +66,7 @@ class Decoding(NamedTuple):
     fits: float
     """The share that finds room in memory."""
     load: float
+    tail: tuple[Between, ...] = ()
 
 
 class PhaseModel:
@@ -141,7 +144,8 @@ class PhaseModel:
         tokens = rate * self.workload.gaps / servers
         share = tokens * self.sequence
         if share >= 1.0:
-            return Decoding((0.0,) * len(self._bins), math.inf, math.inf, 0.0, share)
+            never = (Between(1.0, math.inf, 0.0),)
+            return Decoding((0.0,) * len(self._bins), math.inf, math.inf, 0.0, share, never)
         # Each of n sequences is served at 1 / (base + sequence x n): n is negative binomial.
         batch = (tokens * self.base + share / servers) / (1.0 - share)
         return self._written(servers, rate, batch, batch / tokens, moved)
@@ -200,6 +204,7 @@ class PhaseModel:
             return Prefilling((1.0,) * len(self._bins), 0.0, 0.0)
         parts = self._parts(room)
         attained: list[float] = []
+        tail: list[FirstToken] = []
         weight = ttft = load = 0.0
         for place, group in enumerate(self.workload.classes):
             weight += group.weight
@@ -211,8 +216,9 @@ class PhaseModel:
                 own = work + overhead * steps
                 good += share * wait.within(group.ttft - own)
                 ttft += share * (own + wait.mean)
+                tail.append(FirstToken(share, own, wait))
             attained.append(good / group.weight)
-        return Prefilling(tuple(attained), ttft, load)
+        return Prefilling(tuple(attained), ttft, load, tuple(tail))
 
     def _wait(
         self,
@@ -276,4 +282,7 @@ class PhaseModel:
             attained.append(silent + (1.0 - silent) * kept)
         fits = normal_below(self.slots * servers + 0.5, most, deviation)
         load = rate / (servers * self.decode_rate)
-        return Decoding(tuple(attained), itl, batch, fits, load)
+        own = self.sequence * deviation * math.sqrt(OWN_AVERAGE) / servers
+        exposed = moved * self.handoff / max(1.0, workload.gaps)
+        tail = Between(1.0, itl + exposed, own)
+        return Decoding(tuple(attained), itl, batch, fits, load, (tail,))

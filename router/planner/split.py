@@ -19,6 +19,7 @@ import msgspec
 
 from baton.protocol.curves import StepCurve
 from baton.router.planner.phases import Decoding, Kind, PhaseModel, Prefilling
+from baton.router.planner.tails import Tails, mixed
 from baton.router.planner.workload import Workload
 
 _LET_IN = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -100,24 +101,36 @@ class Forecast:
     decode_at_mixed: float
     batch: float
     """Sequences on a decoding worker."""
+    parts: tuple[tuple[float, Tails], ...] = ()
+    """Of those let in, by pool and phase, with the shares that these serve."""
+
+    @property
+    def tails(self) -> Tails:
+        """For percentiles. Worked out when somebody asks."""
+        return mixed(*self.parts)
 
 
 class Fleet:
     """The workers there are, and a workload for them."""
 
     def __init__(
-        self, groups: Sequence[Group], workload: Workload, handoff: float = 0.0
+        self,
+        groups: Sequence[Group],
+        workload: Workload,
+        handoff: float = 0.0,
+        *,
+        in_order: bool = False,
     ) -> None:
-        """`handoff`: seconds of a typical transfer that no computation hides."""
+        """`handoff`: seconds of a typical transfer that no computation hides. `in_order`: groups
+        come as they are to be used, those that read prompts first and those that decode last."""
         self.workload = workload
         self.workers = sum(group.size for group in groups)
         self._handoff = handoff
         models = [PhaseModel(workload, group.kind, handoff) for group in groups]
         # The relatively fastest readers first.
-        order = sorted(
-            range(len(groups)),
-            key=lambda i: _ratio(models[i].decode_rate, models[i].prefill_rate),
-        )
+        order = list(range(len(groups)))
+        if not in_order:
+            order.sort(key=lambda i: _ratio(models[i].decode_rate, models[i].prefill_rate))
         self.order = tuple(order)
         """Groups by comparative advantage in reading prompts."""
         self._line = [index for index in order for _ in range(groups[index].size)]
@@ -266,6 +279,12 @@ class Fleet:
             prefill_at_mixed=1 - to_prefill,
             decode_at_mixed=1 - to_decode,
             batch=max(writes.batch, writes_both.batch),
+            parts=(
+                (to_prefill, Tails(first=reads.tail)),
+                (1 - to_prefill, Tails(first=reads_both.tail)),
+                (to_decode, Tails(between=writes.tail)),
+                (1 - to_decode, Tails(between=writes_both.tail)),
+            ),
         )
 
     def _pool(self, role: str, start: int, end: int) -> PhaseModel:

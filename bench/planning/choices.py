@@ -1,0 +1,181 @@
+"""What was found of a layout, as an entry of a plan."""
+
+from __future__ import annotations
+
+import math
+
+from baton.bench.planning.candidates import Candidate, closed_of, device_of
+from baton.bench.planning.estimates import estimate, over_runs, percentiles, share
+from baton.bench.planning.hardware.kinds import WorkerKind
+from baton.bench.planning.layout import Role, kind_name
+from baton.bench.planning.limits import Limits
+from baton.bench.planning.plan import (
+    SHARES,
+    Choice,
+    Estimate,
+    Forecast,
+    Pool,
+    Simulated,
+    Traffic,
+    ms,
+)
+from baton.bench.planning.survivors import Setting, Survivor, rate_for
+from baton.bench.planning.wishes import Wishes
+from baton.protocol.curves import StepShape
+from baton.router.planner import split
+
+_PER_HOUR = 3600.0
+
+
+def choice_of(survivor: Survivor, limits: Limits, setting: Setting) -> Choice:
+    layout, kinds = survivor.candidate.layout, setting.kinds
+    capacity = survivor.capacity
+    rate = rate_for(survivor, limits)
+    enough = capacity > 0 and (limits.rate is None or capacity >= limits.rate)
+    goodput = limits.rate if limits.rate is not None and enough else capacity
+    price = limits.price(layout, kinds)
+    gpus = layout.devices(kinds)
+    per_gpu = goodput / (limits.gpus if limits.all_of_them else gpus)
+    return Choice(
+        name=layout.name(kinds),
+        layout=layout.code(kinds),
+        shape=layout.shape,
+        pools=[_pool(pool, survivor, setting, rate) for pool in layout.pools],
+        gpus=gpus,
+        price_per_hour=price,
+        feasible=enough,
+        capacity_per_s=_short(capacity),
+        goodput_per_s=_short(goodput),
+        goodput_per_gpu=_short(per_gpu),
+        goodput_per_cost=_short(goodput * _PER_HOUR / price) if price else None,
+        binds=_binds(survivor, setting, rate),
+        traffic=_traffic(survivor.candidate, rate),
+        forecast=forecast_of(survivor.candidate, setting.wishes, rate),
+        simulated=_simulated(survivor, rate),
+    )
+
+
+def forecast_of(candidate: Candidate, wishes: Wishes, rate: float) -> Forecast:
+    """By closed forms alone."""
+    closed = closed_of(candidate, wishes.attainment)
+    found: split.Forecast = candidate.model.forecast(rate)
+    tails = found.tails
+    return Forecast(
+        capacity_per_s=_short(closed.rate),
+        bound_per_s=_short(candidate.model.bound),
+        attainment=_short(found.goodput),
+        ttft_ms={"mean": ms(found.ttft), **{_p(q): ms(tails.ttft(q)) for q in SHARES}},
+        itl_ms={"mean": ms(found.itl), **{_p(q): ms(tails.itl(q)) for q in SHARES}},
+        batch=_short(found.batch),
+    )
+
+
+def limits_of(
+    role: str, kind: WorkerKind, wishes: Wishes, context: float, batch: float
+) -> tuple[int, int]:
+    """(sequences that a worker may decode at once, prompt tokens that a step may hold beside
+    `batch` of them), within the ITL target and the memory. `context`: tokens of a sequence."""
+    curve, limits = kind.machine.curve, kind.machine.limits
+    device = device_of(kind).kind
+    budget = wishes.itl / math.exp(min(0.3, curve.spread) / 2)
+    most = min(limits.max_running, int(device.kv_tokens / context) if context >= 1 else 1 << 30)
+    each = curve.decode + curve.context * context
+    if each > 0:
+        most = min(most, max(1, int((budget - curve.base) / each)))
+    if role == "prefill":
+        return 0, limits.max_batch_tokens
+    beside = StepShape.decodes(round(batch), round(batch * context))
+    room = max(0, limits.max_batch_tokens - round(batch))
+    return most, curve.largest_chunk(budget, beside, limit=room)
+
+
+# -- inside ----------------------------------------------------------------------------------
+
+
+def _pool(pool: Role, survivor: Survivor, setting: Setting, rate: float) -> Pool:
+    kind = setting.kinds[pool.kind]
+    found = survivor.candidate.model.forecast(rate)
+    batch, chunk = limits_of(
+        pool.role, kind, setting.wishes, setting.workload.context, found.batch
+    )
+    return Pool(
+        role=pool.role,
+        workers=pool.workers,
+        devices=kind.devices,
+        kind=kind_name(setting.kinds, pool.kind) if len(setting.kinds) > 1 else kind.machine.name,
+        batch_limit=batch,
+        chunk=chunk,
+        busy=share(s.busy.get(pool.role, 0.0) for s in survivor.seen) if survivor.seen else None,
+    )
+
+
+def _binds(survivor: Survivor, setting: Setting, rate: float) -> str:
+    """Just beyond what it carries: what was missed there, and whose fault that is. Misses of TTFT
+    and refusals are of who reads prompts, misses of ITL of who writes."""
+    closed = closed_of(survivor.candidate, setting.wishes.attainment)
+    missed: dict[str, int] = {}
+    for seen in survivor.seen:
+        for what, count in seen.missed.items():
+            missed[what] = missed.get(what, 0) + count
+    counted = sum(seen.requests for seen in survivor.seen)
+    spared = survivor.capacity > 0 and rate < 0.8 * survivor.capacity
+    if spared or not counted or not any(missed.values()):
+        return closed.binds
+    if closed.binds == "link":
+        return "link"
+    late = missed.get("ttft", 0) + missed.get("refused", 0)
+    slow, long = missed.get("itl", 0), missed.get("e2e", 0)
+    if long > 1.5 * max(late, slow):
+        return "e2e"
+    target = "itl" if slow > late else "ttft"
+    if survivor.candidate.layout.pool("mixed") is not None:
+        return target
+    # A first token waits for room to decode in, too.
+    return "decode" if target == "itl" or closed.binds in ("decode", "itl") else "prefill"
+
+
+def _traffic(candidate: Candidate, rate: float) -> Traffic | None:
+    found = candidate.model.traffic(rate)
+    if found is None:
+        return None
+    return Traffic(
+        bytes_per_s=_short(found.bytes_per_second),
+        link_bytes_per_s=_short(found.capacity),
+        share=_short(found.share),
+        exposed_ms=ms(found.exposed) or 0.0,
+    )
+
+
+def _simulated(survivor: Survivor, rate: float) -> Simulated | None:
+    seen = survivor.seen
+    if not seen:
+        return None
+    hits, served = [s.hit_rate for s in seen], [s.served for s in seen]
+    border = estimate(survivor.rates)
+    return Simulated(
+        capacity_per_s=Estimate(border.value, max(0.0, border.low), border.high),
+        rate_per_s=_short(rate),
+        seeds=len(seen),
+        requests=sum(s.requests for s in seen),
+        attainment=share(s.attainment for s in seen),
+        goodput_per_s=estimate(s.goodput for s in seen),
+        served=share(served),
+        ttft_ms=percentiles([s.ttft for s in seen]),
+        itl_ms=percentiles([s.itl for s in seen]),
+        gap_ms=over_runs(lambda wanted: [
+            None if (gap := s.gaps[SHARES.index(wanted)]) is None else 1e3 * gap for s in seen
+        ]),
+        e2e_ms=percentiles([s.e2e for s in seen]),
+        hit_rate=share(hits),
+    )
+
+
+def _p(wanted: float) -> str:
+    return f"p{round(100 * wanted)}"
+
+
+def _short(value: float) -> float:
+    """Five digits: what is beyond is noise, and makes files long."""
+    return float(f"{value:.5g}")
+
+

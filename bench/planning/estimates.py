@@ -1,0 +1,59 @@
+"""Figures of several seeds as one, with what they are worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from baton.bench.planning.plan import SHARES, Estimate, Percentiles
+
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
+"""Of 95 %, both sides, by degrees of freedom from 1 on; later ones are nearly a normal's 1.96."""
+_DIGITS = 5
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Of independent runs. Raises ValueError without any."""
+    found = list(values)
+    if not found:
+        raise ValueError("no values")
+    mean = sum(found) / len(found)
+    if len(found) == 1:
+        return Estimate(*(_round(mean),) * 3)
+    variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
+    freedom = len(found) - 1
+    times = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom
+    half = times * math.sqrt(variance / len(found))
+    return Estimate(_round(mean), _round(mean - half), _round(mean + half))
+
+
+def share(values: Iterable[float]) -> Estimate:
+    """Of shares: the interval stays within 0 and 1."""
+    found = estimate(values)
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+
+
+def percentiles(runs: Sequence[Sequence[float]], scale: float = 1e3) -> Percentiles:
+    """Of each run first, then over runs, times `scale`. None where a run has no value."""
+    return over_runs(lambda wanted: [
+        scale * float(np.quantile(values, wanted)) if len(values) else None for values in runs
+    ])
+
+
+def over_runs(at: Callable[[float], Sequence[float | None]]) -> Percentiles:
+    """`at(share)` gives the percentile of each run."""
+    found: dict[str, Estimate | None] = {}
+    for wanted in SHARES:
+        values = [value for value in at(wanted) if value is not None]
+        each = estimate(values) if values else None
+        if each is not None:
+            each = Estimate(each.value, max(0.0, each.low), each.high)
+        found[f"p{round(100 * wanted)}"] = each
+    return Percentiles(**found)
+
+
+def _round(value: float) -> float:
+    """To so many digits that count: what is beyond is noise, and makes files long."""
+    return float(f"{value:.{_DIGITS}g}")

@@ -1,0 +1,235 @@
+"""One layout under one load in simulated time: the router and the schedulers that serve, in an
+event loop whose clock jumps. What comes back is small enough to be sent between processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from baton.bench.planning.hardware.kinds import WorkerKind
+from baton.bench.planning.layout import Layout
+from baton.bench.planning.loads import Load
+from baton.bench.planning.plan import COLOCATED, DISAGGREGATED, SHARES
+from baton.bench.planning.wishes import Wishes
+from baton.bench.routing.systems import Decide, System, colocated, split
+from baton.bench.routing.trial import Trial, lanes_for, run_trial
+from baton.bench.simulator.cluster import Cluster
+from baton.bench.simulator.machine import Machine
+from baton.bench.workloads.arrival import Arrival
+from baton.router.planner.workload import Workload
+from baton.router.policy import decide
+
+POINTS = 60
+"""Of how busy pools are over time."""
+_PATIENCE = 20.0
+"""Times a TTFT target, or the seconds of an answer, that a run goes on after its last arrival."""
+_SESSION_SECONDS = 30.0
+"""That it takes until conversations of all ages are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Parts of a run, in seconds: until it is as it will be, what counts, and what comes after so
+    that the last ones that count are not alone."""
+
+    warm: float
+    counted: float
+    after: float
+
+    @property
+    def all(self) -> float:
+        return self.warm + self.counted + self.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a run found. Times in seconds, one entry for each request that counts and has it."""
+
+    rate: float
+    """That was asked for."""
+    came: float
+    """Requests per second that came: chance makes it another."""
+    seed: int
+    requests: int
+    attainment: float
+    goodput: float
+    """Requests per second that kept all targets."""
+    served: float
+    ttft: tuple[float, ...]
+    itl: tuple[float, ...]
+    e2e: tuple[float, ...]
+    gaps: tuple[float | None, ...]
+    """Percentiles of single gaps, of SHARES."""
+    hit_rate: float
+    busy: dict[str, float]
+    """Share of their time, by role."""
+    busy_over_time: dict[str, tuple[tuple[float, float], ...]]
+    """By role: (seconds, share)."""
+    missed: dict[str, int]
+    """Requests that did not keep "ttft", "itl" or "e2e", or were "refused"."""
+
+
+def span_of(workload: Workload, wishes: Wishes, rate: float, requests: int, tokens: int,
+            *, sessions: bool) -> Span:
+    """`requests` that count, `tokens` of output in all at most."""
+    answer = wishes.ttft + workload.gaps * wishes.itl
+    if wishes.e2e is not None:
+        answer = min(answer, wishes.e2e)
+    warm = max(1.5 * answer, _SESSION_SECONDS if sessions else 0.0)
+    span = Span(warm, max(requests / rate, answer), 0.5 * answer)
+    much = rate * span.all * max(1.0, workload.gaps + 1)
+    if much <= tokens:
+        return span
+    factor = tokens / much
+    return Span(span.warm * factor, span.counted * factor, span.after * factor)
+
+
+def run_load(
+    layout: Layout,
+    kinds: Sequence[WorkerKind],
+    load: Load,
+    wishes: Wishes,
+    *,
+    rate: float,
+    span: Span,
+    seed: int,
+    watch: bool = False,
+) -> Seen:
+    """`watch`: look at how busy the pools are while it runs."""
+    arrivals = load.arrivals(rate, span.all, seed, wishes.targets)
+    return run_arrivals(layout, kinds, arrivals, wishes, rate=rate, span=span, seed=seed,
+                        points=POINTS if watch else 1)
+
+
+def run_arrivals(
+    layout: Layout,
+    kinds: Sequence[WorkerKind],
+    arrivals: Iterable[Arrival],
+    wishes: Wishes,
+    *,
+    rate: float,
+    span: Span,
+    seed: int,
+    points: int = 1,
+    system: System | None = None,
+) -> Seen:
+    """`system`: another way to decide than the layout's."""
+    busy = _Busy(points, span)
+    trial = run_trial(
+        system or system_of(layout, kinds),
+        kinds[layout.pools[0].kind].machine,
+        arrivals,
+        lanes=lanes_for(wishes.targets),
+        count=(span.warm, span.warm + span.counted),
+        seed=seed,
+        prepare=busy.plan,
+        limit=span.after + _PATIENCE * (wishes.ttft + span.warm),
+    )
+    return _seen(trial, wishes, rate, seed, busy)
+
+
+# -- layouts as the simulator takes them -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Laid(System):
+    """A system whose workers need not be alike."""
+
+    machines: tuple[Machine, ...] = ()
+
+    def workers(self, machine: Machine) -> list[tuple[str, Machine]]:
+        return list(zip(self.roles, self.machines, strict=True))
+
+
+def system_of(layout: Layout, kinds: Sequence[WorkerKind], way: Decide | None = None) -> System:
+    """`way`: how requests are decided; the usual one is the production policy, over fewer ways
+    where roles are strict."""
+    if way is None:
+        way = {COLOCATED: LOCAL, DISAGGREGATED: REMOTE}.get(layout.shape, decide)
+    roles: list[str] = []
+    machines: list[Machine] = []
+    name = kinds[layout.pools[0].kind].machine.name
+    for pool in layout.pools:
+        # One model, so one name: caches of one kind of worker must hold what another computed.
+        machine = replace(kinds[pool.kind].machine, name=name)
+        roles += [pool.role] * pool.workers
+        machines += [machine] * pool.workers
+    return _Laid(layout.name(kinds), tuple(roles), way, machines=tuple(machines))
+
+
+LOCAL: Decide = colocated(1, 64).decide
+"""Every request at one worker."""
+REMOTE: Decide = split(1, 1).decide
+"""Every prompt at a worker for prompts, every token elsewhere."""
+BY_COST: Decide = decide
+
+
+class _Busy:
+    """Looks at how long workers have computed, now and then."""
+
+    def __init__(self, points: int, span: Span) -> None:
+        self._times = [span.warm + span.counted * n / points for n in range(points + 1)]
+        self._looks: list[tuple[float, dict[str, float]]] = []
+        self._sizes: dict[str, int] = {}
+
+    def plan(self, cluster: Cluster) -> None:
+        for worker in cluster.workers.values():
+            self._sizes[worker.role] = self._sizes.get(worker.role, 0) + 1
+        roles = {name: worker.role for name, worker in cluster.workers.items()}
+
+        def look() -> None:
+            busy: dict[str, float] = {}
+            for name, worker in cluster.workers.items():
+                busy[roles[name]] = busy.get(roles[name], 0.0) + worker.engine.work.busy
+            self._looks.append((cluster.loop.time(), busy))
+
+        for at in self._times:
+            cluster.loop.at(at, look)
+
+    def over_time(self) -> dict[str, tuple[tuple[float, float], ...]]:
+        """By role, for each stretch: (its middle in seconds, share of the time)."""
+        found: dict[str, list[tuple[float, float]]] = {role: [] for role in self._sizes}
+        for (before, was), (after, now) in zip(self._looks, self._looks[1:], strict=False):
+            for role, size in self._sizes.items():
+                share = (now[role] - was[role]) / (size * (after - before))
+                found[role].append(((before + after) / 2, min(1.0, share)))
+        return {role: tuple(points) for role, points in found.items()}
+
+
+def _seen(trial: Trial, wishes: Wishes, rate: float, seed: int, busy: _Busy) -> Seen:
+    outcomes = trial.outcomes
+    kept = sum(wishes.kept(outcome) for outcome in outcomes)
+    served = [outcome for outcome in outcomes if outcome.served]
+    prompts = sum(outcome.prompt for outcome in served)
+    itl = [value for outcome in served if (value := outcome.itl) is not None]
+    points = busy.over_time()
+    return Seen(
+        rate=rate,
+        came=len(outcomes) / trial.seconds,
+        seed=seed,
+        requests=len(outcomes),
+        attainment=kept / len(outcomes) if outcomes else 1.0,
+        goodput=kept / trial.seconds,
+        served=len(served) / len(outcomes) if outcomes else 1.0,
+        ttft=tuple(o.ttft for o in outcomes if o.ttft is not None),
+        itl=tuple(itl),
+        e2e=tuple(o.last for o in served if o.last is not None),
+        gaps=tuple(trial.run.gaps.quantile(share) for share in SHARES),
+        hit_rate=sum(o.cached for o in served) / prompts if prompts else 0.0,
+        busy={
+            role: sum(share for _, share in part) / len(part) if part else 0.0
+            for role, part in points.items()
+        },
+        busy_over_time=points,
+        missed={
+            "refused": sum(not o.served for o in outcomes),
+            "ttft": sum(o.ttft is not None and o.ttft > wishes.ttft for o in served),
+            "itl": sum(value > wishes.itl for value in itl),
+            "e2e": sum(
+                o.last is not None and o.last > (wishes.e2e or math.inf) for o in served
+            ),
+        },
+    )
+
+

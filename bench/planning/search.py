@@ -1,0 +1,83 @@
+"""The highest rate that still meets a wish, by few looks at single rates. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+GROWTH = 1.35
+"""From one look to the next while only one side of the border has been seen."""
+PRECISE = 0.04
+"""Relative distance of the two sides of the border that is near enough."""
+_DOWN = 2.0
+"""After the first misses in a row rates fall faster: what cannot keep a target at all should not
+take long to tell."""
+
+
+class Look(NamedTuple):
+    """What was asked for, what came, and the share that kept the targets."""
+
+    asked: float
+    rate: float
+    attainment: float
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    rate: float
+    """Requests per second; 0 where none was found at which it is met."""
+    looks: tuple[Look, ...]
+
+
+def highest(
+    look: Callable[[float], tuple[float, float]],
+    start: float,
+    wanted: float,
+    *,
+    precise: float = PRECISE,
+    growth: float = GROWTH,
+    most: int = 12,
+) -> Border:
+    """`look(rate)` gives the rate at which requests came indeed, which varies around the one asked
+    for, and the share that attained. `wanted`: share. At most `most` looks.
+
+    Attainment is taken to fall with the rate; between the two sides of the border it is taken as
+    linear in what came.
+    """
+    looks: list[Look] = []
+    low: Look | None = None
+    high: Look | None = None
+    rate = start
+    while len(looks) < most:
+        seen = Look(rate, *look(rate))
+        looks.append(seen)
+        if seen.attainment >= wanted:
+            low = seen
+        else:
+            high = seen
+        if low is None:
+            rate /= growth if len(looks) < 3 else _DOWN
+        elif high is None:
+            rate *= growth
+        elif high.asked <= low.asked * (1 + precise):
+            break
+        else:
+            rate = _between(low, high, wanted)
+    return Border(_crossing(low, high, wanted), tuple(looks))
+
+
+def _between(low: Look, high: Look, wanted: float) -> float:
+    """Where the border is likely, never too near to what was looked at already."""
+    share = (low.attainment - wanted) / max(1e-9, low.attainment - high.attainment)
+    share = min(0.7, max(0.3, share))
+    return low.asked + share * (high.asked - low.asked)
+
+
+def _crossing(low: Look | None, high: Look | None, wanted: float) -> float:
+    if low is None:
+        return 0.0
+    if high is None or high.rate <= low.rate:
+        return low.rate
+    share = (low.attainment - wanted) / max(1e-9, low.attainment - high.attainment)
+    return low.rate + share * (high.rate - low.rate)

@@ -1,0 +1,70 @@
+"""What a plan comes to, in one or two sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baton.bench.planning.figures import figure
+from baton.bench.planning.plan import COLOCATED, Choice, Estimate
+
+
+def verdict(choices: Sequence[Choice], rate: float | None) -> str:
+    """`choices`: the best first, at least one."""
+    best = choices[0]
+    if not best.feasible:
+        return f"Nothing meets the targets; {best.name} comes nearest."
+    if rate is None:
+        text = (
+            f"{best.name} serves {figure(best.capacity_per_s)} requests/s within the targets, "
+            f"{figure(best.goodput_per_gpu)} per GPU"
+        )
+    else:
+        text = (
+            f"{best.name} serves {figure(rate)} requests/s within the targets on {best.gpus} "
+            f"GPU{'s' if best.gpus > 1 else ''}, and up to {figure(best.capacity_per_s)}"
+        )
+    text += f"; {_END[best.binds]}."
+    other = next((c for c in choices[1:] if (c.shape == COLOCATED) != (best.shape == COLOCATED)),
+                 None)
+    return text if other is None else f"{text} {_against(best, other)}"
+
+
+_END = {
+    "prefill": "what ends it is reading prompts",
+    "decode": "what ends it is writing tokens",
+    "all": "what ends it are all workers together",
+    "link": "what ends it are the links",
+    "ttft": "the first token is late first",
+    "itl": "the time between tokens is missed first",
+    "e2e": "the time of whole answers is missed first",
+    "nothing": "nothing ends it",
+}
+
+
+def tied(one: Choice, other: Choice) -> bool:
+    """What was simulated does not tell them apart: each lies within the other's interval."""
+    first, second = _per_gpu(one), _per_gpu(other)
+    if first is None or second is None:
+        return False
+    return first.low <= second.high and second.low <= first.high
+
+
+def _per_gpu(choice: Choice) -> Estimate | None:
+    if choice.simulated is None:
+        return None
+    found = choice.simulated.capacity_per_s
+    return Estimate(*(value / choice.gpus for value in (found.value, found.low, found.high)))
+
+
+def _against(best: Choice, other: Choice) -> str:
+    mine, theirs = best.capacity_per_s / best.gpus, other.capacity_per_s / other.gpus
+    if theirs <= 0:
+        return f"{other.name} ({other.shape}) does not keep the targets at any rate."
+    what = f"{other.name} ({other.shape}, {other.gpus} GPU{'s' if other.gpus > 1 else ''})"
+    if tied(best, other):
+        return f"{what} is not told apart from it: {mine / theirs - 1:+.0%} per GPU, within chance."
+    if mine >= theirs:
+        return f"That is {mine / theirs - 1:.0%} more per GPU than {what} can."
+    return (
+        f"{what} could serve {theirs / mine - 1:.0%} more per GPU, of which this rate makes no use."
+    )
