@@ -113,7 +113,8 @@ def _at(
     rate: float, ours: Standing, theirs: Standing, result: str, ratio: Interval
 ) -> str:
     text = (
-        f"At {rate:g} requests/s {ours.layout} {result} against {theirs.layout}: "
+        f"At {rate:g} requests/s {ours.layout} {result} {'with' if result == TIED else 'against'} "
+        f"{theirs.layout}: "
         f"{_times(ratio)} as many requests in time "
         f"({ours.mid('attainment'):.1%} against {theirs.mid('attainment'):.1%}); "
         f"first token {ours.mid('ttft_p50_ms'):.0f} ms against {theirs.mid('ttft_p50_ms'):.0f} "
