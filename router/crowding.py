@@ -46,7 +46,7 @@ class Pool:
         pressure = self.pressure = min(self.pressure, MOST)
         if pressure <= 0 or work <= 0:
             return
-        free, grown = 1 - pressure, pressure**power
+        free, grown = 1 - pressure, float(pressure**power)
         self._waiting = grown / free
         price = (power * grown / pressure / free + grown / (free * free)) / workers
         if self.ttft is not None:
@@ -66,7 +66,7 @@ class Pool:
         after = before * (1 + share / workers)
         if after > MOST:
             after = MOST
-        grown = after**self._power
+        grown = float(after**self._power)
         price = grown / (1 - after) - self._waiting + workers * (after - before)
         if self.ttft is not None:
             late = self._too_late(after, grown, work * after / before) - self._late

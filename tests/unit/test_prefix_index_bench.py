@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from baton.bench.routing import decision
+from baton.bench.routing.busy_router import BusyRouter, FullCaches
 from baton.bench.routing.caches import KINDS, PROMPT_BLOCKS, SYSTEM_BLOCKS, Caches
 from baton.bench.routing.structures import STRUCTURES
+from baton.router.policy import Decision
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,10 +30,32 @@ def test_all_structures_find_the_same(kind: str) -> None:
 
 
 def test_the_measurement_runs() -> None:
-    result: dict[str, Any] = decision.run(rounds=10, blocks=1500, counts=(1, 4))
-    assert [row["workers"] for row in result["decision"]] == [1, 4]
-    for row in result["decision"]:
+    result = decision.run(rounds=10, blocks=1500, counts=(1, 4))
+    rows: list[dict[str, Any]] = result.series["decision"]
+    assert [row["workers"] for row in rows] == [1, 4]
+    for row in rows:
         assert set(row["match_us"]) == set(KINDS)
-        assert row["candidates_us"]["median"] > 0 < row["decide_us"]["median"]
+        assert all(row[part]["median"] > 0 for part in decision.PARTS)
+
+
+def test_what_is_measured_is_a_decision_for_a_conversation_that_goes_on() -> None:
+    caches = FullCaches(1500)
+    for _ in range(8):
+        caches.add_worker()
+    router = BusyRouter(caches)
+    for _ in range(5):
+        router.ask(caches.contents.prompt("next_turn"))
+        facts = router.facts()
+        assert len(facts.held) == 8
+        assert max(facts.held.values()) == 200
+        assert len(facts.lenders) == 2
+        decision = router.decision(facts)
+        assert isinstance(decision, Decision)
+        assert decision.prediction is not None
+        assert decision.prediction.measured
+
+
+def test_a_table_names_all_that_was_measured() -> None:
+    result = decision.run(rounds=2, blocks=1500, counts=(1,))
     table = decision.render(result)
     assert all(kind in table for kind in KINDS)
