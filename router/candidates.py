@@ -37,6 +37,9 @@ class RequestFacts(msgspec.Struct, frozen=True):
     these is `worth`."""
     firm: bool = True
     """Somebody asked for these targets."""
+    behind: tuple[int, float] = (0, 0.0)
+    """Requests of its lane that wait in the router with it and can still make it, and the seconds
+    of their prefills."""
     held: Mapping[Identity, int] = {}
     """Leading blocks of it that workers have in their caches."""
     block_size: int = 16

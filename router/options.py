@@ -5,7 +5,7 @@ The cost of a way is the latency that it adds for everyone, in seconds:
     own        to the first token; the hand-off that is not hidden; every expected token's interval
     others     that decode there: chunks between their tokens, and longer steps
     to come    prompts that will queue behind this one, or that one more decoding request slows
-               down (`crowding.py`)
+               down (`crowding.py`), and those that wait in the router already
     role       a tenth of the time of work done against a worker's role, so that the division of
                the workers means something where two ways are alike
     missed     for each request that is expected to miss a target by it, what it was worth: the
@@ -115,20 +115,20 @@ def best_readers(
     facts: RequestFacts,
     workers: Sequence[Candidate],
     now: float,
-    pool: Pool = EMPTY,
+    price: float = 0.0,
     few: int = FEW,
 ) -> list[Reading]:
-    """The best for its prompt, the best first. `pool`: what these workers are."""
+    """The best for its prompt, the best first. `price`: seconds that other requests lose by each
+    second of prompts."""
     held, tokens, size = facts.held, facts.tokens, facts.block_size
     if len(workers) > few:
-        price = 1 + pool.work_price
         lent, fetching = _lent(facts)
         rest = tokens - lent
         scores = []
         for worker in workers:
             model = worker.model
             missing = tokens - held.get(worker.identity, 0) * size if held else tokens
-            rate = model.rate * price + model.harm_rate
+            rate = model.rate * (1 + price) + model.harm_rate
             if missing > rest and fetching < rate:
                 score = model.queued + rest * rate + (missing - rest) * fetching
             else:
@@ -137,7 +137,7 @@ def best_readers(
                 score += model.head_until - now
             scores.append(score)
         workers = [workers[place] for place in _least(scores, few)]
-    readings = [read(facts, worker, now, pool) for worker in workers]
+    readings = [read(facts, worker, now, price) for worker in workers]
     readings.sort(key=lambda reading: reading.ttft + reading.to_come)
     return readings
 
@@ -151,6 +151,21 @@ def _least(scores: Sequence[Score], few: int) -> list[int]:
         found.append(places.pop(at))
         del left[at]
     return found
+
+
+def price_of_queue(facts: RequestFacts, workers: Sequence[Candidate], now: float) -> float:
+    """Seconds that those who wait in the router behind this request lose by another second of
+    prompts on these workers. Each of them waits longer; and when the last one will hardly be in
+    time, as many more will be late as could have been computed meanwhile."""
+    count, work = facts.behind
+    if count <= 0 or not workers:
+        return 0.0
+    price = count / len(workers)
+    if facts.ttft is not None and work > 0:
+        each = work / count
+        wait = (work + sum([worker.model.queue(now) for worker in workers])) / len(workers)
+        price += chance_of_missing(wait + each, facts.ttft) * facts.worth / each
+    return price
 
 
 def _lent(facts: RequestFacts) -> tuple[int, float]:
@@ -188,7 +203,7 @@ def best_writers(
 
 
 def read(
-    facts: RequestFacts, worker: Candidate, now: float, pool: Pool = EMPTY
+    facts: RequestFacts, worker: Candidate, now: float, price: float = 0.0
 ) -> Reading:
     model, tokens, size = worker.model, facts.tokens, facts.block_size
     blocks = facts.held.get(worker.identity, 0) if facts.held else 0
@@ -204,7 +219,7 @@ def read(
             work, own = loan.rest
             work += loan.seconds
     queue = model.queue(now, work)
-    to_come = work * pool.work_price
+    to_come = work * price
     if worker.role == "decode":
         to_come += AGAINST_ROLE * work
     ttft, due = model.first_token(queue, work), facts.due_in

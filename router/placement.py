@@ -58,9 +58,12 @@ class Placement:
         self.on_release: Callable[[Flight], None] = lambda flight: None
         """Called when nothing of an attempt is wanted any more."""
 
-    def place(self, flight: Flight, now: float) -> Decision | Wait:
-        """Send the flight's attempt if workers can take it; otherwise say why not."""
-        facts = self.facts_now(flight, now)
+    def place(
+        self, flight: Flight, now: float, behind: tuple[int, float] = (0, 0.0)
+    ) -> Decision | Wait:
+        """Send the flight's attempt if workers can take it; otherwise say why not. `behind`: who
+        waits with it, as `RequestFacts` has it."""
+        facts = self.facts_now(flight, now, behind)
         decision = self.decision(flight, facts, now)
         if isinstance(decision, Decision):
             self._send(flight, decision, facts, now)
@@ -157,12 +160,15 @@ class Placement:
         """Without what changes from moment to moment."""
         return self._facts(flight, None, {}, (), ())
 
-    def facts_now(self, flight: Flight, now: float) -> RequestFacts:
+    def facts_now(
+        self, flight: Flight, now: float, behind: tuple[int, float] = (0, 0.0)
+    ) -> RequestFacts:
         """All that a decision is made from."""
         held = self._lending.held(flight)
         lenders = self._lending.lenders(flight, held)
         due = None if flight.due is None else flight.due - now
-        return self._facts(flight, due, held, lenders, self._sessions.workers(flight.affinity))
+        affinity = self._sessions.workers(flight.affinity)
+        return self._facts(flight, due, held, lenders, affinity, behind)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -173,6 +179,7 @@ class Placement:
         held: Mapping[Identity, int],
         lenders: Sequence[Lender],
         affinity: Collection[Identity],
+        behind: tuple[int, float] = (0, 0.0),
     ) -> RequestFacts:
         layout, request, tokens = self._registry.layout, flight.request, flight.num_tokens
         targets = request.targets
@@ -183,6 +190,7 @@ class Placement:
             recompute=flight.trouble.recompute,
             expected=self._learning.outputs.expected(request.lane),
             due_in=due_in,
+            behind=behind,
             ttft=targets.ttft,
             itl=targets.itl,
             firm=targets.firm,

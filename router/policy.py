@@ -43,6 +43,7 @@ from baton.router.options import (
     combine,
     dearer_together,
     pairs,
+    price_of_queue,
     read,
     write,
 )
@@ -196,10 +197,10 @@ class _Ways:
             c for c in receivers if c.prefilling < c.max_running
         ]
         self._for_prompts, self._for_tokens = _pool(facts, prefills), _pool(facts, receivers)
-        self.readers = best_readers(
-            facts, readers, now,
-            self._for_prompts if self.ready_prefills else self._for_tokens,
-        )
+        price = self._for_tokens.work_price
+        if self.ready_prefills:
+            price = self._for_prompts.work_price + price_of_queue(facts, readers, now)
+        self.readers = best_readers(facts, readers, now, price)
         blocks = facts.blocks
         self.writers = best_writers(facts, [
             c
@@ -244,7 +245,8 @@ class _Ways:
 
     def _together(self, writing: Writing) -> Option:
         facts = self.facts
-        return combine(facts, read(facts, writing.worker, self._now, self._for_tokens), writing)
+        price = self._for_tokens.work_price
+        return combine(facts, read(facts, writing.worker, self._now, price), writing)
 
     def within_roles(self, options: list[Option]) -> list[Option]:
         """Those that keep to the roles and have a chance, if there are any and it matters."""

@@ -128,6 +128,15 @@ class WaitingQueue(Generic[T]):
                 total += min(lane.work, (ahead + work) * lane.weight / own.weight)
         return total
 
+    def behind(self, item: T) -> tuple[int, float]:
+        """(requests of its lane that wait with it and can still make it, seconds of their
+        prefills). Whether it is in the queue already makes no difference."""
+        lane = self._lanes[item.lane]
+        entry = self._entries.get(item.number)
+        if entry is None or entry.where is None or entry.where.key[2]:
+            return lane.in_time, lane.in_time_work
+        return lane.in_time - 1, max(0.0, lane.in_time_work - entry.work)
+
     def share(self, lane: str) -> float:
         """Of the workers, in (0, 1], while others that wait now wait as well."""
         weights = [
@@ -154,6 +163,12 @@ class WaitingQueue(Generic[T]):
                     assert len(set(map(id, here))) == len(here) == cls.count
                     assert abs(sum(entry.work for entry in here) - cls.work) < 1e-6
                     in_turn += cls.count
+            in_time = [
+                cls for flow in lane.flows.values() for cls in flow.classes.values()
+                if not cls.key[2]
+            ]
+            assert lane.in_time == sum(cls.count for cls in in_time)
+            assert abs(lane.in_time_work - sum(cls.work for cls in in_time)) < 1e-6
         paused = [e for e in self._entries.values() if e.where is None]
         assert in_turn + len(paused) == len(self._entries)
         assert {e.item.number for e in paused} <= {number for _, number in self._paused}

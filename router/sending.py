@@ -212,7 +212,7 @@ class Sending:
         waited_for = self.queue.waited_for(flight)
         if waited_for is not None:
             trouble.waited_for = waited_for
-        decision = self._placement.place(flight, now)
+        decision = self._placement.place(flight, now, self.queue.behind(flight))
         if decision is not Wait.NO_WORKER and self._starved:
             self._starved = False
             for starved in self.queue:

@@ -95,6 +95,9 @@ class Class(Generic[T]):
         entry.where = self
         self.count += 1
         self.work += entry.work
+        if not self.key[2]:
+            self.flow.lane.in_time += 1
+            self.flow.lane.in_time_work += entry.work
         heapq.heappush(self.heap, entry)
 
     def head(self) -> Entry[T] | None:
@@ -108,6 +111,10 @@ class Class(Generic[T]):
         entry.where = None
         self.count -= 1
         self.work = self.work - entry.work if self.count else 0.0
+        if not self.key[2]:
+            lane = self.flow.lane
+            lane.in_time -= 1
+            lane.in_time_work = lane.in_time_work - entry.work if lane.in_time else 0.0
         if len(self.heap) > 2 * self.count + 16:
             self.heap = [left for left in self.heap if left.where is self]
             heapq.heapify(self.heap)
@@ -165,7 +172,9 @@ class Flow(Generic[T]):
 
 
 class LaneQueue(Generic[T]):
-    __slots__ = ("blocked_by", "blocked_round", "flows", "name", "used", "weight")
+    __slots__ = (
+        "blocked_by", "blocked_round", "flows", "in_time", "in_time_work", "name", "used", "weight",
+    )
 
     def __init__(self, name: str, weight: float) -> None:
         self.name = name
@@ -174,6 +183,9 @@ class LaneQueue(Generic[T]):
         """Work sent, for its weight, on the clock of all lanes."""
         self.flows: dict[str, Flow[T]] = {}
         """Those with something in its turn."""
+        self.in_time = 0
+        """Those in their turn that can still make it, as far as was looked."""
+        self.in_time_work = 0.0
         self.blocked_round = -1
         self.blocked_by = "nothing"
 

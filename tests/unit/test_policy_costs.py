@@ -11,6 +11,7 @@ from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.ids import Identity
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.loans import Lender
+from baton.router.options import price_of_queue
 from baton.router.policy import Decision, Wait, decide
 from baton.router.prediction import outlook, prefill_work, room_in
 from baton.router.speed import WorkerModel
@@ -82,6 +83,37 @@ def test_a_decode_worker_with_headroom_computes_prompts_that_would_wait_long() -
         FACTS, [worker("p0", queued=0.1, **HEAVY), worker("d0", decoding=40)], (), NOW
     )
     assert decision is Wait.BUSY  # it will be better off there
+
+
+def test_who_waits_behind_makes_a_decode_workers_headroom_worth_its_price() -> None:
+    """The worker for prompts is free next, for the first in line as good as ever; but twenty wait
+    for it too, and the last of them in vain."""
+    pressed = worker("p0", queued=0.04, **HEAVY)
+    headroom = worker("d0", decoding=40)
+    assert way(chosen(FACTS, pressed, headroom))[0] == "p0"
+    two = replace(FACTS, behind=(2, 0.2))
+    assert way(chosen(two, pressed, headroom))[0] == "p0"
+    twenty = replace(FACTS, behind=(20, 2.4))
+    assert way(chosen(twenty, pressed, headroom))[0] is None
+    ten = replace(FACTS, behind=(10, 1.2))
+    assert way(chosen(ten, pressed, headroom))[0] is None
+    near = worker("d0", decoding=40, itl=19e-3)
+    assert way(chosen(ten, pressed, near))[0] == "p0"  # there is little headroom
+
+
+def test_the_price_of_a_queue_is_who_waits_longer_and_who_will_be_late() -> None:
+    workers = [worker("p0"), worker("p1")]
+    assert price_of_queue(FACTS, workers, NOW) == 0.0
+    some = replace(FACTS, behind=(4, 0.4))
+    assert price_of_queue(some, workers, NOW) == pytest.approx(4 / 2)
+    assert price_of_queue(some, [], NOW) == 0.0
+    # Over two workers 8 s of prompts come to an end after 4 s; all from 2 s on are late.
+    many = replace(FACTS, behind=(80, 8.0))
+    late = 80 / 2 + many.worth / 0.1
+    assert price_of_queue(many, workers, NOW) == pytest.approx(late)
+    assert price_of_queue(replace(many, ttft=None), workers, NOW) == pytest.approx(80 / 2)
+    edge = replace(FACTS, behind=(38, 3.8))
+    assert price_of_queue(edge, workers, NOW) == pytest.approx(19 + edge.worth / 0.1 / 2)
 
 
 def test_prompts_stay_away_from_decodes_that_are_near_their_target() -> None:

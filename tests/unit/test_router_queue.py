@@ -311,3 +311,20 @@ def test_any_sequence_of_events_keeps_all_and_starves_none(seed: int) -> None:
     assert sorted(numbers(left)) == sorted(inside)
     assert len(queue) == 0
     assert queue.depth() == {"interactive": 0, "batch": 0}
+
+
+def test_who_waits_behind_is_of_the_same_lane_and_can_still_make_it() -> None:
+    first = Item(1, due=5.0)
+    queue = filled(first, Item(2, due=5.0, work=2.0), Item(3, due=5.0), Item(4, lane="batch"))
+    assert queue.behind(first) == (2, 3.0)
+    assert queue.behind(Item(9)) == (3, 4.0)
+    assert queue.behind(Item(9, lane="batch")) == (1, 1.0)
+    late = Item(5, due=0.5)
+    queue.add(late, 1.0, 0.0)
+    assert queue.behind(first) == (2, 3.0)
+    assert queue.behind(late) == (3, 4.0)
+    assert numbers(send(queue, most=1)) == [1]
+    assert queue.behind(first) == (2, 3.0)
+    assert send(queue, now=3.5, fits=lambda item: False) == []
+    assert queue.behind(Item(9)) == (1, 1.0)  # the second cannot make it any more
+    queue.check_integrity()
