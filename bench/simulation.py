@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -106,11 +105,8 @@ class Bench:
     """What is measured, in the order of PARTS."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        machine = node(options.block_size)
-        if options.machine is not None:
-            machine = load_machine(options.machine)
-            layout = replace(machine.layout, block_size=options.block_size)
-            machine = replace(machine, layout=layout)
+        named = options.machine
+        machine = node(options.block_size) if named is None else load_machine(named)
         self.options = options
         self.machine = machine
         self.targets = Targets(ttft=options.ttft, itl=options.itl)
@@ -265,7 +261,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", type=float, default=120.0, metavar="SECONDS",
                         help="of the trace, for what is done several times")
     parser.add_argument("--short", type=int, default=5000, help="short requests")
-    parser.add_argument("--block-size", type=int, default=64, help="tokens of a KV block")
+    parser.add_argument("--block-size", type=int, default=64, help="tokens of a KV block of these nodes")
     parser.add_argument("--ttft", type=parse_duration, default=30.0, metavar="DURATION")
     parser.add_argument("--itl", type=parse_duration, default=0.1, metavar="DURATION")
     parser.add_argument("--no-sizing", action="store_true", help="roles stay as they are")

@@ -40,7 +40,7 @@ class PlainSteps:
     def most(self, batch: Seq[BatchItem], limit: int) -> int:
         """So many steps from that of `batch` on are plain, if no command comes; at most `limit`.
         Stop ids are the caller's to know. 0 when this one is not."""
-        if self._table.waiting or len(batch) != len(self._table.running):
+        if not batch or self._table.waiting or len(batch) != len(self._table.running):
             return 0
         most = limit
         for item in batch:

@@ -118,7 +118,7 @@ class Cluster:
             for each in self.dispatchers:
                 self._show_before_deciding(each.registry)
             if sizing:
-                self.loop.at(0.0, self._show_all)
+                self.loop.at(0.0, self._show_often)
 
     def run(self, arrivals: Iterable[Arrival], *, until: float | None = None) -> Run:
         """Until all requests have ended, or to this second."""
@@ -157,6 +157,13 @@ class Cluster:
     def slow(self, name: str, factor: float) -> None:
         """Its steps take so many times as long as they should, from now on."""
         self.workers[name].engine.factor = factor
+
+    def show(self) -> None:
+        """Routers and clients have all tokens that came by now. To be called in fast-forward by
+        whoever looks at flights, or ends them."""
+        for worker in self.workers.values():
+            if not worker.dead:
+                worker.show()
 
     def check_idle(self) -> None:
         """Raises AssertionError unless nothing is left of any request."""
@@ -198,11 +205,9 @@ class Cluster:
 
         setattr(registry, "candidates", after_showing)  # noqa: B010
 
-    def _show_all(self) -> None:
-        for worker in self.workers.values():
-            if not worker.dead:
-                worker.show()
-        self.loop.at(self.loop.time() + HEARTBEAT, self._show_all)
+    def _show_often(self) -> None:
+        self.show()
+        self.loop.at(self.loop.time() + HEARTBEAT, self._show_often)
 
     def _watch_run(self, ran: Ran, times: list[float], end: int) -> None:
         if self._clients is not None:

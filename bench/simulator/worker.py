@@ -115,6 +115,8 @@ class SimulatedWorker:
             max_running=self.machine.limits.max_running,
             peer_address=f"simulated://{self.identity.node_id}",
             device="simulated",
+            prefill_chunk=self.machine.limits.prefill_chunk,
+            max_batch_tokens=self.machine.limits.max_batch_tokens,
         )
 
     def joined(self, session: SimulatedSession) -> None:
