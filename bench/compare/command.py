@@ -101,7 +101,7 @@ def check_answers(
 ) -> dict[str, Agreement]:
     """Of each layout with the first of ours, over the first repetition at the lowest rate. That
     one is started once more where somebody has to say how near a tie was."""
-    reference = next((layout for layout in layouts if layout.managed), None)
+    reference = next((layout for layout in layouts if layout.ours), None)
     if reference is None or not trials.runs:
         return {}
     rate = min(run.point.rate for run in trials.runs)
@@ -152,7 +152,7 @@ def as_result(
     agreements: dict[str, Agreement],
     chosen: Chosen,
 ) -> Result:
-    ours = {layout.name for layout in chosen.layouts if layout.managed}
+    ours = {layout.name for layout in chosen.layouts if layout.ours}
     verdict = sentences(trials.runs, capacities, options.attainment)
     settings: dict[str, Any] = {
         "model": options.model or "embedded",
@@ -167,7 +167,8 @@ def as_result(
         "warm_up": options.warm_up,
         "repeat": options.repeat,
         "seed": options.seed,
-        "layouts": {each.name: " ".join(each.options) or each.url for each in chosen.layouts},
+        "layouts": {each.name: " ".join(each.options or each.command) or each.url
+                    for each in chosen.layouts},
     }
     return found(
         "compare",

@@ -35,11 +35,18 @@ class Layout:
     """Of `baton up`."""
     url: str | None = None
     """Of a server that runs, in place of that."""
+    command: tuple[str, ...] = ()
+    """Or what starts one, prints its URL once it serves, and ends it when it is ended."""
 
     @property
     def managed(self) -> bool:
         """Started for each run, so with empty caches."""
         return self.url is None
+
+    @property
+    def ours(self) -> bool:
+        """`baton up`."""
+        return self.url is None and not self.command
 
 
 def colocated(workers: int, chunk: int | None, targets: Targets) -> Layout:
@@ -109,11 +116,13 @@ def parse(text: str, workers: int, targets: Targets) -> Layout:
 
 
 def peer(text: str) -> Layout:
-    """"vllm=http://127.0.0.1:8000". Raises ConfigError."""
-    name, _, url = text.partition("=")
-    if not name or not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--peer {text!r}: must be NAME=URL")
-    return Layout(name, PEER, url=url.rstrip("/"))
+    """"vllm=http://127.0.0.1:8000", or a command in place of the URL. Raises ConfigError."""
+    name, _, what = text.partition("=")
+    if not name.strip() or not what.strip():
+        raise ConfigError(f"--peer {text!r}: must be NAME=URL, or NAME=COMMAND that prints one")
+    if what.startswith(("http://", "https://")):
+        return Layout(name, PEER, url=what.rstrip("/"))
+    return Layout(name, PEER, command=tuple(shlex.split(what)))
 
 
 def _told(targets: Targets) -> tuple[str, ...]:

@@ -85,9 +85,10 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         help="also find the highest rate of each layout, with --rates")
     parser.add_argument("--start", type=float, default=1.0, metavar="RATE",
                         help="where tuning and searching begin; default: 1")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL",
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL|NAME=COMMAND",
                         help="one more column: a server that runs, with an OpenAI-compatible API "
-                        "and without prefix caching; repeat")
+                        "and without prefix caching; or a command that starts one for each run, "
+                        "prints its URL once it serves, and ends it when it is ended; repeat")
     parser.add_argument("--want", action="append", default=[], metavar="CRITERION",
                         help='"split 1+1: itl_p99_ms <= 0.333 * colocated", at all rates or '
                         '"... @ 1.4,2.2"; repeat. What does not hold ends with 1')

@@ -29,8 +29,9 @@ from baton.bench.compare.layouts import Layout
 from baton.protocol.errors import BatonError
 from baton.router.account import Account
 
-START_SECONDS = 180.0
-END_SECONDS = 20.0
+_UP = (sys.executable, "-P", "-m", "baton.deploy.cli", "up", "--port", "0")
+START_SECONDS = 600.0
+END_SECONDS = 60.0
 
 
 class LayoutFailed(BatonError):
@@ -71,9 +72,14 @@ def starter(common: Sequence[str]) -> Start:
         if layout.url is not None:
             yield Running(layout.url, model_of(layout))
             return
+        if layout.command:
+            with _begun(layout, layout.command) as url:
+                yield Running(url, model_of(layout, url))
+            return
         with tempfile.TemporaryDirectory(prefix="baton-compare-") as folder:
             journal = Path(folder) / "journal.jsonl"
-            with _up(layout, [*common, *layout.options, "--journal", str(journal)]) as url:
+            command = [*_UP, *common, *layout.options, "--journal", str(journal)]
+            with _begun(layout, command) as url:
                 running = Running(url, model_of(layout, url))
                 yield running
             running.accounts += _accounts(journal)
@@ -91,12 +97,11 @@ def model_of(layout: Layout, url: str | None = None) -> str:
 
 
 @contextmanager
-def _up(layout: Layout, options: Sequence[str]) -> Iterator[str]:
-    """The URL of a cluster that is ready. Raises LayoutFailed with what it said last."""
+def _begun(layout: Layout, command: Sequence[str]) -> Iterator[str]:
+    """The URL of a server that is ready. Raises LayoutFailed with what it said last."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "baton.deploy.cli", "up", *options, "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, "COLUMNS": "200"},
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env={**os.environ, "COLUMNS": "200"},
     )
     said: list[str] = []
     announced = threading.Event()
@@ -113,7 +118,7 @@ def _up(layout: Layout, options: Sequence[str]) -> Iterator[str]:
     try:
         announced.wait(START_SECONDS)
         url = next((found[0] for line in said if (found := _URL.search(line))), None)
-        if url is None or not _ready(url, process):
+        if url is None or (layout.ours and not _ready(url, process)):
             raise LayoutFailed(layout.name, "it did not start:\n" + "".join(said[-20:]))
         yield url
     finally:
