@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from baton.bench.planning.hardware.devices import DEVICES, Device
 from baton.bench.planning.hardware.links import link_of
-from baton.bench.planning.hardware.roofline import Roofline, pool_blocks
+from baton.bench.planning.hardware.roofline import Roofline, pool_tokens
 from baton.bench.planning.hardware.silicon import ENGINES, INSTALL, Silicon, installed
 from baton.bench.planning.models import ModelShape
 from baton.bench.simulator.machine import Machine
@@ -69,7 +69,7 @@ def workers_of(named: Named, model: ModelShape, sizes: Sequence[int]) -> list[Fo
         if model.heads % size:
             refused.append(f"{model.heads} heads are no multiple of {size}")
             continue
-        blocks = pool_blocks(model, named.device, size, model.layout(BLOCK_SIZE))
+        blocks = pool_tokens(model, named.device, size) // BLOCK_SIZE
         if blocks * BLOCK_SIZE < _BATCH_TOKENS:
             refused.append(f"{size} x {named.device.memory / 1e9:.0f} GB hold its "
                            f"{model.weight_bytes / 1e9:.0f} GB of weights and no cache to speak of")

@@ -14,7 +14,7 @@ import msgspec
 from baton.bench.planning.hardware.devices import DEVICES, Device
 from baton.bench.planning.hardware.links import link_of
 from baton.bench.planning.hardware.made import SPREAD
-from baton.bench.planning.hardware.roofline import pool_blocks
+from baton.bench.planning.hardware.roofline import pool_tokens
 from baton.bench.planning.models import ModelShape, model_shape
 from baton.bench.simulator.machine import Machine
 from baton.engine.limits import SchedulerLimits
@@ -211,7 +211,7 @@ def _machine(
         curve=curve,
         link=link_of(device.network * size),
         layout=layout,
-        num_blocks=pool_blocks(model, device, size, layout),
+        num_blocks=pool_tokens(model, device, size) // layout.block_size,
         limits=SchedulerLimits(
             max_model_len=32_768, max_running=most, max_batch_tokens=2048, prefill_chunk=512
         ),

@@ -17,7 +17,6 @@ from baton.bench.planning.hardware.devices import Device
 from baton.bench.planning.hardware.grid import Fitted, Step, fit
 from baton.bench.planning.models import ModelShape
 from baton.protocol.curves import attention_pairs
-from baton.protocol.kvlayout import KVLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +103,10 @@ class Roofline:
         )
 
 
-def pool_blocks(model: ModelShape, device: Device, devices: int, layout: KVLayout) -> int:
-    """KV blocks that fit beside the weights; below 1 where the weights do not fit."""
+def pool_tokens(model: ModelShape, device: Device, devices: int, kv_byte: float = 2.0) -> int:
+    """Tokens of KV that fit beside the weights; below 1 where the weights do not fit."""
     room = devices * (_MEMORY_SHARE * device.memory - _WORKSPACE) - model.weight_bytes
-    return int(room / layout.block_bytes)
+    return int(room / (2 * model.layers * model.kv_heads * model.head_dim * kv_byte))
 
 
 _MEMORY_SHARE = 0.92
