@@ -98,6 +98,10 @@ class WorkerHello(Record, frozen=True):
     device: str
     process: ProcessRef | None = None
     """Of all hellos: filled in by the link, which watches the peer's process where it can."""
+    prefill_chunk: int = 512
+    """Most tokens of one prompt in a step. (Of a worker that does not say: what it then was.)"""
+    max_batch_tokens: int = 2048
+    """Most tokens of a step, over all sequences."""
 
 
 class RouterHello(Record, frozen=True):

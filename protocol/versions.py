@@ -4,6 +4,7 @@
 |---|---|
 | 1 | the first |
 | 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; `CacheEvents`, `CacheDump`, `ResendCache`; |
+|   | `prefill_chunk`, `max_batch_tokens` of a `WorkerHello`; |
 |   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks`, |
 |   | `checksums` and `layers_per_message` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
 

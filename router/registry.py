@@ -278,6 +278,7 @@ class Worker:
             queued=backlog.queued,
             pressure=backlog.pressure(self.heard),
             typical=backlog.typical,
+            most=min(self.hello.prefill_chunk, self.hello.max_batch_tokens),
             links=self.links,
             correction=self.accuracy.correction,
         )
@@ -350,6 +351,11 @@ class Registry:
             raise _refusal(
                 f"worker {name} has room for nothing: max_running {hello.max_running}, "
                 f"{hello.num_blocks} blocks"
+            )
+        if hello.prefill_chunk < 1 or hello.max_batch_tokens < 1:
+            raise _refusal(
+                f"worker {name} has no room for prompts in its steps: prefill_chunk "
+                f"{hello.prefill_chunk}, max_batch_tokens {hello.max_batch_tokens}"
             )
         if self.model is not None and hello.model.fingerprint != self.model.fingerprint:
             raise _refusal(

@@ -219,6 +219,7 @@ class Sizing:
                     curve or known[0],
                     hello.num_blocks * hello.layout.block_size,
                     hello.max_running,
+                    hello.max_batch_tokens,
                 ),
                 pinned=load is not None and load.pinned,
                 decoding=len(worker.decoding - worker.prefilling.keys())

@@ -24,7 +24,9 @@ COUNTING = StepCurve(
 """Where no worker's speed is known: costs are counts of tokens, and their seconds mean nothing."""
 
 CHUNK = 512
-"""Prompt tokens of a chunk where nobody decodes: workers' own default."""
+"""Prompt tokens of a chunk where nobody decodes and a worker has not said otherwise."""
+CONTEXT = 512
+"""Tokens that a sequence attends to, where none in particular is meant."""
 LEAST_CHUNK = 16
 """A block: prompts go on even where those that decode leave no room."""
 ITL_SHARE = 0.9
@@ -74,6 +76,8 @@ class WorkerModel:
     """Share of its time that prompts have taken of late."""
     typical: float = 0.0
     """Seconds of one of these prompts, on average."""
+    most: int = CHUNK
+    """Tokens of one prompt that a step may have."""
     links: Mapping[str, LinkCurve] = field(default_factory=dict)
     """By the receiver's worker id."""
     correction: Correction = UNCORRECTED
@@ -107,16 +111,16 @@ class WorkerModel:
         speed = self.speed = self.guess if self.curve is None else self.curve
         there = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
         self.step = speed.seconds(there)
-        self.chunk = largest_chunk(speed, there, self.itl)
+        self.chunk = largest_chunk(speed, there, self.itl, self.most)
         self.chunk_step = self.step + speed.chunk + speed.token * self.chunk
         self.rate = self.chunk_step / self.chunk
         self.harm_rate = self.decoding * (speed.token + speed.chunk / self.chunk)
-        added = self.added_step(CHUNK)
+        added = self.added_step(CONTEXT)
         self.steady = self.interval(self.step)
         self.next_step = self.interval(self.step + added) + self.decoding * added
         if not self.decoding:
             self.slowing = 0.0
-        elif self.chunk < CHUNK:
+        elif self.chunk < self.most:
             self.slowing = added / (self.chunk_step - self.step)
         else:
             self.slowing = added / self.chunk_step
@@ -171,7 +175,7 @@ class WorkerModel:
         """By how much a sequence with this target slows prompts down, where nobody decodes yet."""
         if not self.rate:
             return 0.0
-        slowing = _rate_beside_one(self.speed, itl) / self.rate - 1
+        slowing = _rate_beside_one(self.speed, itl, self.most) / self.rate - 1
         return slowing if slowing > 0 else 0.0
 
     def interval(self, step: float, itl: float | None = None) -> float:
@@ -186,15 +190,17 @@ class WorkerModel:
 
 
 @lru_cache(maxsize=1024)
-def _rate_beside_one(speed: StepCurve, itl: float | None) -> float:
+def _rate_beside_one(speed: StepCurve, itl: float | None, most: int) -> float:
     """Seconds a prompt token, where one sequence with this target decodes."""
-    there = StepShape.decodes(1, CHUNK)
-    chunk = largest_chunk(speed, there, itl)
+    there = StepShape.decodes(1, CONTEXT)
+    chunk = largest_chunk(speed, there, itl, most)
     return (speed.seconds(there) + speed.chunk) / chunk + speed.token
 
 
-def largest_chunk(speed: StepCurve, beside: StepShape, itl: float | None) -> int:
+def largest_chunk(
+    speed: StepCurve, beside: StepShape, itl: float | None, most: int = CHUNK
+) -> int:
     """Prompt tokens of a chunk beside these decodes."""
     if itl is None or beside.decode_sequences == 0:
-        return CHUNK
-    return max(LEAST_CHUNK, speed.largest_chunk(ITL_SHARE * itl, beside, limit=CHUNK))
+        return most
+    return max(LEAST_CHUNK, speed.largest_chunk(ITL_SHARE * itl, beside, limit=most))

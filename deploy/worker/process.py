@@ -140,6 +140,7 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
     peer_address = await incoming.bind(f"tcp://{settings.host}:0")
 
     def hello() -> WorkerHello:
+        limits = parts.scheduler.limits
         return WorkerHello(
             identity=identity,
             pid=os.getpid(),
@@ -151,6 +152,8 @@ async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWri
             max_running=settings.max_running,
             peer_address=peer_address,
             device=settings.device,
+            prefill_chunk=limits.prefill_chunk,
+            max_batch_tokens=limits.max_batch_tokens,
         )
 
     links = RouterLinks(

@@ -58,7 +58,7 @@ ADDED_IN_2 = [
     (WorkerHello(identity=ME, pid=1, host="h", role="mixed", layout=LAYOUT, num_blocks=1,
                  model=ModelCard(fingerprint="f", name="n", max_model_len=1, vocab_size=1,
                                  dtype="float32"),
-                 max_running=1, peer_address="p", device="cpu"), 1),
+                 max_running=1, peer_address="p", device="cpu"), 3),
 ]
 """A record, and how many fields at its end version 1 does not have."""
 

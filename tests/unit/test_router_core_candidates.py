@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from baton.protocol.curves import StepCurve
+from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.link import Session
-from baton.protocol.records import BlockCounts, Load, ModelCard, Request, WorkerHello
+from baton.protocol.records import BlockCounts, Curves, Load, ModelCard, Request, WorkerHello
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
 from baton.router.flight import Flight
@@ -17,6 +19,9 @@ from baton.router.registry import Registry, Worker
 from baton.router.speed import COUNTING
 
 LAYOUT = KVLayout(2, 2, 8, 16, "float32")
+CURVE = StepCurve(
+    base=5e-3, chunk=2e-3, token=1e-4, pair=0.0, decode=1e-4, context=0.0, spread=0.1, steps=99
+)
 
 
 def make_flight(number: int) -> Flight:
@@ -27,11 +32,11 @@ def make_flight(number: int) -> Flight:
     return Flight(request, number, 0.0, lambda flight, outcome, reason: None)
 
 
-def make_worker() -> tuple[Registry, Worker]:
+def make_worker(**limits: int) -> tuple[Registry, Worker]:
     hello = WorkerHello(
         identity=Identity("w", 1), pid=1, host="h", role="mixed", layout=LAYOUT, num_blocks=100,
         model=ModelCard(fingerprint="f", name="n", max_model_len=99, vocab_size=9, dtype="d"),
-        max_running=4, peer_address="p", device="cpu",
+        max_running=4, peer_address="p", device="cpu", **limits,
     )
     registry = Registry()
     session = Session(1, 2, hello, now=0.0, notify=lambda: None)
@@ -69,3 +74,30 @@ def test_a_change_shows_at_once(change: Callable[[Worker], None]) -> None:
     [after] = registry.candidates()
     assert after == worker._as_candidate(LAYOUT, COUNTING)
     assert after is not before
+
+
+@pytest.mark.parametrize(
+    ("limits", "chunk"),
+    [
+        ({}, 512),  # a worker of the version before does not say
+        ({"prefill_chunk": 64}, 64),
+        ({"prefill_chunk": 1024, "max_batch_tokens": 8192}, 1024),
+        ({"prefill_chunk": 1024, "max_batch_tokens": 256}, 256),
+    ],
+)
+def test_prompts_are_expected_in_the_chunks_that_a_worker_takes(
+    limits: dict[str, int], chunk: int
+) -> None:
+    registry, worker = make_worker(**limits)
+    worker.learn(Curves(step=CURVE))
+    [candidate] = registry.candidates()
+    assert candidate.model.chunk == chunk
+    steps = -(-4096 // chunk)
+    expected = steps * (CURVE.base + CURVE.chunk) + 4096 * CURVE.token
+    assert candidate.model.prefill(4096, 0)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("limits", [{"prefill_chunk": 0}, {"max_batch_tokens": -1}])
+def test_a_worker_whose_steps_have_no_room_is_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(BatonError, match="worker w has no room for prompts in its steps"):
+        make_worker(**limits)

@@ -180,3 +180,17 @@ def test_whoever_gives_targets_wants_them() -> None:
     assert RouterSettings(lanes=configure(0.3, None, ()), sizing="off").sizing_mode == "off"
     with pytest.raises(ConfigError, match="--sizing must be one of"):
         RouterSettings(sizing="on")
+
+
+async def test_the_planner_knows_how_much_a_step_holds(cluster: Cluster) -> None:
+    worker = RoleWorker(cluster, "a", "mixed")
+    worker.hello = msgspec.structs.replace(worker.hello, max_batch_tokens=4096)
+    cluster.workers[worker.identity] = worker
+    worker.dialer.start()
+    await until(lambda: worker.session is not None)
+    worker.send(Curves(step=CURVE))
+    entry = cluster.dispatcher.registry.named("a")
+    assert entry is not None
+    await until(lambda: entry.curves is not None)
+    [state] = Sizing(cluster.dispatcher, ME, mode="off")._look().workers
+    assert state.kind.step_tokens == 4096
