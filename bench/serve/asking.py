@@ -128,6 +128,10 @@ async def find(
             status, reply, counted = await _try(http, url, asking, name)
             if status == 200:
                 break
+            if status == 503 and asked < began + wait:
+                await asyncio.sleep(_LOOK_SECONDS)  # it listens, and its workers are to come
+                waited = time.perf_counter() - began
+                continue
             asking = _less(url, asking, status, reply)
         return Server(
             url=url, model=name, asking=asking, max_model_len=(chosen or {}).get("max_model_len"),

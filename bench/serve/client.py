@@ -38,7 +38,7 @@ class Cancels:
     seed: int = 0
 
     def after(self, seen: Seen) -> int | None:
-        """Events after which this one is cancelled; None: it is not."""
+        """Events after which this one is cancelled, if it has so many; None: it is not."""
         rng = Random(f"{self.seed} {seen.number}")
         if rng.random() >= self.share:
             return None

@@ -20,6 +20,7 @@ from baton.bench.serve.progress import Progress
 from baton.bench.serve.report import show
 from baton.bench.serve.run import PATIENCE, serve
 from baton.bench.serve.served import Served
+from baton.bench.serve.server_side import beside
 from baton.bench.serve.text import Writer, corpus, measured
 from baton.bench.workloads.named import listed
 from baton.protocol.errors import ConfigError
@@ -46,12 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = served.summary(
         e2e=options.e2e, workers=options.workers, cost_per_hour=options.cost_per_hour
     )
+    side = served.server_side()
     result = found(
         "serve",
         settings=chosen(options, "api_key", "wait", "quiet", "list", "check_client"),
         metrics={**figures, "server": {
             "model": served.server.model, "waited_seconds": round(served.server.waited, 3),
-            "first_ms": round(1e3 * served.server.first, 2), **served.server_side(),
+            "first_ms": round(1e3 * served.server.first, 2), **side,
+            "beside": beside(figures, side.get("times", {})),
         }},
     )
     if not deliver(result, options.json):
@@ -63,10 +66,15 @@ def _run(work: Callable[[], Coroutine[Any, Any, Served]]) -> Served:
     import uvloop
 
     # What is there stays; a collection in mid-run would delay time stamps by milliseconds.
+    usual = gc.get_threshold()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    return uvloop.run(work())
+    try:
+        return uvloop.run(work())
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 async def _serve(options: argparse.Namespace) -> Served:

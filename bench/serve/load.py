@@ -41,7 +41,8 @@ def add_load(parser: argparse.ArgumentParser) -> None:
                       help="of all prompts and answers of a workload, for small models")
     what.add_argument("--longest", type=int, default=None, help="prompt tokens; default: what the "
                       f"model's context allows, at most {LONGEST}")
-    what.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of any answer")
+    what.add_argument("--max-tokens", type=int, default=None, help="of any answer; default: "
+                      f"{MAX_TOKENS}, at most half of the model's context")
     what.add_argument("--vocabulary", type=int, default=VOCABULARY,
                       help="token ids of prompts are below this")
     what.add_argument("--seed", type=int, default=1)
@@ -83,23 +84,30 @@ def check(options: argparse.Namespace) -> None:
 def load_of(options: argparse.Namespace, max_model_len: int | None) -> Iterator[Arrival]:
     """`max_model_len` of the server, where it tells. Raises ConfigError."""
     targets = Targets(ttft=options.ttft, itl=options.itl)
-    room = LONGEST if max_model_len is None else max_model_len - options.max_tokens
-    longest = min(LONGEST, room) if options.longest is None else options.longest
-    if longest < 1:
-        raise ConfigError(
-            f"the context of {max_model_len} has no room for answers of --max-tokens "
-            f"{options.max_tokens}: give fewer"
-        )
+    fit = _fit(options, max_model_len or LONGEST + MAX_TOKENS)
     if options.trace is not None:
-        stream = _of_trace(options, longest, targets)
+        stream = _of_trace(options, fit, targets)
     else:
-        stream = _of_workload(options, longest, targets)
+        stream = _of_workload(options, fit, targets)
     return stream if options.requests is None else islice(stream, options.requests)
 
 
-def _of_workload(
-    options: argparse.Namespace, longest: int, targets: Targets
-) -> Iterator[Arrival]:
+def _fit(options: argparse.Namespace, context: int) -> Fit:
+    stated = options.workload is None and options.trace is None
+    most = options.max_tokens or min(MAX_TOKENS, context // 2)
+    if stated and options.max_tokens is None:
+        most = round(options.output * options.lengths * (4 if options.spread else 1))
+    longest = options.longest or min(LONGEST, context - most)
+    if longest < 1 or (stated and options.prompt * options.lengths > longest):
+        raise ConfigError(
+            f"the context of {context} tokens does not hold what is asked for: prompts of "
+            f"{longest if longest < 1 else options.prompt}, answers of up to {most}"
+        )
+    return Fit(longest=longest, max_tokens=most, lengths=options.lengths,
+               vocabulary=options.vocabulary)
+
+
+def _of_workload(options: argparse.Namespace, fit: Fit, targets: Targets) -> Iterator[Arrival]:
     rate = options.rate or _NOMINAL
     if options.concurrency is not None:
         # As many as it may need; a closed loop takes them when it can.
@@ -111,8 +119,6 @@ def _of_workload(
     workload = workload_of(options)
     parts = workload.parts(rate, seconds, variation=_variation(options.arrivals),
                            last_rate=options.ramp_to)
-    fit = Fit(longest=longest, max_tokens=options.max_tokens, lengths=options.lengths,
-              vocabulary=options.vocabulary)
     return arrivals(parts, options.seed, lambda kind: targets, fit)
 
 
@@ -125,12 +131,12 @@ def workload_of(options: argparse.Namespace) -> Workload:
     ).workload()
 
 
-def _of_trace(options: argparse.Namespace, longest: int, targets: Targets) -> Iterator[Arrival]:
+def _of_trace(options: argparse.Namespace, fit: Fit, targets: Targets) -> Iterator[Arrival]:
     trace = read_trace(options.trace)
     speed = options.speed or 1.0
     if options.rate is not None:
         part = [traced.at for traced in trace
-                if traced.at >= options.start and traced.prompt <= longest]
+                if traced.at >= options.start and traced.prompt <= fit.longest]
         if len(part) < 2 or part[-1] == part[0]:
             raise ConfigError(f"{options.trace} has no requests to scale from {options.start:g} s")
         speed = options.rate * (part[-1] - part[0]) / (len(part) - 1)
@@ -138,8 +144,8 @@ def _of_trace(options: argparse.Namespace, longest: int, targets: Targets) -> It
     if options.duration is not None and options.concurrency is None:
         seconds = (options.warmup + options.duration) * speed
     return replay(
-        trace, speed=speed, start=options.start, seconds=seconds, longest=longest,
-        max_tokens=options.max_tokens, targets=targets, vocabulary=options.vocabulary,
+        trace, speed=speed, start=options.start, seconds=seconds, longest=fit.longest,
+        max_tokens=fit.max_tokens, targets=targets, vocabulary=fit.vocabulary,
     )
 
 

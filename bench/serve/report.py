@@ -6,6 +6,7 @@ from typing import Any
 
 from baton.bench.report import console, show_table
 from baton.bench.serve.served import Served
+from baton.bench.serve.server_side import beside
 
 _TIMES = (
     ("TTFT", "ttft_ms"), ("ITL, of each token", "itl_ms"), ("TPOT, of each request", "tpot_ms"),
@@ -18,7 +19,7 @@ def show(served: Served, figures: dict[str, Any]) -> None:
     """Everything that a person wants to know; warnings last."""
     _times(figures)
     show_table("requests and tokens", ("", ""), _counts(served, figures))
-    _server(served)
+    _server(served, figures)
     _client(figures["client"])
     for warning in warnings(served, figures):
         console().print(f"[bold yellow]note:[/] {warning}", highlight=False)
@@ -86,11 +87,19 @@ def _counts(served: Served, figures: dict[str, Any]) -> list[tuple[str, object]]
     return lines
 
 
-def _server(served: Served) -> None:
+def _server(served: Served, figures: dict[str, Any]) -> None:
     side = served.server_side()
     if not side.get("times"):
         console().print("the server has no histograms at /metrics")
         return
+    pairs = beside(figures, side["times"])
+    if pairs:
+        show_table(
+            "means in milliseconds, on both sides",
+            ("", "client", "server", "between them"),
+            [(name.removesuffix("_ms").upper(), pair["client"], pair["server"],
+              round(pair["client"] - pair["server"], 3)) for name, pair in pairs.items()],
+        )
     known = sorted(side["times"].items(), key=lambda item: _rank(item[0]))
     show_table(
         "the server's own histograms, of the same time",

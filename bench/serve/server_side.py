@@ -6,6 +6,7 @@ grew. So Baton's phases and those of others come out beside what the client saw.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 _SECONDS = 10.0
 Key = tuple[str, tuple[tuple[str, str], ...]]
 """Name and labels of a sample."""
+BESIDE = {
+    "ttft_ms": ("ttft_seconds", "time_to_first_token_seconds"),
+    "itl_ms": ("itl_seconds", "inter_token_latency_seconds", "time_per_output_token_seconds"),
+    "e2e_ms": ("e2e_seconds", "e2e_request_latency_seconds"),
+}
+"""Figures of the client, and what servers call the same."""
 _NOT_LABELS = ("worker", "model_name", "engine", "le")
 """Summed over."""
 
@@ -74,6 +81,18 @@ def difference(before: Scrape, after: Scrape) -> dict[str, Any]:
         if value > before.counters.get(key, 0.0)
     }
     return {"times": means, "counters": grew}
+
+
+def beside(figures: Mapping[str, Any], times: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Means of the client with those of the server under it: the difference is what lies between
+    them, and in the client."""
+    found = {}
+    for figure, endings in BESIDE.items():
+        theirs = next((times[name]["mean_ms"] for ending in endings for name in times
+                       if name.endswith(ending)), None)
+        if figures.get(figure) is not None and theirs is not None:
+            found[figure] = {"client": figures[figure]["mean"], "server": theirs}
+    return found
 
 
 def _label(key: Key) -> str:
