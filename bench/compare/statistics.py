@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def _stats():  # type: ignore[no-untyped-def]
+def _stats() -> Any:
     """Imported when it is needed: it takes a second."""
     try:
         from scipy import stats

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from baton.bench.compare.layouts import Layout
 from baton.bench.compare.measure import Run
@@ -74,7 +75,7 @@ class Trials:
                 before = found[layout.name][-1] if found[layout.name] else None
                 known = before is not None and before.found
                 capacity = highest_rate(
-                    lambda rate, layout=layout, n=repetition: self._probe(layout, rate, n),
+                    partial(self._probe, layout, repetition),
                     before.holds if known and before is not None else start,
                     wanted=self.wanted, tolerance=tolerance, most=most, lowest=start / 100,
                     step=NEAR_STEP if known else STEP,
@@ -105,7 +106,7 @@ class Trials:
         self.tell(f"  {first.point.layout} it is")
         return next(layout for layout in members if layout.name == first.point.layout)
 
-    def _probe(self, layout: Layout, rate: float, repetition: int) -> float:
+    def _probe(self, layout: Layout, repetition: int, rate: float) -> float:
         run = self._measure(layout, rate, repetition, anew=not layout.managed)
         self.probes.append(run)
         return run.attainment

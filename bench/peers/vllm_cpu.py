@@ -51,7 +51,7 @@ def export_model(target: Path, model: str | None = None) -> Path:
     where: dict[str, Any] = {}
     if path.is_file():
         where, path = {"gguf_file": path.name}, path.parent
-    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, **where)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, **where)
     loaded.to(torch.bfloat16).save_pretrained(target)
     AutoTokenizer.from_pretrained(path, **where).save_pretrained(target)
     return target

@@ -15,7 +15,7 @@ class Table(NamedTuple):
     title: str
     columns: tuple[str, ...]
     """The first is text, the others are figures."""
-    lines: list[tuple[str, ...]]
+    lines: Sequence[tuple[str, ...]]
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
