@@ -1,7 +1,8 @@
 """What becomes of a flight whose attempt came to nothing.
 
     declined, tokens out of order      again, elsewhere for a moment; later, when there are many
-                                       such (`budget.py`)
+                                       such (`budget.py`) and it has no token yet; with tokens as
+                                       one whose worker was lost
     declined for lack of room          again, elsewhere or where something has ended meanwhile
     worker lost                        again, with the accepted tokens; where streams run, only
                                        so much of this at a time (`policy.RECOMPUTE_TOKENS`)
@@ -75,8 +76,11 @@ class Retries:
             worker.had_no_room()
         else:
             self._avoid(flight, worker)
+        if flight.begun and reason != NO_ROOM:
+            # A link that is cut ends many at once; beside streams they go on one by one.
+            flight.trouble.recompute = True
         self.retry(flight, reason)
-        if reason not in NO_FAULT:
+        if reason not in NO_FAULT and not flight.begun:
             self._sending.hold_back(flight, self.budget.take(_now()))
         self._sending.pump()
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from baton.protocol.curves import StepCurve
 from baton.protocol.ids import Identity
 from baton.router.admission import IN_TIME, Admission, Drain, Offered, Prospect
-from baton.router.budget import MOST, PER_SECOND, SHARE, RetryBudget
+from baton.router.budget import LONGEST, MOST, PER_SECOND, SHARE, RetryBudget
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.lanes import Lanes, configure
 from baton.router.policy import Decision
@@ -115,6 +115,9 @@ def test_retries_are_a_share_of_requests() -> None:
         assert later.take(0.0) == 0.0
     assert later.take(0.0) == pytest.approx(1 / PER_SECOND)
     assert later.take(1.0) == pytest.approx(0.0)
+    # A thousand at once: nobody waits for the thousand before.
+    assert max(later.take(1.0) for _ in range(1000)) == pytest.approx(LONGEST)
+    assert later.take(1.0 + LONGEST) == pytest.approx(1 / PER_SECOND)
 
 
 CURVE = StepCurve(

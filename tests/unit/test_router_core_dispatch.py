@@ -16,6 +16,7 @@ from baton.protocol.ids import Identity
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import (
     Cancel,
+    Declined,
     Generate,
     Prefill,
     Reserve,
@@ -23,6 +24,7 @@ from baton.protocol.records import (
     TokenDelta,
 )
 from baton.protocol.tokens import unpack_tokens
+from baton.router import budget
 from baton.router.accuracy import OutputLengths
 from baton.router.control import RouterControl
 from baton.router.flight import Flight
@@ -104,6 +106,31 @@ async def test_declined_requests_go_elsewhere_and_come_back(cluster: Cluster) ->
     assert await read(cluster.submit()) == EXPECTED
     assert cluster.counts.decisions[-1] == ("local", "prefill_excluded")
     assert cluster.counts.retries == ["busy", "busy", "no_session"]
+
+
+async def test_an_answer_that_has_begun_waits_for_no_budget(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut link ends hundreds of hand-offs at once. Two a second would be minutes of silence."""
+    monkeypatch.setattr(budget, "LONGEST", 1000.0)
+    retries = cluster.dispatcher._retries
+    for _ in range(2000):
+        retries.budget.take(asyncio.get_running_loop().time())
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    prefill.seal = False
+    flight = cluster.submit()
+    await until(lambda: len(flight.accepted) == 1)
+    prefill.seal = True
+    decode.send(Declined(key=flight.key, reason="expired"))
+    assert await read(flight) == EXPECTED
+    assert cluster.counts.retries == ["expired"]
+
+    decode.decline = prefill.decline = ["expired"]
+    waiting = cluster.submit()  # it has not begun
+    await until(lambda: cluster.counts.retries == ["expired"] * 2)
+    assert cluster.dispatcher.queue_depth == 1
+    assert not waiting.accepted
+    waiting.cancel("enough")
 
 
 @pytest.mark.parametrize(("reason", "blamed"), [("peer_lost", False), ("expired", True)])
