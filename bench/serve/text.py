@@ -14,8 +14,8 @@ from baton.protocol.errors import ConfigError
 
 BLOCK = 64
 """Tokens of a passage."""
-_PROBES = (600, 6000)
-"""Characters of two prompts whose tokens are compared."""
+_PROBES = ((600, 6000), (80, 400))
+"""Characters of two prompts whose tokens are compared; the second pair for short contexts."""
 _USUAL = 4.0
 """Characters of a token, where the server does not say."""
 
@@ -33,8 +33,9 @@ def corpus(path: Path | None = None) -> str:
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     text = " ".join(text.split())
-    if len(text) < _PROBES[1]:
-        raise ConfigError(f"{path} has {len(text)} characters; prompts need {_PROBES[1]} or more")
+    least = max(map(max, _PROBES))
+    if len(text) < least:
+        raise ConfigError(f"{path} has {len(text)} characters; prompts need {least} or more")
     return text
 
 
@@ -60,7 +61,8 @@ class Writer:
 
 async def measured(text: str, tokens_of: Callable[[str], Awaitable[int | None]]) -> Writer:
     """A writer for a server that says how many tokens a prompt has."""
-    short, long = [await tokens_of(text[:characters]) for characters in _PROBES]
-    if not short or not long or long <= short:
-        return Writer(text)
-    return Writer(text, (_PROBES[1] - _PROBES[0]) / (long - short))
+    for few, many in _PROBES:
+        short, long = await tokens_of(text[:few]), await tokens_of(text[:many])
+        if short and long and long > short:
+            return Writer(text, (many - few) / (long - short))
+    return Writer(text)
