@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from baton.bench.simulator.ahead import Ran
@@ -103,15 +104,14 @@ class Cluster:
         self.sizings: list[Sizing] = []
         self._sessions: dict[str, list[SimulatedSession]] = {}
         self._clients: Clients | None = None
-        names = PromptNames()
-        for number, (role, machine) in enumerate(workers):
-            name = f"{role}-{number}"
-            worker = SimulatedWorker(
-                self.loop, self.network, machine, name, role, seed=seed, learn=learn,
-                fast_forward=fast_forward, names=names,
-            )
-            self.workers[name] = worker
-            self.loop.call_soon(self._join, worker)
+        self._before: dict[str, Work] = {}
+        """What earlier lives of workers did."""
+        self._make = partial(
+            SimulatedWorker, self.loop, self.network, seed=seed, learn=learn,
+            fast_forward=fast_forward, names=PromptNames(),
+        )
+        for role, machine in workers:
+            self.start(role, machine)
         if sizing:
             self.loop.call_soon(self._start_sizing)
         if fast_forward:
@@ -134,7 +134,8 @@ class Cluster:
         return Run(
             outcomes=clients.outcomes,
             gaps=clients.gaps,
-            work={name: worker.engine.work for name, worker in self.workers.items()},
+            work={name: self._before.get(name, Work()) + worker.engine.work
+                  for name, worker in self.workers.items()},
             role_changes=sorted(
                 (at, name, role)
                 for name, worker in self.workers.items()
@@ -148,11 +149,34 @@ class Cluster:
             log=self.log,
         )
 
-    def kill(self, name: str) -> None:
-        """As after SIGKILL, noticed at once."""
+    def start(self, role: str, machine: Machine, *, seconds: float = 0.0) -> str:
+        """One more worker; it joins after so many seconds, which its process needs to start.
+        Returns its name."""
+        name = f"{role}-{len(self.workers)}"
+        worker = self.workers[name] = self._make(machine, name, role)
+        self.loop.call_later(seconds, self._join, worker)
+        return name
+
+    def kill(self, name: str, *, noticed: float = 0.0) -> None:
+        """As after SIGKILL; routers notice it after so many seconds."""
         self.workers[name].kill()
-        for session in self._sessions[name]:
-            session.lose("killed", LossCause.PROCESS)
+        lost = self._sessions.pop(name, [])
+        if noticed:
+            self.loop.call_later(noticed, _lose, lost)
+        else:
+            _lose(lost)
+
+    def restart(self, name: str, *, seconds: float = 0.0) -> None:
+        """One that was killed is started again in the role that it had at first: another epoch,
+        with nothing in its cache, that joins after so many seconds."""
+        dead = self.workers[name]
+        assert dead.dead, f"{name} lives"
+        self._before[name] = self._before.get(name, Work()) + dead.engine.work
+        worker = self.workers[name] = self._make(
+            dead.machine, name, dead.first_role, epoch=dead.identity.epoch + 1
+        )
+        worker.role_changes = dead.role_changes
+        self.loop.call_later(seconds, self._join, worker)
 
     def slow(self, name: str, factor: float) -> None:
         """Its steps take so many times as long as they should, from now on."""
@@ -184,6 +208,8 @@ class Cluster:
             self.sizings.append(sizing)
 
     def _join(self, worker: SimulatedWorker) -> None:
+        if worker.dead:
+            return
         name = worker.identity.node_id
         for router, dispatcher in zip(self._router_ids, self.dispatchers, strict=True):
             session = SimulatedSession(self.loop, router, dispatcher, worker.on_record)
@@ -200,7 +226,7 @@ class Cluster:
         def after_showing() -> list[Candidate]:
             for worker in registry:
                 if worker.known is None:
-                    self.workers[worker.identity.node_id].show()
+                    self.workers[worker.identity.node_id].show()  # of a dead one there is nothing
             return candidates()
 
         setattr(registry, "candidates", after_showing)  # noqa: B010
@@ -223,3 +249,8 @@ class Cluster:
             watch(record)
 
         return watch_and_log if self._keep_log else watch
+
+
+def _lose(sessions: list[SimulatedSession]) -> None:
+    for session in sessions:
+        session.lose("killed", LossCause.PROCESS)

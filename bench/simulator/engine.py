@@ -40,6 +40,15 @@ class Work:
     ahead: int = 0
     """Of `steps`, those that were taken many at once."""
 
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.steps + other.steps,
+            self.busy + other.busy,
+            self.prompt_tokens + other.prompt_tokens,
+            self.decoded + other.decoded,
+            self.ahead + other.ahead,
+        )
+
 
 class SimulatedEngine:
     """Commands take effect between steps, as in `baton.engine.core`; so do the answers to them.

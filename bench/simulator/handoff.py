@@ -17,6 +17,7 @@ from typing import Protocol
 import msgspec
 
 from baton.bench.simulator.clock import SimulatedLoop
+from baton.bench.simulator.known_curves import KnownCurves
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Kind, Network, Transfer
 from baton.bench.simulator.session import LATENCY
@@ -68,7 +69,7 @@ class Handoffs:
         network: Network,
         engine: Engine,
         outlet: Outlet,
-        curves: CurveKeeper,
+        curves: CurveKeeper | KnownCurves,
         random: Random,
     ) -> None:
         self.identity = identity
@@ -85,6 +86,7 @@ class Handoffs:
         """By loan key: what waits for the loan."""
         self._egress_free = 0.0
         """When what leaves already will have left."""
+        self.ingress_free = 0.0
         network.join(self)
 
     @property
@@ -178,7 +180,9 @@ class Handoffs:
                 seconds *= math.exp(self._random.gauss(0.0, link.spread))
             begin = max(now, self._egress_free)
             self._egress_free = begin + seconds
-            transfer.arrives = begin + seconds + link.latency
+            # Both ends carry one at a time; who waits at the receiver's keeps nobody at its own.
+            receiver.ingress_free = max(begin, receiver.ingress_free) + seconds
+            transfer.arrives = receiver.ingress_free + link.latency
             transfer.sent = transfer.ready
             self._curves.transfer(transfer.receiver.node_id, num_bytes, seconds + link.latency)
         if transfer.done:

@@ -18,7 +18,7 @@ class Machine:
     curve: StepCurve
     """A step takes its `seconds`, times lognormal noise of its `spread`."""
     link: LinkCurve
-    """To any other worker; one transfer at a time leaves a worker."""
+    """To any other worker; one transfer at a time leaves a worker, and one reaches it."""
     layout: KVLayout
     num_blocks: int
     limits: SchedulerLimits

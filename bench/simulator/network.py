@@ -5,7 +5,8 @@
 
 Either end may come first, or alone. What the hand-off machines of `baton.kvtransfer` guard against
 does not happen here, so there are no machines; the times are theirs: blocks travel while later
-ones are computed, one message at a time leaves a worker, and the seal follows the last byte.
+ones are computed, one message at a time leaves a worker and one reaches it, and the seal follows
+the last byte.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class End(Protocol):
     """A worker, as its peers reach it."""
 
     identity: Identity
+    ingress_free: float
+    """When what is on its way to it already will be there, in seconds."""
 
     def on_granted(self, transfer: Transfer) -> None: ...
 

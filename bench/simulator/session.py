@@ -45,6 +45,7 @@ class SimulatedSession:
         self._deliver = deliver
         self._sent = 0
         self._arrived = 0
+        self._deaf = False
         self._lost: str | None = None
         self._cause: LossCause | None = None
         self._heard = loop.time()
@@ -93,6 +94,10 @@ class SimulatedSession:
 
     # -- the worker's end --------------------------------------------------------------------
 
+    def fall_silent(self) -> None:
+        """The worker's process is gone, and the router has not noticed yet."""
+        self._deaf = True
+
     def tell(self, record: Record) -> None:
         if self._lost is None:
             self._loop.at(self._loop.time() + LATENCY, self._to_router, record)
@@ -132,7 +137,7 @@ class SimulatedSession:
         ran.told = end
 
     def _to_worker(self, record: Record) -> None:
-        if self._lost is None:
+        if self._lost is None and not self._deaf:
             self._arrived += 1
             self._deliver(self, record)
 

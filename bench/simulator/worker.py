@@ -74,18 +74,20 @@ class SimulatedWorker:
         learn: bool = False,
         fast_forward: bool = False,
         names: PromptNames | None = None,
+        epoch: int = 1,
     ) -> None:
-        self.identity = Identity(name, 1)
+        self.identity = Identity(name, epoch)
         self.machine = machine
         self.role_changes: list[tuple[float, str]] = []
         """(second, role), by command."""
         self.dead = False
         self._loop = loop
         self._network = network
+        self.first_role = role
         self._role = RoleKeeper(role)
         self._sessions: dict[Identity, SimulatedSession] = {}
         self._owners: dict[RequestKey, SimulatedSession] = {}
-        random = Random(f"{seed} {name}")
+        random = Random(f"{seed} {name}" + (f" {epoch}" if epoch > 1 else ""))
         curve = machine.curve if machine.knows_itself else None
         self._curves = CurveKeeper(curve) if learn else KnownCurves(curve, machine.link)
         self.engine = SimulatedEngine(
@@ -136,6 +138,8 @@ class SimulatedWorker:
         self.show()
         self.dead = True
         self.engine.stop()
+        for session in self._sessions.values():
+            session.fall_silent()
         self._sessions.clear()
         self._network.leave(self._handoffs)
 
