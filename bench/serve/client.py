@@ -37,12 +37,13 @@ class Cancels:
     share: float = 0.0
     seed: int = 0
 
-    def after(self, seen: Seen) -> int | None:
-        """Events after which this one is cancelled, if it has so many; None: it is not."""
-        rng = Random(f"{self.seed} {seen.number}")
+    def after(self, number: int, tokens: int) -> int | None:
+        """Events after which the request of this number is cancelled, of one that asked for so many
+        tokens and if it has so many; None: it is not."""
+        rng = Random(f"{self.seed} {number}")
         if rng.random() >= self.share:
             return None
-        return int(rng.random() * seen.asked)
+        return int(rng.random() * tokens)
 
 
 class Client:
@@ -65,7 +66,7 @@ class Client:
         """Fills `seen`. `began`: on the clock of `perf_counter`, when the load did. Raises only
         what cancels the task; `seen` then has what arrived before."""
         packets = Packets()
-        after = self._cancels.after(seen)
+        after = self._cancels.after(seen.number, seen.asked)
         headers = self._server.asking.headers(arrival)
         sent = time.perf_counter()
         seen.sent = sent - began

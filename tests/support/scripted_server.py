@@ -34,6 +34,8 @@ class Script:
     """An error event after so many chunks."""
     cut_after: int | None = None
     """The connection is closed after so many chunks."""
+    stall_after: int | None = None
+    """Nothing comes after so many chunks, for as long as the client stays."""
     finish: str | None = "length"
     wait: asyncio.Event | None = None
     """Before the first chunk."""
@@ -120,6 +122,8 @@ class ScriptedServer:
                 assert request.transport is not None
                 request.transport.close()
                 return reply
+            if script.stall_after == number:
+                await asyncio.Event().wait()
             text = " ".join(f"t{sent + n}" for n in range(tokens)) + " "
             choice: dict[str, Any] = {"delta": {"content": text}} if chat else {"text": text}
             if self.tells_ids and body.get("return_token_ids"):

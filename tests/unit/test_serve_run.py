@@ -175,18 +175,26 @@ async def test_a_bug_in_a_workload_is_not_swallowed() -> None:
             await serve(server.url, [Arrival(0.0, broken, 4, 9, 1)], concurrency=1)
 
 
-async def test_cancels_are_as_many_as_asked_for_and_the_same_each_time() -> None:
-    async with scripted(lambda number: Script(delays=(0.0, 0.002))) as server:
-        runs = [await serve(server.url, some(60, every=0.002, length=8),
-                            cancels=Cancels(0.3, seed=1)) for _ in range(2)]
-    gone = [[seen.number for seen in served.requests if seen.outcome == "cancelled"]
-            for served in runs]
-    assert 8 <= len(gone[0]) <= 30
-    assert gone[0] == gone[1]
-    for served in runs:
-        assert all(s.served for s in served.requests if s.outcome != "cancelled")
-        assert served.summary()["attainment"] == 1.0
-        assert any(0 < s.tokens < s.asked for s in served.requests if s.outcome == "cancelled")
+async def test_cancels_are_as_many_as_asked_for_and_leave_at_their_token() -> None:
+    cancels = Cancels(0.3, seed=1)
+    after = {n: cancels.after(n, 8) for n in range(60)}
+    gone = {n: events for n, events in after.items() if events is not None}
+    assert 8 <= len(gone) <= 30
+    assert min(gone.values()) == 0
+    assert max(gone.values()) > 4
+
+    def script(number: int) -> Script:
+        return Script(stall_after=gone.get(number))
+
+    async with scripted(script) as server:
+        served = await serve(server.url, some(60, every=0.002, length=8), cancels=cancels)
+    for seen in served.requests:
+        if seen.number in gone:
+            assert (seen.outcome, seen.tokens) == ("cancelled", gone[seen.number])
+        else:
+            assert (seen.outcome, seen.tokens) == ("length", 8)
+    assert served.summary()["attainment"] == 1.0
+    assert server.cancelled == len(gone)
 
 
 # -- conversations ---------------------------------------------------------------------------
