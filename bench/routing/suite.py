@@ -1,8 +1,9 @@
 """`baton bench routing suite`: never worse than what people run.
 
 For each kind of work, some loads and sizes of the cluster: the automatic router against every
-static split and against colocated workers with every chunk size, on the same requests. What counts
-is goodput: requests per second that attained their TTFT and ITL.
+static split and against colocated workers with every chunk size, on the same requests of some
+seeds. What counts is goodput: requests per second that attained their TTFT and ITL. The ratio comes
+with bounds (`paired.py`); it is judged by its value, and chance by the bounds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from baton.bench.planning.hardware.kinds import load_machine
 from baton.bench.report import at_least, show_rows, show_table
 from baton.bench.results import Row, add_json, chosen, deliver, found
-from baton.bench.routing.systems import System, automatic, static_systems
+from baton.bench.routing.contest import WANTED, Contest, goodput, hold
+from baton.bench.routing.paired import mean
+from baton.bench.routing.systems import System
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
 from baton.bench.routing.workloads import arrivals, targets_for
 from baton.bench.simulator.machine import Machine
@@ -24,7 +27,6 @@ from baton.bench.simulator.outcome import summary
 from baton.bench.workloads.named import KINDS, WORKLOADS
 from baton.bench.workloads.workload import Part
 
-WANTED = 0.97
 WARM = {False: 5.0, True: 30.0}
 """Seconds before what counts; with conversations, of which the first ones begin then."""
 
@@ -73,7 +75,7 @@ def compare(
 ) -> list[Trial]:
     """All systems on the same requests."""
     tasks = [(system, shape, load, workers, machine, seconds, seed) for system in systems]
-    if jobs == 1:
+    if jobs == 1 or len(tasks) < 2:
         return [_one(*task) for task in tasks]
     with ProcessPoolExecutor(jobs) as pool:
         return list(pool.map(_one, *zip(*tasks, strict=True)))
@@ -106,25 +108,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     machine = load_machine(options.machine)
     rows: list[Row] = []
+    ratios: list[float] = []
     results: list[dict[str, Any]] = []
-    for workers in options.workers:
-        systems = [automatic(workers), *static_systems(workers)]
-        if options.systems:
-            systems = [system for system in systems if system.name in options.systems]
-        for shape in options.only or SHAPES:
-            for load in options.load:
-                started = time.monotonic()
-                trials = compare(shape, load, workers, machine, seconds=options.seconds,
-                                 seed=options.seed, systems=systems, jobs=options.jobs)
-                rows.append(_judge(shape, load, workers, trials))
-                results.append({
-                    "workload": shape, "load": load, "workers": workers,
-                    "systems": {t.system: figures(t) for t in trials},
-                })
-                taken = time.monotonic() - started
-                show_trials(
-                    f"{shape}, {workers} workers, load {load:g} ({taken:.0f} s taken)", trials
-                )
+    cases = [
+        (workers, shape, load)
+        for workers in options.workers
+        for shape in options.only or SHAPES
+        for load in options.load
+    ]
+    for workers, shape, load in cases:
+        def run(
+            systems: Sequence[System],
+            seed: int,
+            case: tuple[str, float, int] = (shape, load, workers),
+        ) -> list[Trial]:
+            return compare(*case, machine, seconds=options.seconds, seed=seed, systems=systems,
+                           jobs=options.jobs)
+
+        started = time.monotonic()
+        contest = hold(workers, options.seeds, run, options.systems or ())
+        what = f"{shape}, {workers} workers, load {load:g}"
+        rows.append(contest.row(what))
+        ratios.append(contest.ratio.value)
+        results.append({
+            "workload": shape, "load": load, "workers": workers, "ratio": contest.ratio._asdict(),
+            "best": contest.best, "systems": of_all(contest),
+        })
+        show_contest(f"{what} ({time.monotonic() - started:.0f} s taken)", contest)
+    if len(rows) > 1:
+        rows.append(at_least(f"all {len(rows)}, geometric mean", WANTED, mean(ratios)))
     good = show_rows(rows)
     deliver(found(
         "routing suite", settings={**chosen(options, "jobs"), "machine": machine.name},
@@ -133,12 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if good else 1
 
 
-def _judge(shape: str, load: float, workers: int, trials: Sequence[Trial]) -> Row:
-    ours = trials[0].goodput
-    best = max(trials[1:], key=lambda trial: trial.goodput, default=trials[0])
-    ratio = ours / best.goodput if best.goodput else 1.0
-    return at_least(f"{shape}, {workers} workers, load {load:g}, against {best.system}",
-                    WANTED, ratio)
+def of_all(contest: Contest) -> dict[str, list[dict[str, Any]]]:
+    """Figures of each system, seed by seed."""
+    return {trials[0].system: [figures(t) for t in trials] for trials in contest.trials()}
 
 
 def figures(trial: Trial) -> dict[str, Any]:
@@ -153,20 +162,22 @@ def figures(trial: Trial) -> dict[str, Any]:
     }
 
 
-def show_trials(title: str, trials: Sequence[Trial]) -> None:
-    """One line for each system."""
+def show_contest(title: str, contest: Contest) -> None:
+    """One line for each system, all its seeds together."""
     lines = []
-    for trial in trials:
-        seen = summary(trial.outcomes, trial.seconds)
+    for trials in contest.trials():
+        outcomes = [outcome for trial in trials for outcome in trial.outcomes]
+        seen = summary(outcomes, sum(trial.seconds for trial in trials))
         lines.append((
-            trial.system, seen["requests"], seen["goodput_per_s"], seen["attainment"],
-            seen["served"], seen["ttft_ms"]["p50"], seen["ttft_ms"]["p99"],
+            trials[0].system, len(trials), seen["requests"], f"{goodput(trials):.3f}",
+            seen["attainment"], seen["served"], seen["ttft_ms"]["p50"], seen["ttft_ms"]["p99"],
             seen["itl_ms"]["p50"], seen["itl_ms"]["p99"], seen["hit_rate"],
+            sum(len(trial.run.role_changes) for trial in trials),
         ))
     show_table(
         title,
-        ("system", "requests", "goodput/s", "attained", "served", "TTFT p50", "p99 ms",
-         "ITL p50", "p99 ms", "hits"),
+        ("system", "seeds", "requests", "goodput/s", "attained", "served", "TTFT p50", "p99 ms",
+         "ITL p50", "p99 ms", "hits", "role changes"),
         lines,
     )
 
@@ -179,13 +190,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=[4])
     parser.add_argument("--load", type=float, nargs="+", default=[0.6, 0.85],
                         help="of what the cluster could do at most")
-    parser.add_argument("--seconds", type=float, default=60.0, help="that count, of each run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="that count, of each run")
     parser.add_argument("--only", nargs="+", choices=SHAPES, help="kinds of work")
     parser.add_argument("--systems", nargs="+", metavar="NAME",
                         help='only these, such as auto "split 2+2" "colocated 256"')
     parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "
                         "DistServe fit; default: one made of a device's figures")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4],
+                        help="requests of each are the same for all systems")
     add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))

@@ -63,9 +63,9 @@ def colocated(workers: int, chunk: int) -> System:
     return System(f"colocated {chunk}", ("mixed",) * workers, _only_local, chunk)
 
 
-def static_systems(workers: int) -> Iterator[System]:
-    """All splits, and all chunk sizes."""
-    for prefills in range(1, workers):
+def static_systems(workers: int, step: int = 1) -> Iterator[System]:
+    """All splits, or every `step`th, and all chunk sizes."""
+    for prefills in range(step, workers, step):
         yield split(prefills, workers - prefills)
     for chunk in CHUNKS:
         yield colocated(workers, chunk)

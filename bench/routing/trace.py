@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from baton.bench.planning.hardware.kinds import load_machine
-from baton.bench.report import at_least, show_rows
+from baton.bench.report import show_rows
 from baton.bench.results import add_json, chosen, deliver, found
-from baton.bench.routing.suite import WANTED, figures, show_trials
-from baton.bench.routing.systems import automatic, static_systems
-from baton.bench.routing.trial import lanes_for, run_trial
+from baton.bench.routing.contest import hold
+from baton.bench.routing.suite import of_all, show_contest
+from baton.bench.routing.systems import System
+from baton.bench.routing.trial import Trial, lanes_for, run_trial
 from baton.bench.routing.workloads import targets_for
 from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
 from baton.bench.workloads.traces import read_trace, replay
@@ -42,32 +43,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ))
     if not replayed:
         raise ConfigError(f"{options.file} has no request that fits from {window[0]:g} s on")
-    systems = [automatic(options.workers), *static_systems(options.workers)]
-    if options.systems:
-        systems = [system for system in systems if system.name in options.systems]
+
+    def run(systems: Sequence[System], seed: int) -> list[Trial]:
+        return [
+            run_trial(
+                system, machine, iter(replayed), lanes=lanes_for(targets),
+                count=(warm, warm + options.seconds), seed=seed,
+            )
+            for system in systems
+        ]
+
     started = time.monotonic()
-    trials = [
-        run_trial(
-            system, machine, iter(replayed), lanes=lanes_for(targets),
-            count=(warm, warm + options.seconds), seed=options.seed,
-        )
-        for system in systems
-    ]
-    show_trials(
+    contest = hold(options.workers, options.seeds, run, options.systems or ())
+    show_contest(
         f"{options.file.name} x {options.speed:g}, {options.workers} workers, TTFT "
         f"{targets.ttft:g} s, ITL {targets.itl:g} s ({time.monotonic() - started:.0f} s taken)",
-        trials,
+        contest,
     )
-    best = max(trials[1:], key=lambda trial: trial.goodput, default=trials[0])
-    ratio = trials[0].goodput / best.goodput if best.goodput else 1.0
-    rows = [at_least(f"{options.file.name}, against {best.system}", WANTED, ratio)]
+    rows = [contest.row(options.file.name)]
     good = show_rows(rows)
     deliver(found(
         "routing trace",
         settings={**chosen(options), "file": options.file.name, "machine": machine.name,
                   "ttft": targets.ttft, "itl": targets.itl},
         metrics={"requests": len(replayed),
-                 "systems": {trial.system: figures(trial) for trial in trials}},
+                 "ratio": contest.ratio._asdict(), "systems": of_all(contest)},
         rows=rows,
     ), options.json)
     return 0 if good else 1
@@ -92,6 +92,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='only these, such as auto "split 2+2" "colocated 256"')
     parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "
                         "DistServe fit; default: one made of a device's figures")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1],
+                        help="of what varies beside the requests: how long steps take")
     add_json(parser)
     return parser.parse_args(None if arguments is None else list(arguments))
