@@ -12,13 +12,16 @@ from baton.bench.planning.layout import Layout
 from baton.bench.planning.loads import Load
 from baton.bench.planning.plan import COLOCATED, DISAGGREGATED, SHARES
 from baton.bench.planning.wishes import Wishes
-from baton.bench.routing.systems import Decide, System, colocated, split
-from baton.bench.routing.trial import Trial, lanes_for, run_trial
-from baton.bench.simulator.cluster import Cluster
+from baton.bench.routing.systems import colocated, split
+from baton.bench.routing.trial import lanes_for
+from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.machine import Machine
+from baton.bench.simulator.outcome import Outcome, window
 from baton.bench.workloads.arrival import Arrival
+from baton.router.dispatcher import Dispatcher
+from baton.router.observer import Observer
 from baton.router.planner.workload import Workload
-from baton.router.policy import decide
+from baton.router.policy import Decide, decide
 
 POINTS = 60
 """Of how busy pools are over time."""
@@ -112,50 +115,39 @@ def run_arrivals(
     span: Span,
     seed: int,
     points: int = 1,
-    system: System | None = None,
+    way: Decide | None = None,
+    sizing: bool = False,
 ) -> Seen:
-    """`system`: another way to decide than the layout's."""
+    """`way`: how requests are decided; the usual one is the production policy, over fewer ways
+    where roles are strict. `sizing`: routers change roles as they see fit."""
+    way = way or {COLOCATED: LOCAL, DISAGGREGATED: REMOTE}.get(layout.shape, decide)
+    lanes = lanes_for(wishes.targets)
+
+    def dispatcher(observer: Observer) -> Dispatcher:
+        return Dispatcher(None, observer, lanes=lanes, max_queue=100_000, decide=way)
+
+    cluster = Cluster(workers_of(layout, kinds), seed=seed, dispatcher=dispatcher, sizing=sizing,
+                      fast_forward=True)
     busy = _Busy(points, span)
-    trial = run_trial(
-        system or system_of(layout, kinds),
-        kinds[layout.pools[0].kind].machine,
-        arrivals,
-        lanes=lanes_for(wishes.targets),
-        count=(span.warm, span.warm + span.counted),
-        seed=seed,
-        prepare=busy.plan,
-        limit=span.after + _PATIENCE * (wishes.ttft + span.warm),
-    )
-    return _seen(trial, wishes, rate, seed, busy)
+    busy.plan(cluster)
+    end = span.warm + span.counted
+    limit = span.after + _PATIENCE * (wishes.ttft + span.warm)
+    run = cluster.run(arrivals, until=end + limit)
+    return _seen(run, window(run.outcomes, span.warm, end), wishes, rate, seed, span, busy)
 
 
 # -- layouts as the simulator takes them -------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Laid(System):
-    """A system whose workers need not be alike."""
-
-    machines: tuple[Machine, ...] = ()
-
-    def workers(self, machine: Machine) -> list[tuple[str, Machine]]:
-        return list(zip(self.roles, self.machines, strict=True))
-
-
-def system_of(layout: Layout, kinds: Sequence[WorkerKind], way: Decide | None = None) -> System:
-    """`way`: how requests are decided; the usual one is the production policy, over fewer ways
-    where roles are strict."""
-    if way is None:
-        way = {COLOCATED: LOCAL, DISAGGREGATED: REMOTE}.get(layout.shape, decide)
-    roles: list[str] = []
-    machines: list[Machine] = []
+def workers_of(layout: Layout, kinds: Sequence[WorkerKind]) -> list[tuple[str, Machine]]:
+    """(role, machine) of each."""
     name = kinds[layout.pools[0].kind].machine.name
-    for pool in layout.pools:
+    return [
         # One model, so one name: caches of one kind of worker must hold what another computed.
-        machine = replace(kinds[pool.kind].machine, name=name)
-        roles += [pool.role] * pool.workers
-        machines += [machine] * pool.workers
-    return _Laid(layout.name(kinds), tuple(roles), way, machines=tuple(machines))
+        (pool.role, replace(kinds[pool.kind].machine, name=name))
+        for pool in layout.pools
+        for _ in range(pool.workers)
+    ]
 
 
 LOCAL: Decide = colocated(1, 64).decide
@@ -181,6 +173,7 @@ class _Busy:
         def look() -> None:
             busy: dict[str, float] = {}
             for name, worker in cluster.workers.items():
+                worker.show()
                 busy[roles[name]] = busy.get(roles[name], 0.0) + worker.engine.work.busy
             self._looks.append((cluster.loop.time(), busy))
 
@@ -197,8 +190,15 @@ class _Busy:
         return {role: tuple(points) for role, points in found.items()}
 
 
-def _seen(trial: Trial, wishes: Wishes, rate: float, seed: int, busy: _Busy) -> Seen:
-    outcomes = trial.outcomes
+def _seen(
+    run: Run,
+    outcomes: Sequence[Outcome],
+    wishes: Wishes,
+    rate: float,
+    seed: int,
+    span: Span,
+    busy: _Busy,
+) -> Seen:
     kept = sum(wishes.kept(outcome) for outcome in outcomes)
     served = [outcome for outcome in outcomes if outcome.served]
     prompts = sum(outcome.prompt for outcome in served)
@@ -206,16 +206,16 @@ def _seen(trial: Trial, wishes: Wishes, rate: float, seed: int, busy: _Busy) -> 
     points = busy.over_time()
     return Seen(
         rate=rate,
-        came=len(outcomes) / trial.seconds,
+        came=len(outcomes) / span.counted,
         seed=seed,
         requests=len(outcomes),
         attainment=kept / len(outcomes) if outcomes else 1.0,
-        goodput=kept / trial.seconds,
+        goodput=kept / span.counted,
         served=len(served) / len(outcomes) if outcomes else 1.0,
         ttft=tuple(o.ttft for o in outcomes if o.ttft is not None),
         itl=tuple(itl),
         e2e=tuple(o.last for o in served if o.last is not None),
-        gaps=tuple(trial.run.gaps.quantile(share) for share in SHARES),
+        gaps=tuple(run.gaps.quantile(share) for share in SHARES),
         hit_rate=sum(o.cached for o in served) / prompts if prompts else 0.0,
         busy={
             role: sum(share for _, share in part) / len(part) if part else 0.0

@@ -98,7 +98,8 @@ def _around(found: Estimate | None) -> str:
     if found is None:
         return "-"
     half = (found.high - found.low) / 2
-    return figure(found.value) if half == 0 else f"{figure(found.value)} ± {figure(float(f"{half:.2g}"))}"
+    around = "" if half == 0 else f" ± {figure(float(f'{half:.2g}'))}"
+    return figure(found.value) + around
 
 
 def _list(console: Console, title: str, lines: Sequence[str]) -> None:

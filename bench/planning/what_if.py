@@ -1,0 +1,84 @@
+"""Traffic that was, once more: with another split, another policy, or on other hardware. Beside
+it what was really seen, and a simulation of just that, which says how far to trust the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
+from baton.bench.planning.layout import Layout, parse_layout
+from baton.bench.planning.run import BY_COST, LOCAL, REMOTE, Seen, Span, run_arrivals
+from baton.bench.planning.wishes import Wishes
+from baton.bench.workloads.traces import Traced, replay
+from baton.protocol.errors import ConfigError
+from baton.router.policy import Decide
+
+POLICIES: dict[str, tuple[Decide, bool]] = {
+    "strict": (REMOTE, False),
+    "cost": (BY_COST, False),
+    "local": (LOCAL, False),
+    "auto": (BY_COST, True),
+}
+"""Every prompt handed over; the cheapest way for each request; never handed over; the cheapest way,
+and roles that change with the load."""
+_MOST_TOKENS = 1 << 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One way in which the traffic could have been served."""
+
+    name: str
+    layout: Layout
+    kinds: tuple[WorkerKind, ...]
+    policy: str | None = None
+    """None: as the layout says."""
+
+
+def case_of(text: str, base: Case) -> Case:
+    """The base with one thing changed: a policy, a split, or hardware, whichever the text is.
+    Raises ConfigError that says what it may be."""
+    if text in POLICIES:
+        roles = {pool.role for pool in base.layout.pools}
+        if text == "strict" and roles == {"mixed"}:
+            raise ConfigError("--what-if strict: these workers have no roles to keep to; give a "
+                              "split such as 1p+1d")
+        return replace(base, name=text, policy=text)
+    problems = []
+    try:
+        layout = parse_layout(text, base.kinds)
+        return replace(base, name=layout.name(base.kinds), layout=layout, policy=None)
+    except ConfigError as error:
+        problems.append(str(error))
+        if text[:1].isdigit() or text.startswith("~"):
+            raise
+    try:
+        kinds = tuple(worker_kinds(text))
+    except ConfigError as error:
+        raise ConfigError(
+            f"--what-if {text}: neither a policy ({', '.join(POLICIES)}), nor a split such as "
+            f"2p+1d, nor hardware ({error})"
+        ) from error
+    pools = tuple(replace(pool, kind=0) for pool in base.layout.pools)
+    return replace(base, name=kinds[0].machine.name, layout=replace(base.layout, pools=pools),
+                   kinds=kinds[:1])
+
+
+def replayed(
+    case: Case, trace: Sequence[Traced], wishes: Wishes, *, seed: int, speed: float = 1.0
+) -> Seen:
+    """All of the trace, from its beginning, `speed` times as fast."""
+    longest = min(kind.machine.limits.max_model_len for kind in case.kinds)
+    fitting = [traced for traced in trace if traced.prompt + traced.output < longest]
+    if not fitting:
+        raise ConfigError(f"{case.name}: no request fits into {longest} tokens")
+    most = max(16, min(_MOST_TOKENS, max(traced.output for traced in fitting) + 1))
+    arrivals = replay(fitting, speed=speed, longest=longest, max_tokens=most,
+                      targets=wishes.targets)
+    seconds = (fitting[-1].at - fitting[0].at) / speed + 1e-6
+    way, sizing = POLICIES[case.policy] if case.policy is not None else (None, False)
+    return run_arrivals(
+        case.layout, case.kinds, arrivals, wishes, rate=len(fitting) / seconds,
+        span=Span(0.0, max(seconds, 1e-3), 0.0), seed=seed, way=way, sizing=sizing,
+    )
