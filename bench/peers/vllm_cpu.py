@@ -43,17 +43,19 @@ def export_model(target: Path, model: str | None = None) -> Path:
     if (target / "config.json").exists():
         return target
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from baton.engine.model.source import resolve_model
 
     path = Path(resolve_model(model).path)
-    where: dict[str, Any] = {}
+    file: dict[str, Any] = {}
+    how: dict[str, Any] = {}
     if path.is_file():
-        where, path = {"gguf_file": path.name}, path.parent
-    loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, **where)
+        file, path = {"gguf_file": path.name}, path.parent
+        how = {"quantization_config": GgufConfig(dequantize=True)}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, **file, **how)
     loaded.to(torch.bfloat16).save_pretrained(target)
-    AutoTokenizer.from_pretrained(path, **where).save_pretrained(target)
+    AutoTokenizer.from_pretrained(path, **file).save_pretrained(target)
     return target
 
 
