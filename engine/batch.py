@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 
 import msgspec
 
@@ -21,8 +20,7 @@ class BatchItem(msgspec.Struct, frozen=True):
     sample: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(msgspec.Struct, frozen=True):
     """One entry per item of the batch, in its order."""
 
     tokens: list[int | None]

@@ -67,7 +67,8 @@ class BlockPool:
         self._state: list[BlockState] = [BlockState.FREE] * num_blocks
         self._counts = [0] * len(BlockState)
         self._counts[BlockState.FREE] = num_blocks
-        self._free = list(range(num_blocks))  # a heap: lowest numbers first, so runs stay runs
+        self._free: list[int] = []  # a heap: lowest numbers first, so runs stay runs
+        self._unused = 0  # from this one on all are FREE, and not in the heap
         self._evictable = EvictionQueue(num_blocks)  # CACHED blocks
         self._name: list[bytes | None] = [None] * num_blocks
         self._parent: list[bytes] = [FIRST] * num_blocks  # of what has a name
@@ -219,8 +220,11 @@ class BlockPool:
     # -- inside ------------------------------------------------------------------------------
 
     def _take(self, count: int, use: Use) -> list[int]:
-        free = min(count, len(self._free))
-        taken = [heappop(self._free) for _ in range(free)]
+        free = min(count, self._counts[_FREE])
+        given_up = min(free, len(self._free))
+        taken = [heappop(self._free) for _ in range(given_up)]
+        first, self._unused = self._unused, self._unused + free - given_up
+        taken.extend(range(first, self._unused))
         for _ in range(count - free):
             block = self._evictable.pop()
             self._forget_name(block)
@@ -229,8 +233,8 @@ class BlockPool:
         for block in taken:
             uses[block] = 1
             states[block] = state
-        self._counts[BlockState.FREE] -= free
-        self._counts[BlockState.CACHED] -= count - free
+        self._counts[_FREE] -= free
+        self._counts[_CACHED] -= count - free
         self._counts[state] += count
         taken.sort()
         return taken
@@ -322,7 +326,7 @@ class BlockPool:
         for name, block in self._by_name.items():
             if self._name[block] != name:
                 problems.append(f"{name.hex()} is said to be in block {block}, which differs")
-        free = sorted(self._free)
+        free = [*sorted(self._free), *range(self._unused, self.num_blocks)]
         if free != [b for b in range(self.num_blocks) if self._state[b] is BlockState.FREE]:
             problems.append(f"the free list {free} is not the FREE blocks")
         for state in BlockState:

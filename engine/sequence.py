@@ -81,8 +81,11 @@ class Sequence:
 
     @classmethod
     def from_request(cls, request: Request, *, hold: bool) -> Sequence:
-        prompt = unpack_tokens(request.prompt)
-        seq = cls(request, hold, len(prompt), prompt + unpack_tokens(request.accepted))
+        tokens = unpack_tokens(request.prompt)
+        prompt_len = len(tokens)
+        if request.accepted:
+            tokens += unpack_tokens(request.accepted)
+        seq = cls(request, hold, prompt_len, tokens)
         if request.targets.itl is not None and request.targets.firm:
             seq.itl = request.targets.itl
         return seq
