@@ -193,21 +193,24 @@ def _show(report: Report) -> None:
     e2e = "" if report.e2e_ms is None else f", E2E {figure(report.e2e_ms)} ms"
     show_table(
         f"{report.workload}; TTFT {figure(report.ttft_ms)} ms, ITL {figure(report.itl_ms)} ms{e2e}",
-        ("", "requests", "/s", "attained", "goodput/s", "TTFT p50", "p95", "p99 ms", "ITL p50",
-         "p95", "p99 ms", "gap p99", "E2E p95 ms", "hits", "busy"),
+        ("", "requests", "/s", "attained", "goodput/s", "TTFT p50", "p95 ms", "ITL p50", "p95 ms",
+         "gap p99", "E2E p95", "hits"),
         [
             (
                 row.name, row.requests, figure(row.rate_per_s), f"{row.attainment.value:.1%}",
                 figure(row.goodput_per_s.value),
-                *(_figure(row.ttft_ms.at(s)) for s in (0.5, 0.95, 0.99)),
-                *(_figure(row.itl_ms.at(s)) for s in (0.5, 0.95, 0.99)),
+                *(_figure(row.ttft_ms.at(s)) for s in (0.5, 0.95)),
+                *(_figure(row.itl_ms.at(s)) for s in (0.5, 0.95)),
                 _figure(row.gap_ms.p99) if row.busy else "-", _figure(row.e2e_ms.p95),
                 f"{row.hit_rate.value:.0%}",
-                ", ".join(f"{role} {busy.value:.0%}" for role, busy in row.busy.items()),
             )
             for row in report.rows
         ],
     )
+    for row in report.rows:
+        if row.busy:
+            busy = ", ".join(f"{role} {found.value:.0%}" for role, found in row.busy.items())
+            console.print(f"busy, {row.name}: {busy}", highlight=False)
     if len(report.rows) > 2:
         seen, same = report.rows[0].goodput_per_s.value, report.rows[1].goodput_per_s.value
         if seen > 0:

@@ -1,0 +1,294 @@
+"""A running cluster beside what was planned for it: how far predictions are off, and what to
+change. Pure: what the router told in, findings out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from baton.bench.planning.figures import figure
+from baton.bench.planning.journals import seen_of
+from baton.bench.planning.loads import dispersion
+from baton.bench.planning.plan import Plan
+from baton.bench.planning.run import Seen
+from baton.bench.planning.wishes import Wishes
+from baton.protocol.curves import LinkCurve, StepCurve
+from baton.router.account import Account
+from baton.router.planner.moves import Move, WorkerState, choose, groups_of, split_of
+from baton.router.planner.phases import Kind
+from baton.router.planner.split import Fleet, Forecast, Split
+from baton.router.planner.workload import Item, Workload
+
+FEWEST = 20
+"""Requests to say anything of."""
+LEAST_GAIN = 0.02
+"""Share of all requests that a change must gain, as the controller wants it."""
+_EXPOSED_TOKENS = 512
+_BLOCK = 16
+"""Tokens, where no account says."""
+_ALIKE = 0.25
+"""Relative difference from the plan that is worth a word."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The cluster, at one time. Workers are those whose speed is known."""
+
+    workers: tuple[WorkerState, ...]
+    unknown: tuple[str, ...]
+    """Workers whose speed is not known yet."""
+    handoff: float
+    """Seconds of a typical transfer that nothing hides."""
+    accounts: tuple[Account, ...]
+    """Requests that ended, in the order of their arrival."""
+
+    @property
+    def split(self) -> Split:
+        return split_of(self.workers)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure. Times in seconds."""
+
+    what: str
+    planned: float | None
+    """By the plan; None without one."""
+    expected: float | None
+    """By closed forms, of the workers there are and the requests that came."""
+    seen: float
+    unit: str
+
+    @property
+    def off(self) -> float | None:
+        """What was seen over what the plan said, or else closed forms, less one."""
+        base = self.planned if self.planned is not None else self.expected
+        return None if not base or not math.isfinite(base) else self.seen / base - 1
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of the router's own predictions, request by request: relative, seen over predicted."""
+
+    what: str
+    requests: int
+    median: float
+    """Of the absolute error."""
+    p90: float
+    bias: float
+    """The middle of seen over predicted, less one: above 0, it took longer."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    requests: int
+    compared: list[Compared]
+    errors: list[Errors]
+    moves: list[Move]
+    """That it would make."""
+    best: Forecast | None
+    here: Forecast | None
+    remarks: list[str]
+
+
+def look_of(
+    overview: dict[str, Any], sizing: dict[str, Any], accounts: Sequence[Account]
+) -> Look:
+    """From /admin/overview, /admin/sizing, and accounts of /admin/decisions or a journal."""
+    pinned = {worker["id"] for worker in sizing.get("workers", []) if worker.get("pinned")}
+    block = next((a.block_size for a in accounts if a.block_size), _BLOCK)
+    workers, unknown, handoffs = [], [], []
+    for view in overview["workers"]:
+        curves = view.get("curves") or {}
+        step = curves.get("step")
+        for link in (curves.get("links") or {}).values():
+            handoffs.append(link)
+        if step is None:
+            unknown.append(view["id"])
+            continue
+        load = view.get("load") or {}
+        workers.append(WorkerState(
+            name=view["id"],
+            role=view["role"],
+            kind=Kind(StepCurve(**step), view["num_blocks"] * block, view["max_running"]),
+            pinned=view["id"] in pinned,
+            decoding=int(load.get("running", 0)) if view["role"] != "prefill" else 0,
+            prefilling=int(load.get("waiting", 0)),
+        ))
+    ordered = tuple(sorted(accounts, key=lambda account: account.arrived))
+    return Look(tuple(workers), tuple(unknown), _handoff(handoffs, ordered), ordered)
+
+
+def compare(look: Look, plan: Plan | None, usual: Wishes) -> Findings:
+    """`usual`: targets where requests had none."""
+    count = len(look.accounts)
+    remarks = [f"{name}: its speed is not known yet" for name in look.unknown]
+    if count < FEWEST or not look.workers or not look.split.serves:
+        why = (f"{count} requests have ended: at least {FEWEST} are needed"
+               if count < FEWEST else f"{look.split or 'no worker'} cannot serve")
+        return Findings(count, [], [], [], None, None, [*remarks, why])
+    wishes = _wishes(plan, usual)
+    workload = workload_of(look.accounts, wishes)
+    fleet = Fleet(groups_of(look.workers), workload, look.handoff)
+    here = fleet.forecast(look.split)
+    best, moves = _better(fleet, look, here)
+    seen = seen_of(look.accounts, wishes)
+    return Findings(
+        requests=count,
+        compared=_compared(seen, here, plan, workload, wishes.attainment),
+        errors=prediction_errors(look.accounts),
+        moves=moves,
+        best=best,
+        here=here,
+        remarks=[*remarks, *_remarks(look, plan)],
+    )
+
+
+def workload_of(accounts: Sequence[Account], wishes: Wishes) -> Workload:
+    """What came, as the planner takes it."""
+    items = tuple(
+        Item(
+            account.prompt_tokens,
+            min(account.cached_tokens or 0, account.prompt_tokens - 1),
+            max(1, account.output_tokens),
+            account.ttft_target or wishes.ttft,
+            account.itl_target or wishes.itl,
+        )
+        for account in accounts
+        if account.prompt_tokens > 0
+    )
+    times = [account.arrived for account in accounts]
+    rate = (len(times) - 1) / max(1e-3, times[-1] - times[0])
+    return Workload(rate, items, dispersion(times))
+
+
+def prediction_errors(accounts: Sequence[Account]) -> list[Errors]:
+    """Of the last decision of each request that was served."""
+    pairs: dict[str, list[tuple[float, float]]] = {"TTFT": [], "ITL": []}
+    for account in accounts:
+        if not account.attempts or account.attempts[-1].predicted is None:
+            continue
+        last, predicted = account.attempts[-1], account.attempts[-1].predicted
+        assert predicted is not None
+        if account.ttft is not None and predicted.get("ttft"):
+            # From when it was sent; what came before is known, not predicted.
+            pairs["TTFT"].append((predicted["ttft"] + last.at, account.ttft))
+        if account.itl is not None and predicted.get("itl"):
+            pairs["ITL"].append((predicted["itl"], account.itl))
+    found = []
+    for what, both in pairs.items():
+        if both:
+            ratios = [seen / guess - 1 for guess, seen in both]
+            absolute = [abs(ratio) for ratio in ratios]
+            found.append(Errors(what, len(both), median(absolute),
+                                float(np.quantile(absolute, 0.9)), median(ratios)))
+    return found
+
+
+# -- inside ----------------------------------------------------------------------------------
+
+
+def _better(fleet: Fleet, look: Look, here: Forecast) -> tuple[Forecast | None, list[Move]]:
+    for found in fleet.best():
+        moves = choose(look.workers, found.split)
+        if moves is None:
+            continue
+        if not moves or found.goodput < here.goodput + LEAST_GAIN:
+            return found, []
+        return found, moves
+    return None, []
+
+
+def _handoff(links: Sequence[dict[str, Any]], accounts: Sequence[Account]) -> float:
+    """As the router reckons it where it knows the bytes; here what hand-offs took beyond the
+    first token, the middle of all that were."""
+    waits = sorted(
+        account.phases["handoff_wire"] for account in accounts if "handoff_wire" in account.phases
+    )
+    if waits:
+        return waits[len(waits) // 2]
+    curves = [
+        LinkCurve(latency=link["latency"], byte=1 / link["bandwidth"] if link["bandwidth"] else 0.0,
+                  spread=0.0, transfers=0)
+        for link in links
+    ]
+    return min((curve.latency for curve in curves), default=0.0)
+
+
+def _wishes(plan: Plan | None, usual: Wishes) -> Wishes:
+    if plan is None:
+        return usual
+    question = plan.question
+    return Wishes(
+        ttft=question.ttft_ms / 1e3,
+        itl=question.itl_ms / 1e3,
+        e2e=None if question.e2e_ms is None else question.e2e_ms / 1e3,
+        attainment=question.attainment,
+    )
+
+
+def _compared(
+    seen: Seen, here: Forecast, plan: Plan | None, workload: Workload, share: float
+) -> list[Compared]:
+    tails = here.tails
+    best = None if plan is None else plan.choices[0]
+    simulated = None if best is None else best.simulated
+
+    def planned(name: str) -> float | None:
+        if simulated is None:
+            return None
+        nearest = min((0.5, 0.9, 0.95, 0.99), key=lambda q: abs(q - share))
+        found = getattr(simulated, name).at(nearest)
+        return None if found is None else found.value / 1e3
+
+    def mean(values: list[int]) -> float:
+        return sum(values) / max(1, len(values))
+
+    found = [
+        Compared("requests per second", None if simulated is None else simulated.rate_per_s,
+                 None, seen.came, ""),
+        Compared("prompt tokens", None if plan is None else plan.load.prompt_tokens, None,
+                 mean([item.prompt for item in workload.items]), ""),
+        Compared("output tokens", None if plan is None else plan.load.output_tokens, None,
+                 mean([item.output for item in workload.items]), ""),
+        Compared("attained", None if simulated is None else simulated.attainment.value,
+                 here.goodput, seen.attainment, ""),
+    ]
+    for what, name, values, expected in (
+        ("TTFT", "ttft_ms", seen.ttft, tails.ttft(share)),
+        ("ITL", "itl_ms", seen.itl, tails.itl(share)),
+    ):
+        if values:
+            found.append(Compared(
+                f"{what} of {share:.0%}", planned(name), expected,
+                float(np.quantile(values, share)), "s",
+            ))
+    return found
+
+
+def _remarks(look: Look, plan: Plan | None) -> list[str]:
+    if plan is None:
+        return []
+    best = plan.choices[0]
+    wanted = {pool.role: pool.workers for pool in best.pools}
+    there = {role: count for role, count in look.split._asdict().items() if count}
+    remarks = []
+    if wanted != there:
+        remarks.append(f"planned were {best.name}, there are {look.split}")
+    load = plan.load
+    for what, planned, seen in (
+        ("prompts", load.prompt_tokens, [a.prompt_tokens for a in look.accounts]),
+        ("answers", load.output_tokens, [a.output_tokens for a in look.accounts]),
+    ):
+        mean = sum(seen) / len(seen)
+        if planned > 0 and abs(mean / planned - 1) > _ALIKE:
+            remarks.append(
+                f"{what} have {figure(mean)} tokens where {figure(planned)} were planned for: "
+                "plan again with --trace JOURNAL"
+            )
+    return remarks
