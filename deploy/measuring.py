@@ -22,6 +22,7 @@ BENCHES = {
     "map": ("baton.bench.compare.map", "who wins over prompt length, output length and rate"),
     "plot": ("baton.bench.plots.command", "pictures and a page of what was measured"),
     "routing": ("baton.bench.routing.command", "what a decision costs"),
+    "planner": ("baton.bench.planning.accuracy.command", "its errors against what was published"),
     "simulator": ("baton.bench.simulation", "how fast the simulator is, and how reliable"),
 }
 PROFILE = "baton.bench.profile"

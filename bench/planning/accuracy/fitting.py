@@ -13,18 +13,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
+import msgspec
 import numpy as np
 
 from baton.bench.planning.accuracy.rows import SiliconRow
 from baton.bench.planning.accuracy.sources import (
+    PEERS,
     Curves,
     Peer,
     roofline_curves,
     seen_by_clients,
 )
 from baton.bench.planning.hardware.roofline import Efficiency
-from baton.bench.planning.hardware.silicon import Host
+from baton.bench.planning.hardware.silicon import Host, Silicon
+from baton.bench.planning.models import model_shape
 from baton.protocol.curves import StepCurve
 
 _SCALE = 0.1
@@ -32,6 +36,26 @@ _SCALE = 0.1
 _SHORTEST = (1.0, 0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8)
 _SHARES = ("memory", "products", "products_fp8", "attention", "peer")
 _SECONDS = ("sum_latency", "step", "sequence")
+
+
+def fit_hosts(rows: Sequence[SiliconRow]) -> dict[str, tuple[Host, Peer]]:
+    """Of every engine. Raises ConfigError without measured kernels."""
+
+    @cache
+    def kernels(model: str, dtype: str, system: str, devices: int, engine: str) -> StepCurve:
+        return Silicon(
+            model_shape(model, dtype), system, devices, engine, kv_fp8=dtype == "fp8",
+            host=Host(0.0, 0.0),
+        ).curve().curve
+
+    return {
+        engine: fit_host(
+            [row for row in rows if row.engine == engine],
+            lambda row: kernels(row.model, row.dtype, row.system, row.devices, row.engine),
+            peer,
+        )
+        for engine, peer in PEERS.items()
+    }
 
 
 def fit_host(
@@ -70,7 +94,7 @@ def fit_efficiency(rows: Sequence[SiliconRow], start: Efficiency) -> Efficiency:
 
     first = np.log([getattr(start, name) for name in names])
     low = np.log([0.2] * len(_SHARES) + [1e-6, 1e-5, 1e-7])
-    high = np.log([0.95] * len(_SHARES) + [1e-4, 1e-2, 1e-3])
+    high = np.log([0.9, 0.9, 0.9, 0.7, 0.9, 1e-4, 1e-2, 1e-3])
     return made(_minimum(residuals, first, low, high)[0])
 
 
@@ -89,19 +113,13 @@ def _residuals(
 
 def _hosted(curve: StepCurve, host: Host) -> StepCurve:
     """Of steps with one prompt each, which is what most are that have any."""
-    return replace_costs(
+    hosted: StepCurve = msgspec.structs.replace(
         curve,
         base=curve.base + host.step,
         chunk=curve.chunk + host.sequence,
         decode=curve.decode + host.sequence,
     )
-
-
-def replace_costs(curve: StepCurve, **costs: float) -> StepCurve:
-    import msgspec
-
-    changed: StepCurve = msgspec.structs.replace(curve, **costs)
-    return changed
+    return hosted
 
 
 def _minimum(

@@ -45,9 +45,9 @@ def highest_rate(
     seconds: Callable[[float], list[float]], target: float, share: float, most: float
 ) -> float:
     """Of requests per second, up to `most`, at which this share of what `seconds(rate)` returns is
-    at most `target`; to 1 in 1000 of `most`."""
+    at most `target`; to half a percent."""
     low, high = 0.0, most
-    while high - low > 1e-3 * most:
+    while high - low > 5e-3 * high:
         rate = (low + high) / 2
         if float(np.quantile(seconds(rate), share)) <= target:
             low = rate

@@ -24,17 +24,17 @@ class Efficiency:
     """What is reached of a device's figures. The defaults were fitted on the points that
     `baton bench planner` names."""
 
-    memory: float = 0.8
-    products: float = 0.7
+    memory: float = 0.71
+    products: float = 0.64
     """In 16 bits."""
-    products_fp8: float = 0.6
-    attention: float = 0.5
-    peer: float = 0.6
-    sum_latency: float = 10e-6
+    products_fp8: float = 0.48
+    attention: float = 0.7
+    peer: float = 0.46
+    sum_latency: float = 7e-6
     """Seconds of one sum over the group."""
-    step: float = 1.5e-3
+    step: float = 1.2e-3
     """Seconds of every step: launching, sampling, the scheduler."""
-    sequence: float = 15e-6
+    sequence: float = 48e-6
     """Seconds for each sequence that a token is sampled for."""
 
 
