@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,9 +50,9 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="as for `baton up`")
     parser.add_argument("--paced", metavar="PROFILE.json",
                         help="on paced workers: real processes, whose steps take what this says")
-    parser.add_argument("--up", nargs="+", default=[], metavar="OPTION",
-                        help="more options of `baton up`, for every layout, the last of these: "
-                        "--up=--kv-blocks 2000")
+    parser.add_argument("--up", default="", metavar="OPTIONS",
+                        help="more options of `baton up`, for every layout: "
+                        "--up='--kv-blocks 2000 --kv-checksum'")
     parser.add_argument("--warm-up", type=parse_duration, default=10.0, metavar="DURATION",
                         help="of each run, before what counts; default: 10s")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run, that count")
@@ -121,7 +122,7 @@ def load_of(options: argparse.Namespace, text: str, lengths: float = 1.0) -> Loa
 def start_of(options: argparse.Namespace) -> Start:
     common = [options.model] if options.model else []
     common += ["--paced", options.paced] if options.paced else ["--dtype", options.dtype]
-    return starter([*common, *(word for text in options.up for word in text.split())])
+    return starter([*common, *shlex.split(options.up)])
 
 
 def serve_of(options: argparse.Namespace) -> Serve:
