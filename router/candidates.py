@@ -50,6 +50,8 @@ class RequestFacts(msgspec.Struct, frozen=True):
     """Workers that served its session before: taken when it costs next to nothing."""
     lenders: Sequence[Lender] = ()
     """Workers that can lend what they have cached of it."""
+    severed: Collection[tuple[Identity, Identity]] = ()
+    """Who computes prompts and who decodes, between whom hand-offs fail (`severed.py`)."""
 
     @property
     def output(self) -> float:

@@ -318,6 +318,7 @@ class Dispatcher:
         if flight is None or flight.holders.get(worker.identity) != "decode":
             return
         flight.admitted = True
+        self._vitals.admitted(flight)
         flight.add_phases(record.phases)
         self._placement.handed_over(flight)
         self._migrations.admitted(flight)

@@ -29,6 +29,7 @@ from baton.router.policy import Decide, Decision, Wait, decide
 from baton.router.prediction import room_in
 from baton.router.registry import Registry, Worker
 from baton.router.restraint import better_to_wait
+from baton.router.severed import Pair
 from baton.router.vitals import Vitals
 
 
@@ -158,7 +159,7 @@ class Placement:
 
     def facts(self, flight: Flight) -> RequestFacts:
         """Without what changes from moment to moment."""
-        return self._facts(flight, None, {}, (), ())
+        return self._facts(flight, None, {}, (), (), ())
 
     def facts_now(
         self, flight: Flight, now: float, behind: tuple[int, float] = (0, 0.0)
@@ -168,7 +169,8 @@ class Placement:
         lenders = self._lending.lenders(flight, held)
         due = None if flight.due is None else flight.due - now
         affinity = self._sessions.workers(flight.affinity)
-        return self._facts(flight, due, held, lenders, affinity, behind)
+        severed = self._vitals.severed(now)
+        return self._facts(flight, due, held, lenders, affinity, severed, behind)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -179,6 +181,7 @@ class Placement:
         held: Mapping[Identity, int],
         lenders: Sequence[Lender],
         affinity: Collection[Identity],
+        severed: Collection[Pair],
         behind: tuple[int, float] = (0, 0.0),
     ) -> RequestFacts:
         layout, request, tokens = self._registry.layout, flight.request, flight.num_tokens
@@ -201,6 +204,7 @@ class Placement:
             token_bytes=0 if layout is None else layout.block_bytes // layout.block_size,
             affinity=affinity,
             lenders=lenders,
+            severed=severed,
         )
 
     def _probe(

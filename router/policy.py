@@ -17,6 +17,7 @@ others keep to theirs.
     handoff_dear        at one worker, for the hand-off would cost more than it saves
     prefill_busy        at one that decodes, for those for prompts have enough to do
     prefill_excluded    at one that decodes, for those for prompts declined a moment ago
+    severed             at one worker, for hand-offs between the others fail
     decode_busy         at one for prompts, for those that decode have no room, or have enough to do
     single_token        at one for prompts, for nothing is to be decoded
     mixed_worker, no_prefill_worker, no_decode_worker     at one worker, for there are no others
@@ -191,6 +192,8 @@ class _Ways:
         """For prompts, and not full of them."""
         self.prefills = prefills
         self.throttled = False
+        self.severed = False
+        """Some could not hand over to each other."""
         self._now = now
         self._left_out: list[Writing] = []
         readers = self.ready_prefills or [
@@ -212,14 +215,13 @@ class _Ways:
 
     def options(self) -> list[Option]:
         facts, readers, writers = self.facts, self.readers, self.writers
-        options = []
+        options: list[Option] = []
+        ways: list[tuple[Reading, Writing]] = []
         if facts.remaining > 1 or not self.ready_prefills:
             apart = [r for r in readers if self._may_read_for_others(r.worker)]
-            options = [
-                combine(facts, reading, writing)
-                for reading, writing in pairs(apart, writers)
-                if reading.worker is not writing.worker
-            ]
+            ways = [way for way in pairs(apart, writers) if way[0].worker is not way[1].worker]
+            options = [combine(facts, *way) for way in ways if not self._is_severed(*way)]
+            self.severed = len(options) < len(ways)
         best = cheapest(options) if options else None
         for writing in writers:
             worker = writing.worker
@@ -235,6 +237,9 @@ class _Ways:
             if worker.role == "prefill" and self._may_write_too(worker):
                 writing = write(facts, worker, self._for_prompts)
                 options.append(combine(facts, reading, writing))
+        if not options and not self.throttled:
+            # Nothing else is left, nor will be in a moment: what failed is tried again.
+            options = [combine(facts, *way) for way in ways]
         return options
 
     def breaks_intervals(self, options: Sequence[Option], decoder: Candidate) -> bool:
@@ -265,6 +270,10 @@ class _Ways:
             and option.missed < HARDLY
         ]
         return kept or options
+
+    def _is_severed(self, reading: Reading, writing: Writing) -> bool:
+        severed = self.facts.severed
+        return bool(severed) and (reading.worker.identity, writing.worker.identity) in severed
 
     def _may_cross(self, worker: Candidate) -> bool:
         """What is not its role."""
@@ -368,6 +377,8 @@ def _reason(
         broken = ways.breaks_intervals(options, best.writing.worker)
         return "itl_protected" if broken else "split"
     rival = min((o for o in options if not o.local), key=_rank, default=None)
+    if rival is None and ways.severed:
+        return "severed"
     if best.writing.worker.role == "prefill":
         slower = rival is None or rival.writing.itl > best.writing.itl
         return "decode_busy" if slower else "handoff_dear"

@@ -9,22 +9,24 @@ else a worker that has become slow would soon be as fast as predicted.
 | a few tokens in a row | the predicted step | the worker that decodes |
 | a first token that does not come | predicted | the worker that owes it, with each heartbeat |
 | declined but for NO_FAULT, out of order, internal errors | - | all that held the request |
+| a hand-off that came to nothing | - | the way between the two workers (`severed.py`) |
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
-from baton.router.declines import NO_FAULT
-from baton.router.flight import Flight
+from baton.router.declines import BETWEEN, NO_FAULT
+from baton.router.flight import Dispatch, Flight
 from baton.router.harmless import harmless
 from baton.router.health import OUTLIER, Health
 from baton.router.observer import Observer
 from baton.router.prediction import Prediction
 from baton.router.registry import Registry, Worker
+from baton.router.severed import Pair, Severed
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ PATIENT = 1.0
 class Vitals:
     def __init__(self, registry: Registry, observer: Observer) -> None:
         self.health: Health[Identity] = Health()
+        self._severed = Severed()
         self._registry = registry
         self._observer = observer
         self.on_reopens: Callable[[float], None] = lambda seconds: None
@@ -52,6 +55,10 @@ class Vitals:
         """Workers that get nothing now."""
         return self.health.avoided(self._pool(), now)
 
+    def severed(self, now: float) -> Collection[Pair]:
+        """Between whom nothing should be handed over now."""
+        return self._severed.pairs(now)
+
     def to_probe(self, now: float) -> Identity | None:
         """A worker that is to be tried again."""
         return self.health.to_probe(self._pool(), now)
@@ -60,6 +67,16 @@ class Vitals:
     def sent(self, flight: Flight, now: float) -> None:
         for identity in flight.holders:
             self.health.sent(identity, now)
+        pair = _pair(flight)
+        if pair is not None:
+            self._severed.sent(pair, now)
+
+    @harmless
+    def admitted(self, flight: Flight) -> None:
+        """It was handed over; its holders are still named."""
+        pair = _pair(flight)
+        if pair is not None:
+            self._severed.worked(pair)
 
     @harmless
     def tokens(self, flight: Flight, now: float) -> None:
@@ -92,6 +109,9 @@ class Vitals:
     def failed(self, flight: Flight, reason: str, now: float) -> None:
         """An attempt came to nothing; its holders are still named. Whose fault it was shows when
         they work with others."""
+        pair = _pair(flight) if reason in BETWEEN else None
+        if pair is not None:
+            self._severed.failed(pair, now)
         if reason in NO_FAULT:
             return
         for identity in list(flight.holders):
@@ -129,6 +149,7 @@ class Vitals:
         """Idempotent."""
         self._pools = None
         self.health.gone(worker.identity)
+        self._severed.gone(worker.identity)
         if self._shown.pop(worker.identity, False):
             self._observer.circuit(worker.identity.node_id, False, "")
 
@@ -175,6 +196,21 @@ class Vitals:
             "attempts failed%s)", identity.node_id, at - now, circuit.why, circuit.slowness,
             round(100 * circuit.failures), f", the last: {reason}" if reason else "",
         )
+
+
+def _yields(flight: Flight, dispatch: Dispatch) -> bool:
+    predicted = dispatch.decision.prediction
+    if flight.due is None or predicted is None:
+        return False
+    return flight.due - (dispatch.at + predicted.ttft) > YIELDS
+
+
+def _pair(flight: Flight) -> Pair | None:
+    """Between whom this attempt is handed over."""
+    parts = {part: identity for identity, part in flight.holders.items()}
+    if "prefill" in parts and "decode" in parts:
+        return parts["prefill"], parts["decode"]
+    return None
 
 
 def is_fault(code: str) -> bool:

@@ -70,6 +70,7 @@ PURE = (
     "router/prefix_index.py",
     "router/cache_feed.py",
     "router/declines.py",
+    "router/severed.py",
     "router/known_prefixes.py",
     "router/planner/*.py",
 )

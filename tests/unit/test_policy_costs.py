@@ -326,3 +326,38 @@ def test_while_prompts_press_roles_are_kept_by_who_is_in_time_so() -> None:
     assert way(chosen(due, *calm, decodes))[:2] == (None, "d0")
     # Nor do those keep to them that would be late so, or that others are not to wait for.
     assert way(chosen(replace(due, due_in=0.04), *busy, decodes))[:2] == (None, "d0")
+
+
+# -- links that are cut ----------------------------------------------------------------------
+
+
+def cut(*ways: tuple[str, str], facts: RequestFacts = FACTS) -> RequestFacts:
+    return replace(facts, severed={(identity(p), identity(d)) for p, d in ways})
+
+
+def test_hand_offs_go_round_a_cut_link() -> None:
+    workers = [worker("p0"), worker("p1", queued=0.05), worker("d0"), worker("d1", decoding=4)]
+    strict = replace(FACTS, strict_roles=True)
+    assert way(chosen(strict, *workers))[:2] == ("p0", "d0")
+    one = cut(("p0", "d0"), facts=strict)
+    assert way(chosen(one, *workers))[:2] in {("p0", "d1"), ("p1", "d0")}
+    both = cut(("p0", "d0"), ("p0", "d1"), facts=strict)
+    assert way(chosen(both, *workers))[:2] == ("p1", "d0")
+
+
+def test_where_all_links_are_cut_one_worker_does_both() -> None:
+    decision = chosen(cut(("p0", "d0")), worker("p0"), worker("d0"))
+    assert (decision.route, decision.reason) == ("local", "severed")
+    # A worker of which nothing is known keeps to its role: then a cut link is tried again.
+    unknown = [worker("p0", curve=None), worker("d0", curve=None)]
+    assert way(chosen(cut(("p0", "d0")), *unknown))[:2] == ("p0", "d0")
+
+
+def test_what_is_held_back_for_streams_is_not_sent_over_a_cut_link() -> None:
+    """After a cut hundreds come at once; they wait for their turn where they can run."""
+    lost = cut(("p0", "d0"), facts=replace(FACTS, recompute=True))
+    p0, d0 = worker("p0"), worker("d0", decoding=8)
+    full = replace(p0, decoding=p0.max_running)
+    busy = replace(d0, recompute_tokens=400)
+    assert decide(lost, [full, d0], (), NOW) == Decision("local", d0.identity, None, "severed")
+    assert decide(lost, [full, busy], (), NOW) is Wait.THROTTLED

@@ -24,7 +24,7 @@ from baton.protocol.records import (
     TokenDelta,
 )
 from baton.protocol.tokens import unpack_tokens
-from baton.router import budget
+from baton.router import budget, severed
 from baton.router.accuracy import OutputLengths
 from baton.router.control import RouterControl
 from baton.router.flight import Flight
@@ -108,6 +108,32 @@ async def test_declined_requests_go_elsewhere_and_come_back(cluster: Cluster) ->
     assert cluster.counts.retries == ["busy", "busy", "no_session"]
 
 
+async def test_a_link_that_is_cut_is_avoided_and_tried_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(severed, "PAUSE", 1000.0)
+    prefill, decode = await cluster.add("p0", "prefill"), await cluster.add("d0", "decode")
+    other = await cluster.add("d1", "decode")
+    pair = (prefill.identity, decode.identity)
+    while not cluster.counts.retries:
+        decode.decline = ["expired"]
+        assert await read(cluster.submit()) == EXPECTED
+    assert cluster.counts.retries == ["expired"]
+    vitals, now = cluster.dispatcher._vitals, asyncio.get_running_loop().time()
+    assert set(vitals.severed(now)) == {pair}
+    seen = len(decode.keys(Reserve))
+    for _ in range(4):
+        assert await read(cluster.submit()) == EXPECTED
+    assert len(decode.keys(Reserve)) == seen
+    assert other.keys(Reserve)
+
+    vitals._severed._states[pair].until = 0.0  # the pause is over
+    for flight in [cluster.submit() for _ in range(8)]:
+        assert await read(flight) == EXPECTED
+    assert len(decode.keys(Reserve)) > seen
+    assert not vitals._severed._states
+
+
 async def test_an_answer_that_has_begun_waits_for_no_budget(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,19 +147,21 @@ async def test_an_answer_that_has_begun_waits_for_no_budget(
     flight = cluster.submit()
     await until(lambda: len(flight.accepted) == 1)
     prefill.seal = True
-    decode.send(Declined(key=flight.key, reason="expired"))
+    decode.send(Declined(key=flight.key, reason="corrupt"))
     assert await read(flight) == EXPECTED
-    assert cluster.counts.retries == ["expired"]
+    assert cluster.counts.retries == ["corrupt"]
 
-    decode.decline = prefill.decline = ["expired"]
+    decode.decline = prefill.decline = ["corrupt"]
     waiting = cluster.submit()  # it has not begun
-    await until(lambda: cluster.counts.retries == ["expired"] * 2)
+    await until(lambda: cluster.counts.retries == ["corrupt"] * 2)
     assert cluster.dispatcher.queue_depth == 1
     assert not waiting.accepted
     waiting.cancel("enough")
 
 
-@pytest.mark.parametrize(("reason", "blamed"), [("peer_lost", False), ("expired", True)])
+@pytest.mark.parametrize(("reason", "blamed"), [
+    ("peer_lost", False), ("expired", False), ("corrupt", True),
+])
 async def test_who_lost_a_peer_is_not_blamed(
     cluster: Cluster, reason: str, blamed: bool
 ) -> None:
@@ -186,7 +214,7 @@ async def test_who_is_left_alone_is_tried_when_that_is_over(cluster: Cluster) ->
     await read(flight)
     flight.holders = {worker.identity: "local"}
     for _ in range(LEAST):
-        vitals.failed(flight, "expired", 100.0)
+        vitals.failed(flight, "corrupt", 100.0)
     assert worker.identity in vitals.avoided(100.0)
     assert any(at > asyncio.get_running_loop().time() + 0.5 for at in wakes)
 
