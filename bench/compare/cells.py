@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from baton.bench.compare.chunked import attained
 from baton.bench.compare.layouts import COLOCATED
 from baton.bench.routing.workloads import targets_for
 from baton.bench.simulator.machine import Machine
 from baton.protocol.records import Targets
 from baton.router.planner.phases import Kind
-from baton.router.planner.split import Fleet, Forecast, Group, Split
+from baton.router.planner.split import Fleet, Group, Split
 from baton.router.planner.workload import Item, Workload
 
 TIE = 0.03
@@ -33,7 +34,7 @@ class Place:
     """Requests per second that this load is."""
     targets: Targets
     planned: float
-    """Goodput of the best split over that of mixed workers, by the planner."""
+    """Goodput of the best split over that of the best colocated layout, by closed forms."""
     binds: str
     """What the best split runs out of first."""
 
@@ -63,8 +64,11 @@ def places(
     outputs: Sequence[int],
     loads: Sequence[float],
     targets: Targets | None,
+    chunks: Sequence[int] = (),
 ) -> Iterator[Place]:
-    """`targets`: for all. None: some times what a request of this length takes alone."""
+    """`targets`: for all. None: some times what a request of this length takes alone. `chunks`:
+    prompt tokens of a step that colocated workers may have, besides as many as the targets
+    allow."""
     for prompt in prompts:
         for output in outputs:
             wanted = targets or targets_for(machine, prompt)
@@ -76,8 +80,13 @@ def places(
                     (fleet.forecast(split, rate) for split in _splits(workers)),
                     key=lambda forecast: forecast.goodput,
                 )
-                theirs = fleet.forecast(Split(0, 0, workers), rate)
-                yield Place(prompt, output, load, rate, wanted, _over(ours, theirs), ours.binds)
+                theirs = max(
+                    fleet.forecast(Split(0, 0, workers), rate).goodput,
+                    *(attained(machine.curve, workers, rate, prompt, output, chunk, wanted)
+                      for chunk in chunks), 0.0,
+                )
+                planned = _ratio(ours.goodput, theirs)
+                yield Place(prompt, output, load, rate, wanted, planned, ours.binds)
 
 
 def cell_of(place: Place, goodput: Mapping[str, float]) -> Cell:
@@ -121,10 +130,6 @@ def _fleet(
     item = Item(prompt, 0, output, targets.ttft or math.inf, targets.itl or math.inf)
     handoff = machine.link.seconds(machine.layout.blocks_for(prompt) * machine.layout.block_bytes)
     return Fleet([Group(kind, workers)], Workload(1.0, (item,)), handoff)
-
-
-def _over(ours: Forecast, theirs: Forecast) -> float:
-    return _ratio(ours.goodput, theirs.goodput)
 
 
 def _ratio(ours: float, theirs: float) -> float:

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grid = list(places(
         machine, options.workers, options.prompts, options.outputs, options.loads,
         asked if asked != Targets() else None,
+        # Half of a real worker's step is for prompts while it decodes.
+        [chunk // 2 for chunk in options.chunks] if options.real else options.chunks,
     ))
     measured = _real(grid, options) if options.real else _simulated(grid, machine, options)
     cells = []

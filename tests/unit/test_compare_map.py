@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from baton.bench.compare.cells import TIE, Cell, agreement, cell_of, places, side
+from baton.bench.compare.chunked import attained
 from baton.bench.compare.map import main
 from baton.bench.planning.hardware.kinds import load_machine
 from baton.bench.results import read
+from baton.protocol.curves import StepCurve
 from baton.protocol.records import Targets
 
 MACHINE = load_machine(None)
@@ -77,3 +79,42 @@ def test_a_simulated_map_from_its_options_to_its_result(tmp_path: Path) -> None:
     assert found["planned"] < 1
     assert math.isfinite(found["rate"])
     assert result.metrics == {"places": 1, "on_the_same_side": 1}
+
+
+# -- chunks of a fixed size, in closed form --------------------------------------------------
+
+CURVE = StepCurve(base=0.01, chunk=0.001, token=1e-4, pair=0.0, decode=1e-3, context=0.0,
+                  spread=0.0, steps=100)
+
+
+def share(rate: float, chunk: int = 100, prompt: int = 1000, output: int = 50, **targets: float
+          ) -> float:
+    return attained(CURVE, 2, rate, prompt, output, chunk, Targets(**targets))
+
+
+def test_alone_a_prompt_takes_its_chunks_and_a_token_its_step() -> None:
+    """Ten steps of 10 + 1 + 10 ms, and decodes of 11 ms."""
+    assert share(1e-6, ttft=0.211) == pytest.approx(1.0, abs=1e-3)
+    assert share(1e-6, ttft=0.209) == 0.0
+    assert share(1e-6, ttft=1.0, itl=0.0102) == pytest.approx(1.0, abs=1e-2)
+    assert share(1e-6, ttft=1.0, itl=0.0099) < 0.01
+
+
+def test_larger_chunks_are_better_for_first_tokens_only_by_their_overhead() -> None:
+    """Fewer steps for the same prompt."""
+    assert share(2.0, chunk=500, ttft=0.2) > share(2.0, chunk=100, ttft=0.2)
+
+
+def test_more_requests_attain_less_up_to_nothing() -> None:
+    shares = [share(rate, ttft=0.6, itl=0.02) for rate in (0.5, 2.0, 4.0, 6.0, 8.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.9
+    # A request costs 50 ms of decodes and 110 ms of chunks; twelve and a half are too many.
+    assert share(12.6, ttft=100.0) == 0.0
+
+
+def test_prompts_stretch_the_steps_of_others() -> None:
+    """At 4 a second requests take L (O d + n c) = 0.32 of the time of each of two workers, so of
+    what is left for the bases of steps, a step takes 10 / 0.68 = 14.7 ms on average."""
+    mean = 0.01 / (1 - 2 * (50 * 1e-3 + 10 * 0.011))
+    assert share(4.0, ttft=100.0, itl=mean) == pytest.approx(0.5, abs=0.02)
