@@ -261,7 +261,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--part", type=float, default=120.0, metavar="SECONDS",
                         help="of the trace, for what is done several times")
     parser.add_argument("--short", type=int, default=5000, help="short requests")
-    parser.add_argument("--block-size", type=int, default=64, help="tokens of a KV block of these nodes")
+    parser.add_argument("--block-size", type=int, default=512,
+                        help="tokens of a KV block of these nodes; the trace names prefixes by 512")
     parser.add_argument("--ttft", type=parse_duration, default=30.0, metavar="DURATION")
     parser.add_argument("--itl", type=parse_duration, default=0.1, metavar="DURATION")
     parser.add_argument("--no-sizing", action="store_true", help="roles stay as they are")

@@ -53,6 +53,11 @@ class Clients:
         """All have arrived and ended."""
         return self._done and not self._live
 
+    def flight_of(self, request_id: str) -> Flight | None:
+        """None when it has ended."""
+        live = self._live.get(request_id)
+        return None if live is None or live.flight.ended else live.flight
+
     def watch(self, record: Record) -> None:
         """A record of a worker that the router has taken in just now."""
         if not isinstance(record, TokenBatch):

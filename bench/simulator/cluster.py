@@ -25,6 +25,7 @@ from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause
 from baton.router.candidates import Candidate
 from baton.router.dispatcher import Dispatcher
+from baton.router.flight import Flight
 from baton.router.observer import NoObserver, Observer
 from baton.router.registry import Registry
 from baton.router.sizing import Sizing
@@ -216,6 +217,7 @@ class Cluster:
             session.worker = dispatcher.worker_joined(worker.hello(), session.as_session())
             session.watch = self._watcher(name)
             session.watch_run = self._watch_run
+            session.flight_of = self._flight_of
             self._sessions.setdefault(name, []).append(session)
             worker.joined(session)
 
@@ -234,6 +236,9 @@ class Cluster:
     def _show_often(self) -> None:
         self.show()
         self.loop.at(self.loop.time() + HEARTBEAT, self._show_often)
+
+    def _flight_of(self, request_id: str) -> Flight | None:
+        return None if self._clients is None else self._clients.flight_of(request_id)
 
     def _watch_run(self, ran: Ran, times: list[float], end: int) -> None:
         if self._clients is not None:

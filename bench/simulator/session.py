@@ -14,7 +14,9 @@ from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause, Session
 from baton.protocol.records import Record, TokenBatch, TokenDelta
 from baton.router.dispatcher import Dispatcher
+from baton.router.flight import Flight
 from baton.router.registry import Worker
+from baton.router.vitals import STRETCH
 
 LATENCY = 0.3e-3
 """Seconds that a record takes, one way, packing and waking included."""
@@ -38,6 +40,8 @@ class SimulatedSession:
         self.watch_run: Callable[[Ran, list[float], int], None] = lambda ran, times, end: None
         """Sees tokens of many steps that reached the router: those from `ran.told` to `end`, with
         the times at which they did."""
+        self.flight_of: Callable[[str], Flight | None] = lambda request_id: None
+        """Of a request that has not ended."""
         self._runs: deque[tuple[Ran, list[float]]] = deque()
         """On their way, with the times at which they arrive."""
         self._loop = loop
@@ -126,15 +130,36 @@ class SimulatedSession:
     def _hear_run(self, ran: Ran, times: list[float], end: int) -> None:
         begin = ran.told
         if self._lost is None and self.worker is not None:
-            deltas = tuple([
-                TokenDelta(key=key, position=position + begin, tokens=tuple(tokens[begin:end]))
-                for key, position, tokens in zip(ran.keys, ran.positions, ran.tokens, strict=True)
-            ])
-            with self._loop.as_of(times[end - 1]):
-                self._heard = times[end - 1]
-                self._dispatcher.on_record(self.worker, TokenBatch(deltas=deltas))
+            pieces = self._pieces(ran, begin, end)
+            for stop in sorted(pieces):
+                with self._loop.as_of(times[stop - 1]):
+                    self._heard = times[stop - 1]
+                    batch = TokenBatch(deltas=tuple(pieces[stop]))
+                    self._dispatcher.on_record(self.worker, batch)
             self.watch_run(ran, times, end)
         ran.told = end
+
+    def _pieces(self, ran: Ran, begin: int, end: int) -> dict[int, list[TokenDelta]]:
+        """By the step after which they are told. The router looks at every STRETCH-th token of a
+        request: what it sees of a worker must not depend on how much it is told at once."""
+        pieces: dict[int, list[TokenDelta]] = {end: []}
+        for key, position, tokens in zip(ran.keys, ran.positions, ran.tokens, strict=True):
+            flight = self.flight_of(key.request_id)
+            if flight is None:
+                continue
+            first, had = begin, flight.dispatches[-1].tokens if flight.dispatches else 0
+            stop = begin + STRETCH - had % STRETCH
+            while first < end:
+                last = stop if stop < end else end
+                delta = TokenDelta(
+                    key=key, position=position + first, tokens=tuple(tokens[first:last])
+                )
+                if last in pieces:
+                    pieces[last].append(delta)
+                else:
+                    pieces[last] = [delta]
+                first, stop = last, stop + STRETCH
+        return pieces
 
     def _to_worker(self, record: Record) -> None:
         if self._lost is None and not self._deaf:
