@@ -1,11 +1,14 @@
-"""Why nothing meets the wishes, and what would be nearest: one wish given way at a time, by closed
-forms that are corrected by what simulations of this load showed."""
+"""Why nothing meets the wishes, and what would be nearest: one wish given way at a time, or two
+where one is not enough; by closed forms that are corrected by what simulations of this load
+showed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from baton.bench.planning.candidates import MOST_DEVICES, all_candidates
 from baton.bench.planning.closed import Answer, World
@@ -20,6 +23,8 @@ _IDLE = 0.01
 _MOST = 64.0
 """Times a target that is not looked beyond."""
 _STEPS = 9
+_FEWER = 0.8
+"""Of the requests that a layout could serve with a much looser target."""
 _LEAST_SHARE = 0.5
 
 
@@ -34,6 +39,9 @@ def infeasible(world: World, most: Answer | None) -> Infeasible:
     if world.limits.rate is not None:
         found.insert(0, _rate(world.limits.rate, world, most))
     nearest = [entry for entry in found if entry.possible is not None]
+    if not nearest:
+        both = [_latency_and_rate(name, world) for name in ("ttft_ms", "itl_ms")]
+        nearest = [entry for entry in both if entry.possible is not None]
     return Infeasible(constraint=constraint, text=text, nearest=nearest)
 
 
@@ -158,6 +166,24 @@ def _latency(name: str, world: World) -> Nearest:
         layout=layout,
         text=f"{what.upper()} {format_duration(asked * found)} instead of "
              f"{format_duration(asked)}, with {layout}",
+    )
+
+
+def _latency_and_rate(name: str, world: World) -> Nearest:
+    """Where no target alone is enough: first fewer requests, then the target that they allow."""
+    what, asked = name.removesuffix("_ms"), world.limits.rate
+    target: float = getattr(world.wishes, what)
+    loose = replace(world.wishes, **{what: target * _MOST})
+    most = _best(world.but(wishes=loose))
+    if most is None or most.rate <= 0:
+        return _no(name, 1e3 * target)
+    rate = _FEWER * (most.rate if asked is None else min(most.rate, asked))
+    found = _latency(name, world.but(limits=replace(world.limits, rate=rate)))
+    if found.possible is None:
+        return found
+    text = f"{found.text}, and {figure(rate)} requests/s"
+    return msgspec.structs.replace(
+        found, text=text if asked is None else f"{text} instead of {figure(asked)}"
     )
 
 

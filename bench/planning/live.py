@@ -17,7 +17,7 @@ from baton.bench.planning.loads import dispersion
 from baton.bench.planning.plan import Plan
 from baton.bench.planning.run import Seen
 from baton.bench.planning.wishes import Wishes
-from baton.protocol.curves import LinkCurve, StepCurve
+from baton.protocol.curves import StepCurve
 from baton.router.account import Account
 from baton.router.planner.moves import Move, WorkerState, choose, groups_of, split_of
 from baton.router.planner.phases import Kind
@@ -205,19 +205,17 @@ def _better(fleet: Fleet, look: Look, here: Forecast) -> tuple[Forecast | None, 
 
 
 def _handoff(links: Sequence[dict[str, Any]], accounts: Sequence[Account]) -> float:
-    """As the router reckons it where it knows the bytes; here what hand-offs took beyond the
-    first token, the middle of all that were."""
-    waits = sorted(
-        account.phases["handoff_wire"] for account in accounts if "handoff_wire" in account.phases
-    )
-    if waits:
-        return waits[len(waits) // 2]
-    curves = [
-        LinkCurve(latency=link["latency"], byte=1 / link["bandwidth"] if link["bandwidth"] else 0.0,
-                  spread=0.0, transfers=0)
-        for link in links
+    """What the router expected of hand-offs, the middle of all that were; without any, the
+    latency of the links."""
+    expected = [
+        attempt.predicted["exposed"]
+        for account in accounts
+        for attempt in account.attempts
+        if attempt.prefill is not None and attempt.predicted and "exposed" in attempt.predicted
     ]
-    return min((curve.latency for curve in curves), default=0.0)
+    if expected:
+        return median(expected)
+    return min((link["latency"] for link in links), default=0.0)
 
 
 def _wishes(plan: Plan | None, usual: Wishes) -> Wishes:

@@ -148,7 +148,10 @@ def _kind_facts(asked: Asked) -> list[KindFacts]:
 def _notes(
     asked: Asked, candidates: int, choices: Sequence[Choice], factors: dict[str, float]
 ) -> list[str]:
-    notes = [f"{candidates} layouts by closed forms, the best of each shape simulated"]
+    notes = [
+        f"{candidates} layout{'s' if candidates > 1 else ''} by closed forms, the best of each "
+        "shape simulated"
+    ]
     told = [f"{factors[s]:.2f} for {s}" for s in SHAPES if s in factors]
     if told:
         notes.append(

@@ -11,8 +11,9 @@ GROWTH = 1.35
 PRECISE = 0.04
 """Relative distance of the two sides of the border that is near enough."""
 _DOWN = 2.0
-"""After the first misses in a row rates fall faster: what cannot keep a target at all should not
-take long to tell."""
+"""After the first misses in a row rates fall faster."""
+_HOPELESS = 7
+"""Misses in a row, the last at a fiftieth of the first rate: it cannot keep the target at all."""
 
 
 class Look(NamedTuple):
@@ -57,6 +58,8 @@ def highest(
         else:
             high = seen
         if low is None:
+            if len(looks) >= _HOPELESS:
+                break
             rate /= growth if len(looks) < 3 else _DOWN
         elif high is None:
             rate *= growth

@@ -17,8 +17,10 @@ _NOTABLE = 0.03
 
 
 def sensitivity(world: World, layout: Layout) -> list[Change]:
-    """For the recommended `layout`."""
+    """For the recommended `layout`. Nothing where it serves nothing."""
     here = world.capacity(layout).rate
+    if here <= 0:
+        return []
     return [*_one_more(world, layout, here), *_otherwise(world, layout, here)]
 
 
@@ -73,7 +75,7 @@ def same_devices(world: World, layout: Layout) -> World:
 def _change(
     world: World, what: str, mine: Answer, best: Answer | None, layout: Layout, here: float
 ) -> Change:
-    ratio = mine.rate / here if here > 0 else 0.0
+    ratio = mine.rate / here
     text = f"{what}: {figure(mine.rate)} requests/s ({ratio - 1:+.0%})"
     found = best or mine
     shape = found.layout.shape

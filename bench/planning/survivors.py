@@ -54,9 +54,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(per_shape=1, kept=1, requests=150, tokens=60_000, seeds=3, rounds=1),
-    "normal": Effort(per_shape=3, kept=1, requests=300, tokens=200_000, seeds=3, rounds=2),
-    "thorough": Effort(per_shape=6, kept=3, requests=1000, tokens=1_000_000, seeds=5, rounds=3),
+    "quick": Effort(per_shape=1, kept=1, requests=250, tokens=40_000, seeds=3, rounds=1),
+    "normal": Effort(per_shape=3, kept=1, requests=500, tokens=150_000, seeds=5, rounds=2),
+    "thorough": Effort(per_shape=6, kept=3, requests=2000, tokens=1_000_000, seeds=8, rounds=3),
 }
 
 
