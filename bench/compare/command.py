@@ -8,6 +8,7 @@ token by token between layouts: they may differ only where the two best tokens a
   baton bench compare                                      # two workers, a mixed load
   baton bench compare --load 512/64 --rates 0.8 1.4 2.2 --peer vllm=http://127.0.0.1:8000
   baton bench compare --paced profile.json --workers 8 --load chat
+  baton bench compare --load chat --plan plan.json         # was the plan right?
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from baton.bench.compare.agreement import TIES, Agreement, Parting, compare, jud
 from baton.bench.compare.layouts import COLOCATED, Layout
 from baton.bench.compare.measure import Run, measure
 from baton.bench.compare.options import Chosen
+from baton.bench.compare.planned import pairs, rows
 from baton.bench.compare.search import Capacity
 from baton.bench.compare.statistics import mean_of
 from baton.bench.compare.trials import Trials
@@ -184,11 +186,14 @@ def as_result(
         rows=[
             *(_agreement_row(name, each, name in ours) for name, each in agreements.items()),
             *wanted_rows(chosen.wants, standings(trials.runs)),
+            *(rows(chosen.plan, standings(trials.runs), capacities) if chosen.plan else ()),
         ],
         series={
-            name: [msgspec.to_builtins(run.point) for run in runs]
-            for name, runs in (("points", trials.runs), ("tuning", trials.tuning),
-                               ("probes", trials.probes))
+            **{name: [msgspec.to_builtins(run.point) for run in runs]
+               for name, runs in (("points", trials.runs), ("tuning", trials.tuning),
+                                  ("probes", trials.probes))},
+            **({"predicted": pairs(chosen.plan, standings(trials.runs), capacities)}
+               if chosen.plan else {}),
         },
     )
 
@@ -204,6 +209,12 @@ def show(result: Result, trials: Trials) -> None:
     )
     for sentence in result.metrics["verdict"]:
         console().print(f"- {sentence}", highlight=False, markup=False)
+    if result.series.get("predicted"):
+        show_table("planned and measured", ("", "requests/s", "planned", "measured", "ratio"), [
+            (pair["what"], f"{pair['rate']:.2f}", f"{pair['predicted']:.4g}",
+             f"{pair['measured']:.4g}", f"{pair['measured'] / (pair['predicted'] or 1):.2f}")
+            for pair in result.series["predicted"]
+        ])
     if result.rows:
         show_rows(result.rows)
 

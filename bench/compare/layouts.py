@@ -53,7 +53,7 @@ def colocated(workers: int, chunk: int | None, targets: Targets) -> Layout:
     """`chunk`: tokens of a step. None: by the targets."""
     both = ("--mixed", str(workers), "--strict-roles", "--sizing", "off")
     if chunk is None:
-        return Layout(COLOCATED, COLOCATED, (*both, *_told(targets)))
+        return Layout(COLOCATED, COLOCATED, (*both, *told(targets)))
     running = min(_MAX_RUNNING, chunk // 2)
     return Layout(
         f"{COLOCATED} {chunk}",
@@ -67,7 +67,7 @@ def split(prefill: int, decode: int, targets: Targets) -> Layout:
         f"{SPLIT} {prefill}+{decode}",
         SPLIT,
         ("--prefill", str(prefill), "--decode", str(decode), "--strict-roles", "--sizing", "off",
-         *_told(targets)),
+         *told(targets)),
     )
 
 
@@ -79,7 +79,7 @@ def auto(workers: int, targets: Targets) -> Layout:
     return Layout(
         AUTO, AUTO,
         ("--prefill", str(prefill), "--decode", str(workers - prefill), "--sizing", "auto",
-         *_told(targets)),
+         *told(targets)),
     )
 
 
@@ -125,9 +125,10 @@ def peer(text: str) -> Layout:
     return Layout(name, PEER, command=tuple(shlex.split(what)))
 
 
-def _told(targets: Targets) -> tuple[str, ...]:
-    told = (("--ttft", targets.ttft), ("--itl", targets.itl))
+def told(targets: Targets) -> tuple[str, ...]:
+    """As options."""
+    given = (("--ttft", targets.ttft), ("--itl", targets.itl))
     return tuple(
-        word for option, seconds in told if seconds is not None
+        word for option, seconds in given if seconds is not None
         for word in (option, f"{seconds * 1e3:g}ms")
     )

@@ -7,14 +7,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from baton.bench.compare import layouts as making
 from baton.bench.compare.layouts import CHUNKS, Layout
 from baton.bench.compare.loads import Load, parse_workload
 from baton.bench.compare.measure import Serve
+from baton.bench.compare.planned import layouts_of, rate_of
 from baton.bench.compare.running import Start, starter
 from baton.bench.compare.wants import Want
 from baton.bench.compare.wants import parse as parse_want
+from baton.bench.planning.plan import Plan, read_plan
 from baton.bench.results import add_json
 from baton.bench.serve.asking import Asking
 from baton.bench.serve.run import serve
@@ -35,6 +38,7 @@ class Chosen:
     start: Start
     serve: Serve
     wants: list[Want]
+    plan: Plan | None = None
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +97,10 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
     parser.add_argument("--want", action="append", default=[], metavar="CRITERION",
                         help='"split 1+1: itl_p99_ms <= 0.333 * colocated", at all rates or '
                         '"... @ 1.4,2.2"; repeat. What does not hold ends with 1')
+    parser.add_argument("--plan", type=Path, metavar="PLAN.json",
+                        help="of `baton plan --json`, for the same --load: its layouts are "
+                        "measured with its targets, at its rate, and its figures are set beside "
+                        "what was measured")
     parser.add_argument("--html", metavar="FILE", help="also write a report with pictures")
     options = parser.parse_args(arguments)
     for name in ("workers", "repeat", "seconds", "start", "ttft", "itl"):
@@ -131,8 +139,11 @@ def serve_of(options: argparse.Namespace) -> Serve:
 
 def choose(options: argparse.Namespace) -> Chosen:
     """Raises ConfigError."""
+    plan = None if options.plan is None else _planned(options)
     targets, workers = targets_of(options), options.workers
-    if options.layout:
+    if plan is not None and not options.layout:
+        chosen = layouts_of(plan, targets)
+    elif options.layout:
         chosen = [making.parse(text, workers, targets) for text in options.layout]
     else:
         chosen = making.usual(workers, options.chunks, targets)
@@ -146,7 +157,21 @@ def choose(options: argparse.Namespace) -> Chosen:
         start=start_of(options),
         serve=serve_of(options),
         wants=[parse_want(text) for text in options.want],
+        plan=plan,
     )
+
+
+def _planned(options: argparse.Namespace) -> Plan:
+    """The plan, whose question replaces options of the same meaning. Raises ConfigError."""
+    plan = read_plan(options.plan)
+    if not plan.choices:
+        raise ConfigError(f"{options.plan} has no layout to measure")
+    asked = plan.question
+    options.ttft, options.itl = asked.ttft_ms / 1e3, asked.itl_ms / 1e3
+    options.attainment = asked.attainment
+    options.rates = options.rates or [rate_of(plan)]
+    options.no_tuning = True
+    return plan
 
 
 def _fit(options: argparse.Namespace, lengths: float) -> Fit:
