@@ -48,7 +48,7 @@ class Handoffs:
             case ReserveBlocks():
                 return self._reserve(command, now)
             case AdmitReserved():
-                return self._admit(command)
+                return self._admit(command, now)
             case Adopt():
                 self._adopt(command)
             case PinCached():
@@ -78,7 +78,7 @@ class Handoffs:
         self._table.add_reserved(seq, matched, fresh, loan=command.loan)
         return _reserved(seq)
 
-    def _admit(self, command: AdmitReserved) -> Event | None:
+    def _admit(self, command: AdmitReserved, now: float) -> Event | None:
         seq = self._table.get(command.key)
         if seq is None or seq.state is not RESERVED:
             return Refused(command.key, "unknown")
@@ -88,6 +88,7 @@ class Handoffs:
             self._table.forget(seq)
             return SequenceFailed(seq.key, "internal_error", message)
         seq.tokens.extend(command.tokens)
+        seq.stream_from(now)
         seq.reported = True  # the first token and its phases were the sender's to tell
         reason = finish_reason(seq, self._max_model_len)
         if reason is None:

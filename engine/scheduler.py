@@ -163,7 +163,7 @@ class Scheduler:
             prefills = [seq for seq in prefills if seq.state is RUNNING]
         admit = not crowded or not (batch or prefills)
         if prefills or (admit and self._table.waiting):
-            self._admitted(self._filling.fill(batch, prefills, admit=admit), now)
+            self._admitted(self._filling.fill(batch, prefills, now, admit=admit), now)
         if not admit and self._table.waiting:
             self._table.blocked = self._table.waiting[0]
         return batch
@@ -293,6 +293,7 @@ class Scheduler:
         prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
         if not seq.reported:
             seq.reported = True
+            seq.stream_from(now)
             cached = seq.cached_at_first
             scheduled = now if seq.scheduled_at is None else seq.scheduled_at
             phases = {"queue": scheduled - seq.submitted_at, "prefill": now - scheduled}

@@ -56,6 +56,9 @@ class Sequence:
     # The rest is the scheduler's own.
     itl: float = math.inf
     """The target between its tokens, in seconds."""
+    due_from: float | None = None
+    """Its token number n is due at `due_from + n * itl`, for then its tokens come at the target on
+    average. None: it does not stream, or has no target."""
     loan: bool = False
     """Reserved for the prefix cache only."""
     pinned: bool = False
@@ -89,6 +92,11 @@ class Sequence:
         if request.targets.itl is not None and request.targets.firm:
             seq.itl = request.targets.itl
         return seq
+
+    def stream_from(self, now: float) -> None:
+        """The last of `tokens` is out now."""
+        if self.itl < math.inf:
+            self.due_from = now - self.itl * len(self.tokens)
 
     @property
     def key(self) -> RequestKey:

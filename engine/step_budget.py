@@ -5,6 +5,10 @@ take, a step is filled with prompts until it would take as long as the tightest 
 less what steps commonly vary by. Where there is no target, no curve or nothing that decodes, the
 role divides the step (`SchedulerLimits.prefill_budget`).
 
+That target is a mean over the tokens of a stream. While there are no prompts steps are shorter and
+streams get ahead; half of what the one least ahead has may be spent on a step again, which is no
+longer than one and a half times the target. So prompts that come at intervals take fewer steps.
+
 Prompts do not starve where decodes leave no room: they have a block a step nevertheless. Where the
 fixed cost of a chunk is more than that of a block's tokens, that is k blocks in every k-th step,
 with k up to `STAND_BACK`: the mean is less then, and the target is missed in fewer steps.
@@ -26,6 +30,11 @@ DEVIATIONS = 0.5
 of steps that vary by s about their median is exp(s^2 / 2) of it."""
 LEAST_USED = 0.5
 """Part of the target that is used however much steps vary."""
+SPENT = 0.5
+"""Of what streams are ahead of their target, how much a step may take: some is always left for what
+nobody foresees."""
+MOST = 0.5
+"""Of the target, by how much a step may be longer: what is seen as a pause."""
 
 
 class StepBudget:
@@ -133,7 +142,7 @@ class StepBudgets:
         self._last: StepBudget | None = None
         self._stood_back = 0
 
-    def next(self, role: str, decodes: Sequence[BatchItem]) -> StepBudget:
+    def next(self, role: str, decodes: Sequence[BatchItem], now: float) -> StepBudget:
         """Of a step that has these decodes, for a worker that has something to prefill."""
         last, self._last = self._last, None
         if last is not None and last.scarce and not last.spent:
@@ -149,8 +158,19 @@ class StepBudgets:
             StepShape.decodes(len(decodes), context),
             itl,
             self._stood_back,
+            self._credit(decodes, now),
         )
         return self._last
+
+    def _credit(self, decodes: Sequence[BatchItem], now: float) -> float:
+        """Seconds by which a step with these may be longer than the tightest target."""
+        least = math.inf
+        for item in decodes:
+            seq = item.seq
+            if seq.due_from is not None:
+                ahead = seq.due_from + seq.itl * len(seq.tokens) - now
+                least = min(least, SPENT * ahead, MOST * seq.itl)
+        return max(0.0, least) if least < math.inf else 0.0
 
     def average(
         self, role: str, decodes: StepShape, itl: float, *, past: int
@@ -166,15 +186,17 @@ class StepBudgets:
             return fits, 1.0
         return self._block_size, 1 / worthwhile_blocks(self.curve, self._block_size, past)
 
-    def beside(self, decodes: StepShape, itl: float, stood_back: int = 0) -> StepBudget:
-        """Of a step with such decodes, the tightest of which wants a token every `itl` seconds.
-        There must be a curve."""
+    def beside(
+        self, decodes: StepShape, itl: float, stood_back: int = 0, credit: float = 0.0
+    ) -> StepBudget:
+        """Of a step with such decodes, the tightest of which wants a token every `itl` seconds and
+        can do with `credit` seconds more. There must be a curve."""
         assert self.curve is not None
         return StepBudget(
             self._limits.max_batch_tokens - decodes.decode_sequences,
             self._limits,
             self._block_size,
-            seconds=self._seconds(itl),
+            seconds=self._seconds(itl) + credit,
             curve=self.curve,
             shape=decodes,
             stood_back=stood_back,

@@ -50,11 +50,11 @@ class StepFilling:
         self._room = room
 
     def fill(
-        self, batch: list[BatchItem], prefills: list[Sequence], *, admit: bool
+        self, batch: list[BatchItem], prefills: list[Sequence], now: float, *, admit: bool
     ) -> list[Sequence]:
         """Add chunks to the `batch` of decodes: of `prefills`, which run, and with `admit` of those
         that wait. Those that are admitted with it are returned."""
-        budget = self.budgets.next(self.role, batch)
+        budget = self.budgets.next(self.role, batch, now)
         line = _Line(prefills, self._table.waiting, admit)
         admitted: list[Sequence] = []
         sharing: Sequence | None = None

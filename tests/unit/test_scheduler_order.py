@@ -182,6 +182,7 @@ def test_half_of_the_time_is_left_where_time_is_what_is_short() -> None:
     assert parts(driver) == {"decodes": 1, "long": 100}
     ask(driver, "short", 40.0, 90)
     ask(driver, "other", 41.0, 90)
+    driver.now += 0.5  # the stream is as far as it should be
     assert parts(driver) == {"decodes": 1, "short": 48, "long": 52}
 
 

@@ -14,7 +14,7 @@ from make_request import make_request
 
 from baton.engine.commands import UseCurve
 from baton.engine.limits import SchedulerLimits
-from baton.engine.step_budget import DEVIATIONS, STAND_BACK, StepBudgets
+from baton.engine.step_budget import DEVIATIONS, MOST, SPENT, STAND_BACK, StepBudgets
 from baton.protocol.curves import StepCurve, StepShape
 from baton.protocol.records import Request
 
@@ -100,6 +100,57 @@ def test_the_chunk_follows_the_decodes_step_by_step() -> None:
     assert BLOCK < beside[-1] < alone
     driver.release(arriving.key)
     assert beside[-1] < sizes(driver)[-1] <= alone
+
+
+def ten_tokens(driver: Driver, apart: float) -> float:
+    """Returns when the tenth is there. (The driver's own steps take a second.)"""
+    begun = driver.now
+    for step in range(1, 11):
+        driver.now = begun + step * apart
+        driver.step()
+    return begun + 10 * apart
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_what_streams_are_ahead_may_be_spent_in_parts(handed_over: bool) -> None:
+    """Ten tokens 15 ms apart where 20 are wanted: 50 ms ahead, a step of 30 ms is fine."""
+    driver = driver_with() if handed_over else driver_with(short(itl=0.02))
+    if handed_over:
+        request = short(itl=0.02)
+        driver.reserve(request)
+        driver.deliver(request.key)
+        driver.admit(request.key, tuple(undisturbed([ord("a")] * 3, 1)))
+    at = ten_tokens(driver, 0.015)
+    driver.start(make_request("long", LONG))
+    pace = 0.02 * math.exp(-DEVIATIONS * CURVE.spread)
+    ahead, past, chunks = 10 * 0.005, 0, []
+    while ahead >= 0.01:
+        driver.now = at
+        chunk = sizes(driver)[-1]
+        allowed = pace + min(SPENT * ahead, MOST * 0.02)
+        step = StepShape.decodes(1, 14 + len(chunks))
+        assert CURVE.seconds(step + StepShape.chunk(chunk, past)) <= allowed
+        assert CURVE.seconds(step + StepShape.chunk(chunk + BLOCK, past)) > allowed
+        at += 0.03
+        ahead -= 0.01
+        past += chunk
+        chunks.append(chunk)
+    assert chunks == sorted(chunks, reverse=True)
+    assert chunks[0] > 1.3 * chunks[-1]
+
+
+def test_a_stream_that_is_behind_is_not_made_to_catch_up_by_others() -> None:
+    """Nor does one that is ahead lend to it: chunks are as if neither had a past."""
+    driver = driver_with(short("a", itl=0.03))
+    driver.now = ten_tokens(driver, 0.02)
+    driver.start(short("b", itl=0.03))
+    driver.step()
+    driver.now += 1.0
+    driver.start(make_request("long", LONG))
+    late = sizes(driver)[-1]
+    fresh = driver_with(short("a", itl=0.03), short("b", itl=0.03))
+    fresh.start(make_request("long", LONG))
+    assert abs(late - sizes(fresh)[-1]) <= BLOCK
 
 
 def test_later_chunks_of_a_prompt_are_smaller_as_they_attend_to_more() -> None:
