@@ -28,8 +28,8 @@ from baton.bench.compare.measure import Run, measure
 from baton.bench.compare.options import Chosen
 from baton.bench.compare.planned import pairs, rows
 from baton.bench.compare.search import Capacity
-from baton.bench.compare.statistics import mean_of
-from baton.bench.compare.trials import Trials
+from baton.bench.compare.statistics import level_of
+from baton.bench.compare.trials import MOST_PROBES, MOST_TUNING, Trials
 from baton.bench.compare.verdict import Standing, sentences, standings
 from baton.bench.compare.wants import rows as wanted_rows
 from baton.bench.faults.judge import two_best
@@ -40,6 +40,8 @@ from baton.protocol.tokens import unpack_tokens
 
 _AROUND = (0.7, 1.0, 1.3)
 """Of the best colocated capacity: the rates that are measured unless they are named."""
+_AROUND_RUN = 8.0
+"""Seconds to start and end a cluster, and until the last answers are here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         once, wanted=options.attainment, seed=options.seed,
         tell=lambda text: say.print(text, highlight=False, markup=False),
     )
+    say.print(_duration(chosen.layouts, options), highlight=False)
     layouts, capacities = _run(trials, chosen.layouts, options)
     agreements = check_answers(trials, chosen, layouts, options.dtype)
     result = as_result(options, trials, capacities, agreements, chosen)
@@ -93,6 +96,25 @@ def _run(
         rates = [float(f"{part * best:.2g}") for part in _AROUND]
     trials.repeat(layouts, rates, options.repeat)
     return layouts, capacities
+
+
+def _duration(layouts: Sequence[Layout], options: argparse.Namespace) -> str:
+    """How long it takes at most, for who has to wait."""
+    families = [layout.family for layout in layouts]
+    several = [family for family in set(families) if families.count(family) > 1]
+    tuning = sum(families.count(family) for family in several) * MOST_TUNING
+    left = len(layouts)
+    if options.no_tuning:
+        tuning = 0
+    else:
+        left = len(set(families))
+    searching = 0
+    if options.capacity or not options.rates:
+        searching = left * (MOST_PROBES + (options.repeat - 1) * MOST_PROBES // 2)
+    repeating = left * len(options.rates or _AROUND) * options.repeat
+    runs = tuning + searching + repeating
+    minutes = runs * (options.warm_up + options.seconds + _AROUND_RUN) / 60
+    return f"at most {runs} runs, {minutes:.0f} minutes"
 
 
 # -- answers ---------------------------------------------------------------------------------
@@ -178,7 +200,7 @@ def as_result(
         metrics={
             "verdict": verdict,
             "capacity_per_s": {
-                name: mean_of([each.holds for each in found_]).to_dict()
+                name: level_of([each.holds for each in found_]).to_dict()
                 for name, found_ in capacities.items()
             },
             "answers": {name: each.to_dict() for name, each in agreements.items()},

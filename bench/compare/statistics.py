@@ -74,6 +74,11 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     return Interval(math.exp(mid), math.exp(mid - half), _exp(mid + half), len(pairs))
 
 
+def level_of(values: Sequence[float]) -> Interval:
+    """The geometric mean, of what cannot be below zero."""
+    return ratio_of(values, [1.0] * len(values))
+
+
 def _half(values: Sequence[float]) -> float:
     """Half of the width."""
     count = len(values)

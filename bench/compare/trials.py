@@ -19,7 +19,10 @@ from baton.bench.compare.search import STEP, Capacity, highest_rate
 NEAR_STEP = 1.15
 """Of searches after the first one of a layout."""
 TUNING_STEP = 1.5
-_MOST_TUNING = 4
+MOST_TUNING = 4
+"""Rates."""
+MOST_PROBES = 8
+"""Of a search for a capacity."""
 _SEEDS_APART = 1000
 
 Once = Callable[[Layout, float, int, int], Run]
@@ -65,7 +68,7 @@ class Trials:
         repetitions: int,
         *,
         tolerance: float = 0.05,
-        most: int = 8,
+        most: int = MOST_PROBES,
     ) -> dict[str, list[Capacity]]:
         """Of each layout one for each repetition. A later one begins where the one before it
         ended."""
@@ -90,7 +93,7 @@ class Trials:
         self.tell(f"tuning {members[0].family}: {', '.join(each.name for each in members)}")
         left = list(members)
         runs: list[Run] = []
-        for _ in range(_MOST_TUNING):
+        for _ in range(MOST_TUNING):
             runs = [self._measure(layout, rate, 0) for layout in left]
             self.tuning += runs
             best = max(run.goodput for run in runs)

@@ -15,7 +15,7 @@ from baton.bench.compare.layouts import AUTO, COLOCATED, SPLIT
 from baton.bench.compare.measure import Run
 from baton.bench.compare.phases import mean, why_between, why_first_token
 from baton.bench.compare.search import Capacity
-from baton.bench.compare.statistics import Interval, mean_of, ratio_of
+from baton.bench.compare.statistics import Interval, difference_of, level_of, mean_of, ratio_of
 
 WINS, LOSES, TIED = "wins", "loses", "is tied"
 DISAGGREGATED = (SPLIT, AUTO)
@@ -76,15 +76,17 @@ def best_of(families: Sequence[str], found: Sequence[Standing]) -> Standing | No
 def outcome(ours: Standing, theirs: Standing) -> tuple[str, Interval]:
     """WINS, LOSES or TIED, and the ratio of goodputs."""
     ratio = ratio_of(ours.goodputs, theirs.goodputs)
-    low, high = ratio.low, ratio.high
     if len(ours.runs) == 1:
         mine, other = (each.runs[0].point.attainment_ci or [0.0, 1.0] for each in (ours, theirs))
         if mine[0] > other[1]:
             return WINS, ratio
         return (LOSES if mine[1] < other[0] else TIED), ratio
-    if low > 1:
+    # Where one attained nothing there is no ratio, but by how much it is less.
+    better = ratio if ratio.known else difference_of(ours.goodputs, theirs.goodputs)
+    even = 1.0 if ratio.known else 0.0
+    if better.above(even):
         return WINS, ratio
-    return (LOSES if high < 1 else TIED), ratio
+    return (LOSES if better.below(even) else TIED), ratio
 
 
 def sentences(
@@ -132,7 +134,7 @@ def _capacity(capacities: Mapping[str, Sequence[Capacity]], wanted: float) -> li
     if not capacities:
         return []
     told = ", ".join(
-        f"{layout} {_interval(mean_of([c.holds for c in found]))}"
+        f"{layout} {_interval(level_of([c.holds for c in found]))}"
         for layout, found in capacities.items()
     )
     return [f"Highest rate at which {wanted:.0%} of requests attain, requests/s: {told}."]

@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -162,16 +161,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extra = ["--max-model-len", str(options.max_model_len)]
     if options.max_num_batched_tokens:
         extra += ["--max-num-batched-tokens", str(options.max_num_batched_tokens)]
-    ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, _leave)  # also while it starts
     model = export_model(options.exported, options.model)
     with running(options.python, options.how, cores=options.cores,
                  port=options.port or free_port(), model=model, kv_gib=options.kv_gib,
                  extra=extra) as url:
         print(f"vLLM, {options.how}, at {url}", flush=True)
-        ended.wait()
-    return 0
+        while True:
+            signal.pause()
+
+
+def _leave(*_: object) -> None:
+    """Once: what is being ended is left to end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def standing(runs: list[Run]) -> Standing:
         ((1.0, 1.1, 1.05), (1.8, 1.9, 1.85), LOSES),
         ((1.0, 1.9, 1.4), (1.4, 1.0, 1.9), TIED),
         ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), TIED),
+        ((1.8, 1.9, 1.7), (0.0, 0.0, 0.0), WINS),
+        ((0.0, 0.1, 0.0), (1.0, 1.1, 1.0), LOSES),
     ],
 )
 def test_an_interval_decides(
@@ -110,7 +112,7 @@ def test_without_one_of_both_there_is_no_verdict_but_of_capacities() -> None:
     found = [Capacity(holds, 2 * holds) for holds in (1.0, 1.1, 1.2)]
     said = sentences([run("split 1+1", 1.0)], {"split 1+1": found}, 0.9)
     assert said == ["Highest rate at which 90% of requests attain, requests/s: "
-                    "split 1+1 1.10 (0.85 to 1.35)."]
+                    "split 1+1 1.10 (0.87 to 1.38)."]
 
 
 # -- why -------------------------------------------------------------------------------------

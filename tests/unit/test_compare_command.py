@@ -1,0 +1,153 @@
+"""`baton bench compare` with servers that are made up: layouts by name decide how fast they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baton.bench.compare import command
+from baton.bench.compare import options as reading
+from baton.bench.compare.layouts import Layout
+from baton.bench.compare.options import Chosen
+from baton.bench.compare.running import Running
+from baton.bench.results import Result, read
+from baton.bench.serve.lag import ClientLag
+from baton.bench.serve.seen import Seen
+from baton.bench.serve.served import Served
+from baton.bench.workloads.arrival import Arrival
+from baton.router.account import Account, Attempt
+
+TTFT = {"colocated 128": 0.3, "colocated 512": 0.2, "colocated": 0.25, "split 1+1": 0.4}
+GAP = {"colocated 128": 0.03, "colocated 512": 0.08, "colocated": 0.03, "split 1+1": 0.01}
+LIMIT = {"colocated 128": 1.0, "colocated 512": 0.8, "colocated": 0.9, "split 1+1": 2.0}
+"""Requests per second, from which on all are late."""
+
+
+class Servers:
+    def __init__(self, changed: str = "") -> None:
+        self.changed = changed
+        """The layout that answers something else."""
+        self.started: list[str] = []
+        self._now = ""
+        self._accounts: list[Account] = []
+
+    @contextmanager
+    def start(self, layout: Layout) -> Iterator[Running]:
+        self.started.append(layout.name)
+        self._now, self._accounts = layout.name, [_account(-1.0)]  # what asked first
+        running = Running("http://nowhere", "m")
+        yield running
+        running.accounts += self._accounts
+
+    async def serve(
+        self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float
+    ) -> Served:
+        stream = list(arrivals)
+        rate = len(stream) / (warmup + seconds)
+        late = rate > LIMIT[self._now]
+        requests = []
+        for number, arrival in enumerate(stream):
+            ttft = TTFT[self._now] * (10 if late else 1)
+            ids = [7] * arrival.length
+            if number % 3 == 0 and self._now == self.changed:
+                ids[2] = 8
+            pieces = [ttft + n * GAP[self._now] for n in range(arrival.length)]
+            requests.append(Seen(
+                number, "", "", "", arrival.targets, arrival.at, 4, arrival.length,
+                sent=arrival.at, outcome="length", pieces=pieces, counts=[1] * len(pieces),
+                ended=arrival.at + pieces[-1], ids=ids,
+            ))
+            self._accounts.append(_account(arrival.at, prefill=ttft / 2))
+        return Served(requests=requests, warmup=warmup, end=warmup + seconds, wall=1.0,
+                      client=ClientLag(), server=None)  # type: ignore[arg-type]
+
+
+def _account(at: float, prefill: float = 99.0) -> Account:
+    attempt = Attempt(at=0.0, route="local", reason="x", decode="d")
+    return Account(id="a", arrived=at, lane="x", prompt_tokens=1, max_tokens=1, queue=0.01,
+                   attempts=(attempt,), ttft=2 * prefill, phases={"queue": 0.0, "prefill": prefill},
+                   outcome="completed")
+
+
+def compare(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, servers: Servers, *arguments: str
+) -> tuple[int, Result]:
+    usual = reading.choose
+
+    def choose(options: Any) -> Chosen:
+        chosen = usual(options)
+        return Chosen(chosen.layouts, chosen.load, servers.start, servers.serve, chosen.wants)
+
+    monkeypatch.setattr(reading, "choose", choose)
+    file = tmp_path / "c.jsonl"
+    code = command.main([
+        "--paced", "none", "--load", "16/8", "--seconds", "60", "--warm-up", "5s", "--repeat", "2",
+        "--chunks", "128", "512", "--ttft", "1s", "--itl", "50ms", "--json", str(file), *arguments,
+    ])
+    return code, read(file)[-1]
+
+
+def test_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tuned, searched, repeated around the colocated capacity, judged and explained."""
+    servers = Servers()
+    code, result = compare(monkeypatch, tmp_path, servers, "--start", "0.5",
+                           "--want", "split 1+1: goodput_per_s >= 1 * colocated")
+    capacity = {name: each["mid"] for name, each in result.metrics["capacity_per_s"].items()}
+    assert list(capacity) == ["colocated 128", "split 1+1", "auto"]
+    assert 0.8 < capacity["colocated 128"] <= 1.1
+    assert 1.6 < capacity["split 1+1"] <= 2.2
+    highest = max(point["rate"] for point in result.series["points"])
+    verdict = " ".join(result.metrics["verdict"])
+    assert f"Disaggregation wins at {highest:g} requests/s" in verdict
+    assert "infinitely many times as many requests in time (100.0% against 0.0%)" in verdict
+    assert "computing the prompt" in verdict
+    phases = result.series["points"][0]["phases"]["ttft_ms"]
+    assert phases["prefill"] == pytest.approx(150.0), "the first question is no part of it"
+    assert code == 0
+
+
+@pytest.fixture(autouse=True)
+def auto_is_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in (TTFT, GAP, LIMIT):
+        monkeypatch.setitem(table, "auto", table["split 1+1"])
+
+
+def test_what_is_wanted_and_does_not_hold_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, result = compare(
+        monkeypatch, tmp_path, Servers(), "--rates", "0.5", "--no-tuning",
+        "--layout", "colocated 128", "--layout", "split 1+1",
+        "--want", "split 1+1: ttft_p50_ms <= 1 * colocated",
+        "--want", "split 1+1: itl_p50_ms <= 0.5 * colocated",
+    )
+    assert code == 1
+    assert [row.holds for row in result.rows[-2:]] == [False, True]
+
+
+@pytest.mark.parametrize(("gap", "tie", "code"), [(1e-5, 5, 0), (1.0, 0, 1)])
+def test_other_answers_are_near_ties_or_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gap: float, tie: int, code: int
+) -> None:
+    asked: list[Sequence[int]] = []
+
+    def two_best(url: str, ids: Sequence[int]) -> tuple[tuple[int, int], float]:
+        asked.append(ids)
+        return (7, 8), gap
+
+    monkeypatch.setattr(command, "two_best", two_best)
+    servers = Servers(changed="split 1+1")
+    got, result = compare(
+        monkeypatch, tmp_path, servers, "--rates", "0.2", "--no-tuning", "--dtype", "float32",
+        "--layout", "colocated 128", "--layout", "split 1+1",
+    )
+    answers = result.metrics["answers"]["split 1+1"]
+    assert got == code
+    assert answers["ties"] + answers["changed"] == len(asked) >= 3
+    assert bool(answers["ties"]) == (tie > 0)
+    assert all(list(ids)[-2:] == [7, 7] and len(ids) == 18 for ids in asked), "prompt and 2 tokens"
+    assert servers.started[-1] == "colocated 128", "started once more, to be asked"
