@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import pytest
 
+from baton.bench.planning.accuracy.configurator import case
 from baton.bench.planning.hardware.devices import DEVICES
 from baton.bench.planning.hardware.grid import STEPS, Step, fit
 from baton.bench.planning.hardware.kinds import load_machine, worker_kinds
@@ -313,6 +314,22 @@ def test_what_was_not_measured_is_a_roofline_unless_insisted(kernels: Path) -> N
     with pytest.raises(ConfigError, match="no model like opt-13b"):
         worker_kinds("h100:silicon", "opt-13b")
     assert worker_kinds("mi300x", "llama-3.1-8b")[0].origin == "roofline"
+
+
+def test_the_planner_beside_the_configurator_of_the_same_kernels(kernels: Path) -> None:
+    seen = case()
+    # Of each request: 2 ms a step, 10 us a prompt token, 50 us and 42.5 us a written one.
+    work, write = 4000 * 1e-5, 499 * (50e-6 + 4249.9e-5 * 1e-3)
+    rate = (1 - 2 / 15) / (work + write)
+    assert seen.colocated[1] == pytest.approx(rate * 500, rel=0.03)
+    assert seen.colocated[2] == pytest.approx(rate * 250, rel=0.03)
+    # Of the split, the one that writes binds: as many as 15 ms have room for, every 15 ms.
+    each = write / 499 * 1e3
+    assert seen.split == pytest.approx(13 / each / (499 * 0.015) * 500 / 4, rel=0.03)
+    slower = (15 - 2 * 1.08) / (1.08 * each) / (499 * 0.015) * 500 / 4
+    assert seen.split_as_theirs == pytest.approx(0.92 * slower, rel=0.03)
+    assert seen.split_hosted < seen.split
+    assert seen.colocated_hosted[1] < seen.colocated[1]
 
 
 def test_a_cache_in_8_bits_only_where_that_was_measured(kernels: Path) -> None:

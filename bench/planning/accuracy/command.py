@@ -5,7 +5,8 @@
                        predicted from measured kernels (where installed) and from a roofline
 
 The constants of both sources were fitted to every 12th row of that table; errors are of the others.
-`--fit` fits them again and shows what it finds. Without FILEs it is M/D/1 on a made-up machine.
+`--fit` fits them again and shows what it finds. Where kernels are installed, their own planner's
+answer to one case stands beside ours. Without FILEs M/D/1 is that of a made-up machine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from baton.bench.planning.accuracy import configurator
 from baton.bench.planning.accuracy.distserve import (
     COLOCATED,
     MODEL,
@@ -43,6 +47,7 @@ from baton.bench.results import Row, add_json, chosen, deliver, found
 CLOSED_FORM = 0.03
 READ_OFF = 0.10
 """For figures that the paper gives to one digit, read off a plot of another engine."""
+SAME_KERNELS = 0.05
 MEDIAN, P90 = 0.12, 0.30
 LOADS = (0.3, 0.6, 0.8)
 _PROMPT = 512
@@ -69,6 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "planner": published.planner._asdict(), "simulated": published.simulated._asdict(),
             **{name: getattr(published, name) for name in Example._fields[2:]},
         }
+    theirs = configurator.case() if installed() else None
+    if theirs is not None:
+        rows += case_rows(theirs)
+        metrics["configurator"] = msgspec.to_builtins(theirs._asdict(), str_keys=True)
     tables: list[tuple[str, list[Judged], list[str]]] = []
     if options.silicon is not None:
         measured, others = fitted_and_others(read_rows(options.silicon))
@@ -90,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _show_queues(queues)
     if published is not None:
         _show_example(published)
+    if theirs is not None:
+        _show_case(theirs)
     for source, judged, missing in tables:
         _show_source(source, judged, missing)
     if options.silicon is not None and not installed():
@@ -121,6 +132,19 @@ def example_rows(seen: Example) -> list[Row]:
               seen.slowed_split / 3, CLOSED_FORM),
         _near(f"colocated, of a machine that reads {READS} and writes {WRITES:g}, req/s",
               COLOCATED, seen.slowed_colocated, READ_OFF),
+    ]
+
+
+def case_rows(seen: configurator.Case) -> list[Row]:
+    """Of the same kernels, with their factors."""
+    return [
+        *(
+            _near(f"aiconfigurator, colocated TP{size}, tok/s per GPU", wanted,
+                  seen.colocated[size], SAME_KERNELS)
+            for size, wanted in configurator.COLOCATED.items()
+        ),
+        _near("aiconfigurator, two TP1 read and one TP2 writes, tok/s per GPU",
+              configurator.SPLIT, seen.split_as_theirs, SAME_KERNELS),
     ]
 
 
@@ -169,7 +193,7 @@ def _by_engine(judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, float]
 
 
 def _near(what: str, wanted: float, seen: float, within: float) -> Row:
-    return Row(what, f"{wanted:.3g} +- {within:.0%}", f"{seen:.3f}",
+    return Row(what, f"{wanted:.4g} +- {within:.0%}", f"{seen:.4g}",
                abs(seen / wanted - 1) <= within)
 
 
@@ -222,6 +246,20 @@ def _show_example(seen: Example) -> None:
              f"{seen.slowed_colocated:.2f}"),
             ("two read, one writes, three GPUs", WRITES, "", f"{seen.slowed_split:.2f}"),
         ],
+    )
+
+
+def _show_case(seen: configurator.Case) -> None:
+    lines = [
+        (f"colocated TP{size}", f"{wanted:.0f}", f"{seen.colocated[size]:.0f}",
+         f"{seen.colocated[size]:.0f}", f"{seen.colocated_hosted[size]:.0f}")
+        for size, wanted in configurator.COLOCATED.items()
+    ]
+    lines.append(("two TP1 read, one TP2 writes", f"{configurator.SPLIT:.0f}",
+                  f"{seen.split_as_theirs:.0f}", f"{seen.split:.0f}", f"{seen.split_hosted:.0f}"))
+    show_table(
+        "Llama-3.1-8B on H200, 4000 / 500, 15 ms a token: output tok/s per GPU",
+        ("", "aiconfigurator", "with its factors", "kernels alone", "and the host"), lines,
     )
 
 
