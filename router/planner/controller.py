@@ -1,8 +1,8 @@
 """When to change how many workers read and how many write. Pure: `tick(now)`, and no clock.
 
     each second     has the load changed? can a pool no longer drain its queue?
-    each interval   plan the split; at once and every second for a while when the load changed,
-                    workers came or went, or a queue does not drain
+    each interval   plan the split; at once and every second for a while when the load began or
+                    changed, workers came or went, or a queue does not drain
     a plan          moves in one go, if it gains more than moving costs, wherever the truth lies
                     within the error of what was observed
 
@@ -64,7 +64,7 @@ class ControllerSettings:
     """Seconds after a change of the load within which plans come every `hurry`."""
     hurry: float = 1.0
     max_moves: int = 3
-    """Role changes for each shift of the load."""
+    """Role changes for each shift of the load, of up to 8 workers; of more in proportion."""
     pause: float = 45.0
     """Seconds after which they are to be had again without a shift."""
     horizon: float = 60.0
@@ -110,7 +110,8 @@ class Controller:
             return []
         yield
         entry = yield from self._plan(cluster, trigger, now)
-        hurried = now < self._settling_until and not entry.moves
+        unsettled = now < self._settling_until or self.observation.age(now) < self.settings.settling
+        hurried = not entry.moves and (unsettled or entry.estimate is None)
         self._plan_at = now + (self.settings.hurry if hurried else self.settings.interval)
         self._enter(entry)
         if not act:
@@ -126,11 +127,12 @@ class Controller:
     # -- inside --------------------------------------------------------------------------------
 
     def _trigger(self, cluster: Cluster, now: float) -> str | None:
+        most = self.settings.max_moves * max(8, len(cluster.workers)) // 8
         if now >= self._refill_at:
-            self._moves_left = self.settings.max_moves
+            self._moves_left = most
         fleet = (tuple(sorted(w.name for w in cluster.workers)), len(cluster.workers))
         if self.observation.changed(now):
-            self._moves_left = self.settings.max_moves
+            self._moves_left = most
             self._settling_until = now + self.settings.settling
             self._relief.reset()
             self._fleet = fleet
@@ -159,17 +161,20 @@ class Controller:
             rescue = choose(workers, others)
             if rescue:
                 return _moving(now, trigger, workers, rescue, "nobody does one of the phases")
-        if trigger == "starvation" and self._moves_left > 0:
-            relief = self._relief.move(workers)
-            if relief is not None:
-                self._relief.reset()
-                return _moving(now, trigger, workers, [relief], self._relief.reason)
         if self.cost.under_way and trigger == "interval":
             return skipped(now, trigger, current, "the last changes are not done")
-        if estimate is None:
-            return skipped(now, trigger, current, "too few requests to tell")
         yield
-        return (yield from self._compare(cluster, trigger, current, estimate, now))
+        if estimate is None:
+            entry = skipped(now, trigger, current, "too few requests to tell")
+        else:
+            entry = yield from self._compare(cluster, trigger, current, estimate, now)
+        if trigger == "starvation" and self._moves_left > 0 and not entry.moves:
+            relief = self._relief.move(workers)
+            if relief is not None:
+                entry = _moving(now, trigger, workers, [relief], self._relief.reason)
+        if trigger == "starvation" and entry.moves:
+            self._relief.reset()
+        return entry
 
     def _compare(
         self, cluster: Cluster, trigger: str, current: Split, estimate: Estimate, now: float

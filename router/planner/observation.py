@@ -152,6 +152,10 @@ class Observation:
         if request is not None:
             request.produced = lambda: 0
 
+    def age(self, now: float) -> float:
+        """Seconds for which the workload has been what it is; infinite before the first request."""
+        return math.inf if self._began is None else now - self._began
+
     # -- what is known of it -------------------------------------------------------------------
 
     def changed(self, now: float) -> bool:
@@ -185,8 +189,8 @@ class Observation:
         count = sum(second.count for second in self._seconds)
         if self._began is None or len(requests) < FEWEST:
             return None
-        seconds = now - max(self._began, now - WINDOW)
-        if seconds <= 0:
+        seconds = min(self.age(now), WINDOW)
+        if seconds < LOOK_BACK[0]:
             return None
         outputs, _, extrapolated = self._outputs()
         cached = _would_find(requests)

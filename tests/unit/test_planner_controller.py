@@ -55,6 +55,24 @@ def test_a_shift_is_settled_in_time_with_few_moves_and_pays(seed: int) -> None:
     assert cluster.outcome.attained(200.0, 240.0) > 0.9
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_load_that_begins_finds_its_split_within_seconds(seed: int) -> None:
+    """Roles are as somebody left them; nobody waits for the next interval."""
+    cluster = ToyCluster(roles(4, 4), seed=seed)
+    cluster.run(60.0, *READING)
+    moves = moved(cluster.outcome, 0.0, 60.0)
+    assert 1 <= len(moves) <= 3
+    assert max(moves) <= 8.0
+    assert cluster.outcome.attained(15.0, 50.0) > 0.9
+
+
+def test_many_workers_may_change_in_proportion() -> None:
+    cluster = ToyCluster(roles(8, 24), seed=1)
+    reading = (4 * READING[0], *READING[1:])
+    cluster.run(30.0, *reading)
+    assert 6 < len(cluster.outcome.moves) <= 12
+
+
 def test_what_the_curves_did_not_foresee_is_relieved() -> None:
     """They say that prompts are read five times as fast as they are."""
     cluster = ToyCluster(roles(1, 7), seed=5, patience=60.0)

@@ -157,7 +157,9 @@ async def test_requests_are_observed_and_all_can_be_seen(cluster: Cluster) -> No
         flight = cluster.submit(max_tokens=6, prompt_tokens=40)
         assert [token async for delta in flight.events() for token in delta.tokens]
     sizing.tick(loop.time() + 0.5)
-    view = json.loads(json.dumps(sizing.view(loop.time() + 1.0)))
+    assert sizing.view(loop.time())["last"]["workload"] is None  # type: ignore[index]
+    sizing.tick(loop.time() + 4.0)
+    view = json.loads(json.dumps(sizing.view(loop.time() + 4.5)))
     last = view["last"]
     assert last["workload"]["requests"] == 15
     assert last["workload"]["output_tokens"] == pytest.approx(6)
