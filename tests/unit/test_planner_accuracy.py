@@ -224,7 +224,7 @@ def test_errors_are_of_rows_that_nothing_was_fitted_to() -> None:
 
 def test_errors_are_relative_and_have_a_sign() -> None:
     of = errors([-0.1, 0.2, -0.3])
-    assert (of.count, of.median, of.bias) == (3, 0.2, -0.1)
+    assert (of.rows, of.median, of.bias) == (3, 0.2, -0.1)
     assert of.p90 == pytest.approx(0.28)
     assert np.isnan(errors([]).median)
 

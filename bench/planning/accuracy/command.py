@@ -270,7 +270,7 @@ def _show_source(source: str, judged: Sequence[Judged], missing: Sequence[str]) 
         for name in ("ttft", "tpot"):
             of = Errors(**times[name])  # type: ignore[arg-type]
             cells += [f"{of.median:.1%}", f"{of.p90:.1%}", f"{of.bias:+.1%}"]
-        lines.append((engine, int(times["ttft"]["count"]), *cells))
+        lines.append((engine, int(times["ttft"]["rows"]), *cells))
     show_table(
         f"{source}: |predicted / measured - 1| of rows that nothing was fitted to",
         ("", "rows", "TTFT median", "p90", "bias", "TPOT median", "p90", "bias"), lines,

@@ -83,7 +83,7 @@ def seen_by_clients(row: SiliconRow, curve: StepCurve, peer: Peer | None = None)
 class Errors(NamedTuple):
     """Of |predicted / measured - 1|; `bias` is the median with its sign."""
 
-    count: int
+    rows: int
     median: float
     p90: float
     bias: float
