@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from baton.bench.routing.contest import Contest, hold
 from baton.bench.routing.paired import Ratio, mean, ratio
+from baton.bench.routing.prefix import evenness
 from baton.bench.routing.systems import System
 from baton.bench.routing.trial import Trial
-from baton.bench.simulator.outcome import Outcome
+from baton.bench.simulator.cluster import Run
+from baton.bench.simulator.engine import Work
+from baton.bench.simulator.outcome import Gaps, Outcome
 from baton.protocol.records import Targets
 
 TARGETS = Targets(ttft=1.0, itl=0.1)
@@ -139,3 +144,20 @@ def test_only_some_systems_on_request() -> None:
     assert [names for _, names in runs.ran] == [["auto", "colocated 64"]] * 2
     assert contest.best == "colocated 64"
     assert Contest().ratio == Ratio(1.0, 1.0, 1.0)
+
+
+# -- evenness --------------------------------------------------------------------------------
+
+
+def test_load_is_time_not_tokens() -> None:
+    """One prefill worker reads all prompts while the other one decodes as long."""
+    work = {
+        "prefill-0": Work(busy=8.0, prompt_tokens=4000), "prefill-1": Work(busy=4.0),
+        "decode-2": Work(busy=99.0, prompt_tokens=99),
+    }
+    run = Run(outcomes=[], gaps=Gaps(), work=work, role_changes=[], decisions=Counter(),
+              retries=Counter(), seconds=10.0, events=0)
+    trial = Trial("auto", run, [], 10.0)
+    assert evenness(trial) == pytest.approx(8 / 6)
+    assert evenness(trial, "prompt_tokens") == 2.0
+    assert evenness(Trial("auto", replace(run, work={}), [], 10.0)) == 1.0
