@@ -156,7 +156,7 @@ def test_load_is_time_not_tokens() -> None:
         "decode-2": Work(busy=99.0, prompt_tokens=99),
     }
     run = Run(outcomes=[], gaps=Gaps(), work=work, role_changes=[], decisions=Counter(),
-              retries=Counter(), seconds=10.0, events=0)
+              retries=Counter(), circuits=[], seconds=10.0, events=0)
     trial = Trial("auto", run, [], 10.0)
     assert evenness(trial) == pytest.approx(8 / 6)
     assert evenness(trial, "prompt_tokens") == 2.0
