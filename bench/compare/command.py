@@ -224,7 +224,7 @@ def show(result: Result, trials: Trials) -> None:
     settings = result.settings
     show_table(
         f"{settings['load']}, TTFT {settings['ttft']:g} s, ITL {settings['itl'] * 1e3:g} ms; "
-        f"means of {settings['repeat']} repetitions",
+        f"{settings['repeat']} times each",
         ("layout", "requests/s", "goodput/s", "in time", "TTFT mean", "P50", "P99 ms", "ITL P50",
          "P99 ms", "tokens/s"),
         [_line(each) for each in standings(trials.runs)],

@@ -11,7 +11,7 @@ import msgspec
 from baton.bench.compare.measure import Point, Run
 from baton.bench.compare.phases import Phases
 from baton.bench.compare.verdict import Standing, standings
-from baton.bench.plots.drawing import canvas, colours
+from baton.bench.plots.drawing import canvas, colours, logarithmic
 from baton.bench.results import Result
 
 _PERCENTS = ("p50", "p99")
@@ -49,8 +49,7 @@ def frontier(result: Result) -> Any:
                 for x, y, rate in points if not small else ():
                     each.annotate(f"{rate:g}/s", (x, y), fontsize=6, xytext=(4, 3),
                                   textcoords="offset points")
-        each.set_xscale("log")
-        each.set_yscale("log")
+        logarithmic(each)
         each.set_xlabel(f"TTFT {percent.upper()}, ms")
         each.set_ylabel(f"ITL {percent.upper()}, ms")
         if percent == "p50":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from baton.bench.plots.drawing import canvas
+from baton.bench.plots.drawing import canvas, logarithmic
 from baton.bench.results import Result
 
 
@@ -19,7 +19,7 @@ def costs(result: Result) -> Any:
         axes.plot(workers, [row[f"{name}_us"]["p99"] for row in rows], linestyle=":",
                   color=line.get_color(), label=f"{name}, P99")
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    logarithmic(axes, x=False)
     axes.set_xticks(workers, workers)
     axes.set_xlabel("workers")
     axes.set_ylabel("microseconds")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, TextIO
 
 from baton.protocol.errors import ConfigError
@@ -21,20 +22,29 @@ def canvas(
     ConfigError without matplotlib."""
     figure = _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
-    figure.suptitle(title, fontsize=11)
-    figure.supxlabel(small_print(ran), fontsize=6.5, color="#666666")
+    figure.suptitle(fill(title, int(13 * width)), fontsize=11)
+    figure.supxlabel(small_print(ran, int(18 * width)), fontsize=6.5, color="#666666")
     for each in axes:
         each.grid(True, color="#e4e4e4", linewidth=0.7)
         each.set_axisbelow(True)
     return figure, list(axes)
 
 
-def small_print(ran: Mapping[str, Any]) -> str:
-    """Where, and by which command."""
-    command = str(ran.get("command", ""))
-    if len(command) > 150:
-        command = command[:147] + "..."
+def small_print(ran: Mapping[str, Any], width: int = 200) -> str:
+    """Where, and by which command, in lines of so many characters."""
+    command = fill(str(ran.get("command", "")), width, break_on_hyphens=False)
     return f"{ran.get('cpu')}, {ran.get('cores')} cores, commit {ran.get('commit')}\n{command}"
+
+
+def logarithmic(axes: Any, *, x: bool = True, y: bool = True) -> None:
+    """With plain numbers at 1, 2 and 5."""
+    ticker = _matplotlib().ticker
+    for wanted, scale, axis in ((x, axes.set_xscale, axes.xaxis), (y, axes.set_yscale, axes.yaxis)):
+        if wanted:
+            scale("log")
+            axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+            axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def save(figure: Any, path: Path) -> None:
@@ -92,6 +102,7 @@ def _matplotlib() -> Any:
         import matplotlib.backends.backend_agg
         import matplotlib.backends.backend_svg
         import matplotlib.figure
+        import matplotlib.ticker
     except ImportError as error:
         raise ConfigError("pictures need matplotlib: pip install 'baton-serve[plot]'") from error
     return matplotlib

@@ -30,7 +30,7 @@ def winners(result: Result) -> Any:
     figure, axes = canvas(
         f"Goodput of the best split over the best colocated layout, {settings['workers']} workers, "
         f"{settings['machine']}, {how}",
-        result.ran, columns=len(loads), width=4.2 * len(loads) + 1.6, height=4.6,
+        result.ran, columns=len(loads), width=max(7.5, 4.2 * len(loads) + 1.6), height=4.6,
     )
     image = None
     for each, load in zip(axes, loads, strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from baton.bench.plots.drawing import canvas
+from baton.bench.plots.drawing import canvas, logarithmic
 from baton.bench.results import Result
 
 SERIES = "predicted"
@@ -29,8 +29,7 @@ def scatter(result: Result) -> Any:
     ends = [0.8 * min(values), 1.25 * max(values)]
     for factor, line in ((1.0, "-"), (1.1, "--"), (1 / 1.1, "--")):
         axes.plot(ends, [factor * end for end in ends], line, color="#999999", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    logarithmic(axes)
     axes.set_xlabel("measured")
     axes.set_ylabel("predicted")
     if any(p.get("group") for p in pairs):

@@ -86,8 +86,7 @@ def _compare(results: Sequence[Result]) -> Iterator[Table]:
     for result in results:
         yield Table(
             f"{result.settings['load']}, targets {1e3 * result.settings['ttft']:g} ms and "
-            f"{1e3 * result.settings['itl']:g} ms, means of {result.settings['repeat']} "
-            "repetitions",
+            f"{1e3 * result.settings['itl']:g} ms, {result.settings['repeat']} times each",
             ("layout", "requests/s", "goodput/s", "in time", "TTFT mean ms", "TTFT P99 ms",
              "ITL P50 ms", "ITL P99 ms", "tokens/s"),
             [(each.layout, f"{each.rate:g}", _f(each.mid("goodput_per_s")),
