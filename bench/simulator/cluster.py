@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +37,7 @@ class Decisions(NoObserver):
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.circuits: list[tuple[float, str, bool]] = []
         self.retries: Counter[str] = Counter()
 
     def decision(self, route: str, reason: str, *more: Any, **named: Any) -> None:
@@ -43,6 +45,9 @@ class Decisions(NoObserver):
 
     def retry(self, reason: str) -> None:
         self.retries[reason] += 1
+
+    def circuit(self, worker_id: str, is_open: bool, why: str) -> None:
+        self.circuits.append((asyncio.get_running_loop().time(), worker_id, is_open))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Run:
     """(second, worker, role), in their order."""
     decisions: Counter[str]
     retries: Counter[str]
+    circuits: list[tuple[float, str, bool]]
+    """(second, worker, open): whom a router left alone from then on, or used again."""
     seconds: float
     """Simulated, until the last request ended."""
     events: int
@@ -144,6 +151,7 @@ class Cluster:
             ),
             decisions=self.observer.counts,
             retries=self.observer.retries,
+            circuits=self.observer.circuits,
             seconds=self.loop.time(),
             events=self.loop.events,
             sizing=[entry.line() for sizing in self.sizings for entry in sizing.controller.log],
@@ -222,14 +230,12 @@ class Cluster:
             worker.joined(session)
 
     def _show_before_deciding(self, registry: Registry) -> None:
-        """A router that looks at a worker anew has had all its tokens."""
+        """Whatever a router looks at then, workers or their health, it has had all tokens."""
         candidates = registry.candidates
 
-        def after_showing() -> list[Candidate]:
-            for worker in registry:
-                if worker.known is None:
-                    self.workers[worker.identity.node_id].show()  # of a dead one there is nothing
-            return candidates()
+        def after_showing(*args: Any, **named: Any) -> list[Candidate]:
+            self.show()
+            return candidates(*args, **named)
 
         setattr(registry, "candidates", after_showing)  # noqa: B010
 

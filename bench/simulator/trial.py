@@ -120,12 +120,14 @@ def disagreement(one: Run, other: Run) -> dict[str, float]:
 
 
 def identical(one: Run, other: Run) -> bool:
-    """To the last bit: every outcome, every interval, every decision."""
+    """To the last bit: every outcome, every interval, every decision, all that was learned of
+    workers' health."""
     return (
         one.outcomes == other.outcomes
         and one.gaps == other.gaps
         and one.decisions == other.decisions
         and one.role_changes == other.role_changes
+        and one.circuits == other.circuits
     )
 
 

@@ -17,7 +17,9 @@ from baton.bench.simulator.noise import Noise
 from baton.bench.simulator.trial import disagreement, identical
 from baton.bench.workloads.arrival import Arrival, output_tokens, request_of
 from baton.engine.scripted import plain_tokens, script_seed, scripted_token, scripted_tokens
-from baton.protocol.records import Targets
+from baton.protocol.records import Record, Targets, TokenBatch
+from baton.router.registry import Worker
+from baton.router.vitals import STRETCH
 
 EXACT = machine(token=2e-5, decode=1e-4, context=1e-8)
 NOISY = machine(token=1e-4, decode=1e-4, context=1e-8, spread=0.1)
@@ -113,7 +115,7 @@ def test_it_does_so_whatever_comes_between() -> None:
     def prepare(cluster: Cluster) -> None:
         dispatcher = cluster.dispatchers[0]
         loop = cluster.loop
-        loop.at(3.01, cluster.slow, "decode-2", 2.0)
+        loop.at(3.01, cluster.slow, "decode-2", 5.0)  # so much that its circuit opens
         loop.at(4.03, cluster.kill, "decode-1")
         loop.at(5.02, cluster.show)
         loop.at(5.02, lambda: [
@@ -127,6 +129,7 @@ def test_it_does_so_whatever_comes_between() -> None:
     )
     check_same(steps, ahead)
     assert steps.retries["worker_lost"] >= 2
+    assert any(is_open and name == "decode-2" for _, name, is_open in steps.circuits)
     assert {o.end for o in steps.outcomes} == {"stop", "cancelled"}
 
 
@@ -184,3 +187,26 @@ def test_scripted_tokens_of_many_positions() -> None:
     assert plain_tokens(request, 4) == 25
     assert scripted_tokens(request, 4, 25) == [scripted_token(request, n) for n in range(4, 29)]
     assert scripted_token(request, 29) == request.eos_token_ids[0]
+
+
+def test_the_router_sees_the_tokens_that_it_judges_workers_by() -> None:
+    """Every STRETCH-th of an attempt is the last that it is told at a time, at the time it came."""
+    def judged(fast_forward: bool) -> list[tuple[float, str, int]]:
+        cluster = Cluster([("mixed", NOISY)], seed=1, fast_forward=fast_forward)
+        dispatcher, found = cluster.dispatchers[0], []
+        take = dispatcher.on_record
+
+        def on_record(worker: Worker, record: Record) -> None:
+            take(worker, record)
+            if isinstance(record, TokenBatch):
+                for delta in record.deltas:
+                    count = delta.position + len(delta.tokens)
+                    if count % STRETCH == 0:
+                        found.append((cluster.loop.time(), delta.key.request_id, count))
+
+        dispatcher.on_record = on_record  # type: ignore[method-assign]
+        cluster.run(arrivals(poisson(4, 5, seed=1), length=90))
+        return sorted(found)
+
+    assert len(judged(False)) > 150
+    assert judged(True) == judged(False)
