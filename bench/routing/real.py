@@ -18,12 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import aiohttp
 import msgspec
 
 from baton.bench.planning.hardware.kinds import load_machine
@@ -33,14 +30,13 @@ from baton.bench.routing.suite import SHAPES, load_of, warm_up
 from baton.bench.routing.systems import automatic
 from baton.bench.routing.trial import lanes_for, run_trial
 from baton.bench.routing.workloads import arrivals, targets_for
+from baton.bench.serve.asking import Asking
+from baton.bench.serve.run import serve
 from baton.bench.simulator.machine import Machine
-from baton.bench.simulator.outcome import Outcome, summary, window
-from baton.bench.workloads.arrival import Arrival
+from baton.bench.simulator.outcome import summary
 from baton.bench.workloads.named import KINDS
-from baton.engine.scripted import script_seed
 from baton.protocol.profile import Profile, encode_profile
 from baton.protocol.records import Targets
-from baton.protocol.tokens import unpack_tokens
 
 _START_SECONDS = 120.0
 TTFT_ERROR, ITL_ERROR = 0.15, 0.10
@@ -94,58 +90,6 @@ def _ready(process: subprocess.Popen[str], output: list[str]) -> str:
     raise RuntimeError("the cluster did not start:\n" + "".join(output[-20:]))
 
 
-async def ask_all(url: str, stream: Sequence[Arrival]) -> list[Outcome]:
-    """Each at its time, whatever became of others."""
-    began = asyncio.get_running_loop().time()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(
-        url, connector=connector, timeout=aiohttp.ClientTimeout(total=None)
-    ) as session:
-        async def one(arrival: Arrival) -> Outcome:
-            delay = began + arrival.at - asyncio.get_running_loop().time()
-            await asyncio.sleep(max(0.0, delay))
-            return await _ask(session, arrival)
-
-        return list(await asyncio.gather(*(one(arrival) for arrival in stream)))
-
-
-async def _ask(session: aiohttp.ClientSession, arrival: Arrival) -> Outcome:
-    clock = asyncio.get_running_loop().time
-    prompt = unpack_tokens(arrival.prompt())
-    body = {
-        "prompt": prompt, "max_tokens": arrival.limit, "stream": True,
-        "stream_options": {"include_usage": True},
-        "seed": script_seed(arrival.length, arrival.noise),
-    }
-    outcome = Outcome(arrival.kind, arrival.lane, arrival.at, len(prompt), "failed",
-                      targets=arrival.targets)
-    sent = clock()
-    first = last = None
-    longest = 0.0
-    usage: dict[str, Any] = {}
-    finish = "failed"
-    async with session.post("/v1/completions", json=body) as reply:
-        if reply.status != 200:
-            error = msgspec.json.decode(await reply.read())
-            return replace(outcome, end=str(error["error"].get("code")))
-        async for line in reply.content:
-            if not line.startswith(b"data: {"):
-                continue
-            now, event = clock(), msgspec.json.decode(line[6:])
-            usage = event.get("usage") or usage
-            for choice in event.get("choices", ()):
-                finish = choice.get("finish_reason") or finish
-                longest = max(longest, now - last) if last is not None else 0.0
-                first = now if first is None else first
-                last = now
-    return replace(
-        outcome, end=finish, tokens=usage.get("completion_tokens", 0),
-        ttft=None if first is None else first - sent,
-        last=None if last is None else last - sent, longest_gap=longest,
-        cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-    )
-
-
 def prediction_errors(journal: Path) -> dict[str, list[float]]:
     """|predicted / actual - 1| of the "ttft" and "itl" of requests that took one attempt."""
     errors: dict[str, list[float]] = {"ttft": [], "itl": []}
@@ -174,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as directory:
         journal = Path(directory) / "journal.jsonl"
         with paced_cluster(machine, options.prefills, options.decodes, targets, journal) as url:
-            real = window(asyncio.run(ask_all(url, stream)), *count)
+            real = asyncio.run(serve(
+                url, stream, warmup=warm, seconds=options.seconds, asking=Asking(scripted=True),
+            )).outcomes()
         errors = prediction_errors(journal)
     simulated = run_trial(
         automatic(workers, options.prefills), machine, stream, lanes=lanes_for(targets),

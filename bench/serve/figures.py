@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from baton.bench.serve.seen import CANCELLED, REFUSED, SERVED, Seen, tokens_within
+from baton.bench.serve.seen import CANCELLED, REFUSED, Seen, tokens_within
 
 if TYPE_CHECKING:
     from baton.bench.serve.served import Served
@@ -96,7 +96,7 @@ def explained(seen: Sequence[Seen]) -> dict[str, Any]:
 
 def _ms(seen: Sequence[Seen], name: str) -> list[Floats]:
     """Milliseconds; of each request an array, of those that have any."""
-    values = [getattr(one, name) for one in seen if one.outcome in SERVED or name != "e2e"]
+    values = [getattr(one, name) for one in seen]
     return [
         1e3 * np.atleast_1d(np.asarray(value, dtype=float))
         for value in values

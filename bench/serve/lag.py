@@ -21,14 +21,14 @@ SHARE = 0.1
 
 @dataclass(slots=True)
 class ClientLag:
-    """Seconds, of one client process or of several together."""
+    """Seconds."""
 
     loop: list[float] = field(default_factory=list)
     send: list[float] = field(default_factory=list)
     """From when a request was due to when it was sent, without those held by their
     conversation."""
     cpu: float = 0.0
-    """CPU seconds of the busiest process, of a second."""
+    """CPU seconds that it used, of a second."""
 
     def summary(self) -> dict[str, object]:
         return {"loop_lag_ms": _spread(self.loop), "send_lag_ms": _spread(self.send),
@@ -50,7 +50,7 @@ class ClientLag:
                 "the client's loop was late by that at p99"
             )
         if self.cpu > 0.8:
-            found.append(f"the client used {self.cpu:.0%} of a core: take more --clients")
+            found.append(f"the client used {self.cpu:.0%} of a core: ask from several at once")
         return found
 
 

@@ -27,7 +27,7 @@ def show(served: Served, figures: dict[str, Any]) -> None:
 
 def warnings(served: Served, figures: dict[str, Any]) -> list[str]:
     """What bounds the result, in words."""
-    found = [*served.notes, *figures["client"]["doubts"]]
+    found = list(figures["client"]["doubts"])
     if served.stopped:
         found.append("stopped early: what still ran is not counted")
     if served.server.ends_early:

@@ -10,6 +10,7 @@ conversation at a time, and does not pause to think.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from itertools import chain, count
@@ -90,7 +91,7 @@ class Run:
         self.seen: list[Seen] = []
         self.began = time.perf_counter()
         self.warmup = warmup
-        self.until = float("inf") if seconds is None else warmup + seconds
+        self.until = math.inf if seconds is None else warmup + seconds
         """What is due then is not sent."""
         self.server = server
         self._http, self._concurrency, self._drain = http, concurrency, drain
@@ -149,14 +150,14 @@ class Run:
         )
 
     def _end(self, stopped: bool, wall: float) -> float:
-        """Until when it counts. An open load without a stated end has it one mean interval after
-        the last was due, as if another one came then; a closed one when its last answer is here."""
+        """Until when it counts. An open load without a stated end has it when the last was due,
+        that one included: so many came in that time. A closed one when its last answer is here."""
         if stopped or self._concurrency is not None:
             return min(self.until, wall)
-        if self.until != float("inf") or not self.seen:
-            return min(self.until, 1e12)
-        due = [one.due for one in self.seen if one.due >= self.warmup] or [self.seen[-1].due]
-        return due[-1] + max(1e-9, (due[-1] - min(due[0], self.warmup)) / len(due))
+        if self.until != math.inf:
+            return self.until
+        last = max((one.due for one in self.seen), default=0.0)
+        return math.nextafter(last, math.inf) if last > self.warmup else wall
 
     # -- sending -----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from baton.bench.serve.asking import Server
@@ -30,7 +30,6 @@ class Served:
     stopped: bool = False
     """Somebody ended it early."""
     concurrency: int | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def counted(self) -> list[Seen]:

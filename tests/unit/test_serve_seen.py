@@ -152,7 +152,7 @@ def test_a_client_that_is_late_is_marked() -> None:
     assert len(late.doubts(0.5, 0.1)) == 1  # 50 of 500 ms are allowed, 20 of 100 are not
     assert len(late.doubts(0.4, 0.1)) == 2
     assert late.doubts(0.6, 0.3) == []
-    assert any("--clients" in doubt for doubt in ClientLag(cpu=0.9).doubts(1.0, 1.0))
+    assert any("of a core" in doubt for doubt in ClientLag(cpu=0.9).doubts(1.0, 1.0))
     found = served([seen(0), seen(1)], client=late).summary()["client"]
     assert found["loop_lag_ms"]["max"] == 20.0
     assert found["doubts"]
