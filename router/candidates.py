@@ -12,6 +12,11 @@ from baton.router.speed import WorkerModel
 
 ROLES = ("prefill", "decode", "mixed")
 
+URGENT, PATIENT = 5.0, 10.0
+"""Seconds: of two prompts of which one is due within the first, and the other after the second,
+the other gives way wherever they meet: workers compute by due time, and what is due far later
+than the first of a step waits for another step."""
+
 
 class RequestFacts(msgspec.Struct, frozen=True):
     tokens: int
@@ -59,6 +64,16 @@ class RequestFacts(msgspec.Struct, frozen=True):
         return self.remaining if self.expected is None else min(self.expected, self.remaining)
 
     @property
+    def urgent(self) -> bool:
+        """Whether patient prompts give way to it. (To one that is late already they do not.)"""
+        return self.due_in is not None and 0 < self.due_in <= URGENT
+
+    @property
+    def patient(self) -> bool:
+        """Whether it gives way to urgent ones."""
+        return self.due_in is not None and self.due_in > PATIENT
+
+    @property
     def worth(self) -> float:
         """Seconds that its targets give it: what is lost when it misses one."""
         return (self.ttft or self.due_in or 0.0) + self.output * (self.itl or 0.0)
@@ -80,3 +95,6 @@ class Candidate(msgspec.Struct, frozen=True):
     full: bool = False
     """It declined a request for lack of room, and nothing of it has ended since."""
     model: WorkerModel = msgspec.field(default_factory=WorkerModel)
+    urgent: Candidate | None = None
+    """As a request sees it that is urgent: without the prompts that give way to that. None: there
+    are none of these."""

@@ -24,6 +24,7 @@ from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import Request, TokenDelta
 from baton.protocol.tokens import pack_tokens, unpack_tokens
+from baton.router.candidates import URGENT
 from baton.router.policy import Decision
 
 MAX_EARLY = 1024
@@ -182,6 +183,14 @@ class Flight:
         if first is None or last is None or len(self.accepted) < 2:
             return None
         return (last - first) / (len(self.accepted) - 1)
+
+    def gives_way(self, dispatch: Dispatch) -> bool:
+        """Whether its prompt was due so much later than predicted that it had to let others pass:
+        when its first token came says nothing of its worker then."""
+        predicted = dispatch.decision.prediction
+        if self.due is None or predicted is None:
+            return False
+        return self.due - (dispatch.at + predicted.ttft) > URGENT
 
     @property
     def num_tokens(self) -> int:

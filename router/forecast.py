@@ -31,7 +31,8 @@ class Forecast:
         """Seconds until its first token behind so many seconds of work that wait in the queue.
         None when no worker's speed is known."""
         facts = self._placement.facts_now(flight, now)
-        return outlook(facts, self._registry.candidates(), ahead, now)
+        candidates = self._registry.candidates(urgent=facts.urgent)
+        return outlook(facts, candidates, ahead, now)
 
     def capacity(self, flight: Flight, now: float) -> float | None:
         """Seconds of such work that all workers do in a second, as of a moment ago."""

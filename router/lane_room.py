@@ -49,9 +49,16 @@ class LaneRoom:
     def arrived(self, lane: str, now: float) -> None:
         self._last[lane] = now
 
-    def interval(self, flight: Flight, now: float) -> float | None:
-        """The tightest target for intervals among the lanes of more weight that are in use."""
+    def interval(self, flight: Flight, identity: Identity, now: float) -> float | None:
+        """The tightest target for intervals among the lanes of more weight that are in use. None
+        where nothing of so little weight decodes yet: one stream on each worker is what a lane has
+        in any case."""
         own = self._lanes.named(flight.lane).weight
+        worker = self._registry.get(identity)
+        if own < self._highest and worker is not None and not any(
+            self._lanes.named(other.lane).weight <= own for other in worker.decoding
+        ):
+            return None
         return min(
             (
                 lane.itl for lane in self._lanes

@@ -40,8 +40,9 @@ class Learning:
         worker = self._registry.get(decision.prefill or decision.decode)
         if worker is not None and predicted is not None and predicted.measured:
             self._observer.predicted("ttft", predicted.ttft, dispatch.ttft)
-            worker.accuracy.first_token(predicted.queue, predicted.work, dispatch.ttft)
-            worker.corrected()
+            if not flight.gives_way(dispatch):
+                worker.accuracy.first_token(predicted.queue, predicted.work, dispatch.ttft)
+                worker.corrected()
         decoder = self._registry.get(decision.decode)
         if decoder is not None and dispatch.first_token is not None:
             dispatch.tokens_then = decoder.tokens_by(dispatch.first_token)

@@ -75,27 +75,34 @@ class Placement:
 
     def decision(self, flight: Flight, facts: RequestFacts, now: float) -> Decision | Wait:
         """What `place` would do. `facts`: those of now."""
-        candidates = self._lane_room.for_flight(flight, self._registry.candidates())
+        candidates = self._lane_room.for_flight(
+            flight, self._registry.candidates(urgent=facts.urgent)
+        )
         exclude = flight.excluded(now) | self._vitals.avoided(now)
         decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
         if decision is None:
             decision = self._decide(facts, candidates, exclude, now)
         if isinstance(decision, Decision) and better_to_wait(
-            decision, facts, candidates, self._lane_room.interval(flight, now)
+            decision, facts, candidates,
+            self._lane_room.interval(flight, decision.decode, now),
         ):
             return Wait.BUSY
         return decision
 
     def has_place(self, flight: Flight, now: float) -> bool:
         """Whether there is a worker for it."""
-        facts, candidates = self.facts_now(flight, now), self._registry.candidates()
+        facts = self.facts_now(flight, now)
+        candidates = self._registry.candidates(urgent=facts.urgent)
         exclude = flight.excluded(now) | self._vitals.avoided(now)
         return isinstance(self._decide(facts, candidates, exclude, now), Decision)
 
     def room_in(self, now: float) -> float | None:
         """Seconds until some worker that has enough prompts now can do with another. None when
         that is not a matter of time."""
-        return room_in(self._registry.candidates(), now)
+        views = (self._registry.candidates(urgent=urgent) for urgent in (False, True))
+        return min(
+            (room for view in views if (room := room_in(view, now)) is not None), default=None
+        )
 
     def first_token(self, flight: Flight, now: float) -> None:
         """The prefill of this attempt is over, wherever it ran."""

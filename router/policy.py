@@ -200,9 +200,9 @@ class _Ways:
             c for c in receivers if c.prefilling < c.max_running
         ]
         self._for_prompts, self._for_tokens = _pool(facts, prefills), _pool(facts, receivers)
-        price = self._for_tokens.work_price
+        price = self._price(self._for_tokens)
         if self.ready_prefills:
-            price = self._for_prompts.work_price + price_of_queue(facts, readers, now)
+            price = self._price(self._for_prompts) + price_of_queue(facts, readers, now)
         self.readers = best_readers(facts, readers, now, price)
         blocks = facts.blocks
         self.writers = best_writers(facts, [
@@ -248,9 +248,13 @@ class _Ways:
         at += [self._together(w) for w in self._left_out if w.worker is decoder]
         return any(o.missed > 0.5 for o in at)
 
+    def _price(self, pool: Pool) -> float:
+        """Of a second of its prompt: what those to come lose. To urgent ones it gives way."""
+        return 0.0 if self.facts.patient else pool.work_price
+
     def _together(self, writing: Writing) -> Option:
         facts = self.facts
-        price = self._for_tokens.work_price
+        price = self._price(self._for_tokens)
         return combine(facts, read(facts, writing.worker, self._now, price), writing)
 
     def within_roles(self, options: list[Option]) -> list[Option]:
@@ -312,10 +316,10 @@ class _Ways:
 
 def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
     models = [worker.model for worker in workers]
-    pressure = sum([model.pressure for model in models])
+    pressure = sum([model.demand for model in models])
     if pressure <= 0:
         return EMPTY
-    work = sum([model.pressure * model.typical for model in models])
+    work = sum([model.demand * model.typical for model in models])
     ttft, worth = facts.tightest
     return Pool(pressure / len(models), work / pressure, ttft, worth, len(models))
 

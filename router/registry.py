@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
@@ -31,7 +33,7 @@ from baton.protocol.records import (
 )
 from baton.router.accuracy import Accuracy
 from baton.router.backlog import Backlog
-from baton.router.candidates import ROLES, Candidate
+from baton.router.candidates import PATIENT, ROLES, Candidate
 from baton.router.flight import Flight
 from baton.router.speed import COUNTING, WorkerModel
 from baton.router.worker_view import WorkerView, view_of
@@ -64,6 +66,8 @@ class Worker:
     """Likewise of its links, by the receiver's worker id."""
     accuracy: Accuracy = field(default_factory=Accuracy)
     backlog: Backlog[Flight] = field(default_factory=Backlog)
+    rush: Backlog[Flight] = field(default_factory=Backlog)
+    """Of the same, without those that give way to urgent ones."""
     decoding: set[Flight] = field(default_factory=set)
     """By `hold_decode` and `end_decode`."""
     _intervals: dict[Flight, float] = field(default_factory=dict)
@@ -190,6 +194,8 @@ class Worker:
         """`work`: seconds that its prompt should take."""
         self.known = None
         self.backlog.add(flight, work, now)
+        if flight.due is None or flight.due - now <= PATIENT:
+            self.rush.add(flight, work, now)
         self.prefilling[flight] = tokens
         self.prefill_tokens += tokens
         if flight.trouble.recompute and tokens:
@@ -197,6 +203,7 @@ class Worker:
 
     def end_prefill(self, flight: Flight, now: float = 0.0) -> None:
         self.backlog.drop(flight, now)
+        self.rush.drop(flight, now)
         self.prefill_tokens -= self.prefilling.pop(flight, 0)
         self.recomputing.pop(flight, None)
         self._changed()
@@ -235,7 +242,7 @@ class Worker:
         for flight in prefilling:
             if flight not in decoding:
                 ours += flight.num_tokens // size + 1
-        return Candidate(
+        known = Candidate(
             identity=self.hello.identity,
             role=self.role,
             max_running=self.hello.max_running,
@@ -244,7 +251,13 @@ class Worker:
             available_blocks=self._available_blocks(ours) * size // cluster.block_size,
             recompute_tokens=sum(self.recomputing.values()) if self.recomputing else 0,
             full=self.full,
-            model=self._model(context, guess),
+            model=self._model(context, guess, self.backlog),
+        )
+        if len(self.rush) == len(self.backlog):
+            return known
+        model = self._model(context, guess, self.rush)
+        return msgspec.structs.replace(
+            known, urgent=msgspec.structs.replace(known, model=model)
         )
 
     def _available_blocks(self, ours: int) -> int:
@@ -260,9 +273,10 @@ class Worker:
         by_heartbeat = blocks.free + blocks.cached - promised - waiting
         return max(by_heartbeat, self.hello.num_blocks - blocks.quarantined - ours)
 
-    def _model(self, context: int, guess: StepCurve) -> WorkerModel:
-        """`context`: tokens that our own requests attend to that decode here."""
-        decoding, load, backlog = len(self.decoding), self.load, self.backlog
+    def _model(self, context: int, guess: StepCurve, backlog: Backlog[Flight]) -> WorkerModel:
+        """`context`: tokens that our own requests attend to that decode here. `backlog`: the
+        prompts that are not passed over."""
+        decoding, load = len(self.decoding), self.load
         if load is not None and load.decoding > decoding:
             # What other routers sent; its own books are not older than ours by much.
             context += load.decode_context * (load.decoding - decoding) // load.decoding
@@ -276,8 +290,10 @@ class Worker:
             head_until=backlog.head_until,
             head_work=backlog.head_work,
             queued=backlog.queued,
-            pressure=backlog.pressure(self.heard),
-            typical=backlog.typical,
+            pressure=self.backlog.pressure(self.heard),
+            demand=self.rush.pressure(self.heard),
+            typical=self.rush.typical,
+            shared=len(self.backlog) > len(backlog),
             most=min(self.hello.prefill_chunk, self.hello.max_batch_tokens),
             links=self.links,
             correction=self.accuracy.correction,
@@ -290,13 +306,18 @@ class Worker:
         to preempt."""
         foreign = load.waiting_tokens - self.prefill_tokens
         if foreign <= 0:
-            self.backlog.hear_of_others(0.0, now)
+            self._hear(0.0, now)
             return
         seconds = load.backlog_seconds
         if seconds is None:
             step = COUNTING if self.curves is None or self.curves.step is None else self.curves.step
             seconds = step.token * load.waiting_tokens
-        self.backlog.hear_of_others(seconds * foreign / load.waiting_tokens, now)
+        self._hear(seconds * foreign / load.waiting_tokens, now)
+
+    def _hear(self, seconds: float, now: float) -> None:
+        """Whether these give way to others is not known."""
+        self.backlog.hear_of_others(seconds, now)
+        self.rush.hear_of_others(seconds, now)
 
 
 class Registry:
@@ -324,16 +345,18 @@ class Registry:
         """The worker that lives under this id."""
         return self._workers.get(node_id)
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self, *, urgent: bool = False) -> list[Candidate]:
+        """`urgent`: as `RequestFacts.urgent`."""
         if self.layout is None:
             return []
         layout, guess = self.layout, self._guess()
         # For every decision, over all workers: hence not by way of `Worker.available`.
-        return [
+        found = [
             worker.known or worker.candidate(layout, guess)
             for worker in self._workers.values()
             if worker.state == "ready" and not worker.drained and worker.session.is_open
         ]
+        return [worker.urgent or worker for worker in found] if urgent else found
 
     def _guess(self) -> StepCurve:
         """For a worker that has said nothing of its speed: another one's."""

@@ -74,6 +74,10 @@ class WorkerModel:
     """Seconds of prompts behind it. (All these as they are after correction.)"""
     pressure: float = 0.0
     """Share of its time that prompts have taken of late."""
+    demand: float = -1.0
+    """Of this, what those to come have to wait for; below 0: all."""
+    shared: bool = False
+    """Prompts that are not counted here may be in the step that is under way."""
     typical: float = 0.0
     """Seconds of one of these prompts, on average."""
     most: int = CHUNK
@@ -108,6 +112,8 @@ class WorkerModel:
 
     def __post_init__(self) -> None:
         self.measured = self.curve is not None
+        if self.demand < 0:
+            self.demand = self.pressure
         speed = self.speed = self.guess if self.curve is None else self.curve
         there = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
         self.step = speed.seconds(there)
@@ -130,6 +136,8 @@ class WorkerModel:
         """Seconds until a new prompt is begun, or has lost no more: one that takes `work` shares
         steps with a longer one that is under way, which gets no more than half of them."""
         if self.head_work <= 0.0:
+            if self.shared:
+                return self.queued + self.chunk_step / 2
             return self.queued + (self.step / 2 if self.decoding else 0.0)
         left, overdue = self.head_until - now, OVERDUE_SHARE * self.head_work
         left = overdue if left < overdue else left

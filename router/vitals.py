@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
 from baton.router.declines import BETWEEN, NO_FAULT
-from baton.router.flight import Dispatch, Flight
+from baton.router.flight import Flight
 from baton.router.harmless import harmless
 from baton.router.health import OUTLIER, Health
 from baton.router.observer import Observer
@@ -91,7 +91,7 @@ class Vitals:
         known = predicted is not None and predicted.measured
         if count <= 1:
             ratio = None
-            if known and dispatch.ttft is not None:
+            if known and dispatch.ttft is not None and not flight.gives_way(dispatch):
                 assert predicted is not None
                 ratio = dispatch.ttft / max(predicted.queue + predicted.work, LEAST_TTFT)
             self._worked(decision.prefill or decision.decode, ratio, now)
@@ -135,6 +135,8 @@ class Vitals:
         dispatch = flight.dispatches[-1]
         predicted, waited = dispatch.decision.prediction, now - dispatch.at
         if predicted is None or not predicted.measured or waited < PATIENT:
+            return
+        if flight.gives_way(dispatch):
             return
         ratio = waited / max(predicted.queue + predicted.work, LEAST_TTFT)
         if ratio > 2 * OUTLIER:
@@ -196,13 +198,6 @@ class Vitals:
             "attempts failed%s)", identity.node_id, at - now, circuit.why, circuit.slowness,
             round(100 * circuit.failures), f", the last: {reason}" if reason else "",
         )
-
-
-def _yields(flight: Flight, dispatch: Dispatch) -> bool:
-    predicted = dispatch.decision.prediction
-    if flight.due is None or predicted is None:
-        return False
-    return flight.due - (dispatch.at + predicted.ttft) > YIELDS
 
 
 def _pair(flight: Flight) -> Pair | None:

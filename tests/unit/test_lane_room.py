@@ -68,9 +68,25 @@ def test_its_share_by_weight_is_not_limited_nor_what_had_begun() -> None:
 
 
 def test_intervals_are_left_for_heavier_lanes_while_these_are_in_use() -> None:
-    _, reserve = setup()
-    assert reserve.interval(flight(0, "batch"), 0.0) is None
+    registry, reserve = setup()
+    (worker,) = registry
+    worker.hold_decode(flight(1, "batch"))
+
+    def left(lane: str, now: float) -> float | None:
+        return reserve.interval(flight(0, lane), worker.identity, now)
+
+    assert left("batch", 0.0) is None
     reserve.arrived("interactive", 5.0)
-    assert reserve.interval(flight(0, "batch"), 6.0) == 0.1
-    assert reserve.interval(flight(0, "interactive"), 6.0) is None
-    assert reserve.interval(flight(0, "batch"), 5.0 + ACTIVE) is None
+    assert left("batch", 6.0) == 0.1
+    assert left("interactive", 6.0) is None
+    assert left("batch", 5.0 + ACTIVE) is None
+
+
+def test_a_light_lane_has_one_stream_on_a_worker_in_any_case() -> None:
+    registry, reserve = setup()
+    (worker,) = registry
+    reserve.arrived("interactive", 5.0)
+    worker.hold_decode(flight(1, "interactive"))
+    assert reserve.interval(flight(0, "batch"), worker.identity, 6.0) is None
+    worker.hold_decode(flight(2, "batch"))
+    assert reserve.interval(flight(0, "batch"), worker.identity, 6.0) == 0.1

@@ -14,6 +14,7 @@ from baton.protocol.link import Session
 from baton.protocol.records import BlockCounts, Curves, Load, ModelCard, Request, WorkerHello
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
+from baton.router.candidates import PATIENT
 from baton.router.flight import Flight
 from baton.router.registry import Registry, Worker
 from baton.router.speed import COUNTING
@@ -101,3 +102,41 @@ def test_prompts_are_expected_in_the_chunks_that_a_worker_takes(
 def test_a_worker_whose_steps_have_no_room_is_refused(limits: dict[str, int]) -> None:
     with pytest.raises(BatonError, match="worker w has no room for prompts in its steps"):
         make_worker(**limits)
+
+
+def due_in(seconds: float | None, number: int = 3) -> Flight:
+    flight = make_flight(number)
+    flight.due = seconds
+    return flight
+
+
+@pytest.mark.parametrize(("due", "gives_way"), [(60.0, True), (PATIENT, False), (None, False)])
+def test_what_is_urgent_does_not_queue_behind_what_gives_way_to_it(
+    due: float | None, gives_way: bool
+) -> None:
+    registry, worker = make_worker()
+    worker.learn(Curves(step=CURVE))
+    worker.hold_prefill(due_in(due, 3), 5000, 2.0, 0.0)
+    worker.hold_prefill(due_in(due, 4), 5000, 3.0, 0.0)
+    [everyone], [urgent] = registry.candidates(), registry.candidates(urgent=True)
+    step = everyone.model.chunk_step
+    assert everyone.model.queue(0.0) == pytest.approx(5.0)
+    assert everyone.model.has_enough(0.0, 0.1)
+    assert urgent.model.queue(0.0) == pytest.approx(step / 2 if gives_way else 5.0)
+    assert urgent.model.has_enough(0.0, 0.1) is not gives_way
+    worker.hold_prefill(due_in(0.3, 5), 1000, 0.2, 0.0)
+    [urgent] = registry.candidates(urgent=True)
+    assert urgent.model.queue(0.0) == pytest.approx(0.2 if gives_way else 5.2)
+    assert urgent.model.demand == registry.candidates()[0].model.demand
+    for flight in list(worker.prefilling):
+        worker.forget(flight)
+    assert registry.candidates(urgent=True) == registry.candidates()
+
+
+def test_patient_prompts_cost_those_to_come_nothing() -> None:
+    registry, worker = make_worker()
+    worker.learn(Curves(step=CURVE))
+    worker.hold_prefill(due_in(60.0), 5000, 2.0, 0.0)
+    [candidate] = registry.candidates()
+    assert candidate.model.pressure > 0.1
+    assert candidate.model.demand == 0.0
