@@ -290,7 +290,7 @@ def test_measured_kernels_come_first_and_their_host_is_added(kernels: Path) -> N
     assert (config["num_hidden_layers"], config["num_key_value_heads"]) == (32, 8)
     [other] = worker_kinds("h200:trtllm", "llama-3.1-8b", dtype="fp8", tensor_parallel=[1])
     assert SEEN[-1][2:] == ("trtllm", {
-        "tp_size": 1, "gemm_quant_mode": "fp8", "kvcache_quant_mode": "bfloat16"})
+        "tp_size": 1, "gemm_quant_mode": "fp8_static", "kvcache_quant_mode": "bfloat16"})
     assert "trtllm" in other.note
     assert worker_kinds("h200:roofline", "llama-3.1-8b")[0].origin == "roofline"
 

@@ -181,14 +181,18 @@ def _sources() -> list[tuple[str, Curves]]:
 
 
 def _by_engine(judged: Sequence[Judged]) -> dict[str, dict[str, dict[str, float]]]:
+    """All, each engine, and of each engine the rows whose distribution of lengths is known."""
+    groups: dict[str, list[Judged]] = {"all": list(judged)}
+    for engine in sorted({one.row.engine for one in judged}):
+        mine = [one for one in judged if one.row.engine == engine]
+        groups[engine] = mine
+        groups[f"{engine}, lengths known"] = [one for one in mine if one.row.varied]
     return {
-        engine: {
-            name: errors(
-                getattr(one, name) for one in judged if engine in ("all", one.row.engine)
-            )._asdict()
+        group: {
+            name: errors(getattr(one, name) for one in members)._asdict()
             for name in ("ttft", "tpot")
         }
-        for engine in ("all", *sorted({one.row.engine for one in judged}))
+        for group, members in groups.items() if members
     }
 
 

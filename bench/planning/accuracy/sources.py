@@ -27,12 +27,12 @@ class Peer:
     filling: str
     """Its default, see `one_worker.FILLING`."""
     shortest: float
-    """Of fixed lengths, see `SiliconRow.load`. Fitted."""
+    """Of fixed lengths, see `SiliconRow.load`. Fitted, to the two engines that mix together."""
 
 
 PEERS = {
     "vllm": Peer(filling="mixed", shortest=0.96),
-    "trtllm": Peer(filling="whole", shortest=0.99),
+    "trtllm": Peer(filling="whole", shortest=0.96),
     "sglang": Peer(filling="prompts first", shortest=1.0),
 }
 
