@@ -135,7 +135,8 @@ def _best(world: World) -> Answer | None:
 
 
 def _serves(world: World) -> bool:
-    found = _best(world)
+    """What fewer devices could, all of them can."""
+    found = _best(world.but(limits=replace(world.limits, use_all=True)))
     if found is None or found.rate <= 0:
         return False
     return world.limits.rate is None or found.rate >= world.limits.rate
@@ -217,18 +218,19 @@ def _gpus(world: World) -> Nearest:
     def with_gpus(count: int) -> World:
         return world.but(limits=replace(world.limits, gpus=count, cost=None))
 
-    count = asked
-    while count < min(MOST_DEVICES, 8 * asked):
-        count += max(1, count // 4)
-        if _serves(with_gpus(count)):
-            answer = _best(with_gpus(count))
-            assert answer is not None
-            layout, used = answer.layout.name(world.kinds), answer.layout.devices(world.kinds)
-            return Nearest(
-                change="gpus", asked=asked, possible=used, layout=layout,
-                text=f"{used} GPUs instead of {asked}: {layout}",
-            )
-    return _no("gpus", asked)
+    low, high = asked, min(MOST_DEVICES, 8 * asked)
+    if not _serves(with_gpus(high)):
+        return _no("gpus", asked)
+    while high > low + max(1, low // 16):
+        middle = (low + high) // 2
+        low, high = (low, middle) if _serves(with_gpus(middle)) else (middle, high)
+    answer = _best(with_gpus(high))
+    assert answer is not None
+    layout, used = answer.layout.name(world.kinds), answer.layout.devices(world.kinds)
+    return Nearest(
+        change="gpus", asked=asked, possible=used, layout=layout,
+        text=f"{used} GPUs instead of {asked}: {layout}",
+    )
 
 
 def _rate(asked: float, world: World, most: Answer | None) -> Nearest:

@@ -68,8 +68,8 @@ class ControllerSettings:
     pause: float = 45.0
     """Seconds after which they are to be had again without a shift."""
     horizon: float = 60.0
-    """Seconds over which a move has to pay off."""
-    least_gain: float = 0.02
+    """Seconds over which a move has to pay off, of a load that is younger than that."""
+    least_gain: float = 0.01
     """Share of requests by which another split must be better, beside what moving costs."""
     doubt: float = 1.3
     """Standard errors of what was observed, within which it must be better."""
@@ -185,7 +185,9 @@ class Controller:
         waiting = cluster.queued / (estimate.workload.rate * _DRAIN)
         load = 1.0 + min(_MOST_WAITING, waiting)
         stay = [_score(world, current, load) for world in worlds]
-        share = self.cost.seconds / (len(cluster.workers) * self.settings.horizon)
+        # What has lasted for long will last as long again.
+        horizon = max(self.settings.horizon, self.observation.age(now))
+        share = self.cost.of(estimate.workload.gaps * here.itl) / (len(cluster.workers) * horizon)
         options: list[_Option] = []
         for found in near[: _CANDIDATES + 1]:
             moves = choose(cluster.workers, found.split)

@@ -17,6 +17,8 @@ from baton.router.planner.workload import Workload
 
 _FULL = 0.95
 """Of a link: beyond this, waiting for it has no end."""
+_IDLE = 1e-3
+"""Of the bound: nobody waits for anybody."""
 _STEPS = 14
 """Of the bisection: within a part in 16,000 of the upper bound."""
 
@@ -91,28 +93,28 @@ class LayoutModel:
         """At so many requests per second, with what hand-offs cost then."""
         handed = self.traffic(min(rate, _FULL * self.bound))
         exposed = 0.0 if handed is None else min(handed.exposed, 1e3)
+        if exposed == 0.0:
+            return self._fleet.forecast(self.split, rate)
         fleet = Fleet(self._groups, self.workload, exposed, in_order=True)
         return fleet.forecast(self.split, rate)
 
-    def capacity(self, attainment: float, *, at_least: float = 0.0) -> Capacity:
-        """The rate up to which so many attain. One that cannot come to `at_least` need not be
-        found exactly: then it is an upper bound."""
+    def capacity(self, attainment: float) -> Capacity:
+        """The rate up to which so many attain; 0 where they do not even alone."""
         low, high = 0.0, self.bound
+        if self.forecast(_IDLE * min(high, 1e9)).goodput < attainment:
+            high = 0.0  # not even alone: no rate is low enough
         if high == math.inf:
-            high = max(1.0, 2 * at_least)
+            high = 1.0
             while self.forecast(high).goodput >= attainment and high < 1e9:
                 low, high = high, 4 * high
-        for _ in range(_STEPS):
+        for _ in range(_STEPS if high > 0 else 0):
             middle = (low + high) / 2
             if self.forecast(middle).goodput >= attainment:
                 low = middle
             else:
                 high = middle
-            if high < at_least:
-                break
-        rate = low if high >= at_least else high
-        found = self.forecast(rate if rate > 0 else high)
-        return Capacity(rate, found, self.traffic(rate), self._binding(rate, found))
+        found = self.forecast(low if low > 0 else _IDLE * min(self.bound, 1e9))
+        return Capacity(low, found, self.traffic(low), self._binding(low, found))
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ long that takes is measured with every change, and is the price of the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -115,6 +116,8 @@ class Moving:
 
     move: Move
     since: float
+    left: float = math.inf
+    """Of its old work, when last looked at."""
 
 
 class MoveCost:
@@ -125,6 +128,13 @@ class MoveCost:
         self.measured = 0
         self._moving: dict[str, Moving] = {}
 
+    def of(self, answer: float) -> float:
+        """Seconds, where an answer takes so many: while none was measured, that is how long a
+        worker has those of its old role."""
+        if self.measured or not math.isfinite(answer):
+            return self.seconds
+        return min(2 * self.seconds, max(_BOUNDS[0], answer))
+
     @property
     def under_way(self) -> int:
         return len(self._moving)
@@ -134,22 +144,27 @@ class MoveCost:
 
     def watch(self, workers: Sequence[WorkerState], now: float) -> None:
         """Whoever has its new role and nothing of the old one is done. One that is gone tells
-        nothing; one that takes for ever is given up."""
+        nothing, nor does one that is given such work again, beside its new role; one that takes
+        for ever is given up."""
         here = {worker.name: worker for worker in workers}
         for name, moving in list(self._moving.items()):
             worker = here.get(name)
             took = now - moving.since
-            if worker is None or took > _BOUNDS[1]:
-                del self._moving[name]
-            elif worker.role == moving.move.role and _settled(worker):
-                del self._moving[name]
+            if worker is not None and worker.role != moving.move.role and took <= _BOUNDS[1]:
+                continue
+            left = math.inf if worker is None else _left(worker)
+            if left == 0:
                 took = min(_BOUNDS[1], max(_BOUNDS[0], took))
                 self.measured += 1
                 weight = 1.0 if self.measured == 1 else _WEIGHT
                 self.seconds += weight * (took - self.seconds)
+            if left == 0 or worker is None or left > moving.left or took > _BOUNDS[1]:
+                del self._moving[name]
+            moving.left = left
 
 
-def _settled(worker: WorkerState) -> bool:
+def _left(worker: WorkerState) -> float:
+    """Of what was its old role's: requests."""
     if worker.role == "prefill":
-        return worker.decoding == 0
-    return worker.role == "mixed" or worker.prefilling == 0
+        return float(worker.decoding)
+    return 0.0 if worker.role == "mixed" else float(worker.prefilling)

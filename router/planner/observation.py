@@ -35,6 +35,8 @@ SURE = 4.5
 FEWEST = 12
 """Requests on either side of a change, to call it one."""
 OUTPUT_GUESS = 128.0
+COLD = 0.5
+"""Relative error of how much there is to read, while nobody knows what caches will find of it."""
 _CLIP = 4.0
 """Of the mean, that one prompt counts for at most in telling a change."""
 
@@ -98,6 +100,8 @@ class Observation:
     """Of so many requests one is in the sample."""
     _began: float | None = None
     """Of the present regime."""
+    _warm: bool = False
+    """What caches find has been seen for a while, or was before the last change."""
     _output: float = OUTPUT_GUESS
     """Mean length of answers, as last estimated."""
     _size: float = 0.0
@@ -201,13 +205,16 @@ class Observation:
         bursts = self._dispersion()
         ended = sum(request.output is not None for request in requests)
         coming = bursts / count
+        self._warm = self._warm or _known(requests[len(requests) // 2 :]) >= FEWEST
         prompts = _scv([item.prompt - item.cached for item in items])
         answers = _scv([item.output for item in items])
         return Estimate(
             workload=Workload(count / seconds, items, bursts),
             seconds=seconds,
             count=count,
-            prefill_error=math.sqrt(coming + prompts / len(items)),
+            prefill_error=math.sqrt(
+                coming + prompts / len(items) + (0.0 if self._warm else COLD**2)
+            ),
             decode_error=math.sqrt(
                 coming + max(answers, 0.25) / (ended + 1) + (0.5 * extrapolated) ** 2
             ),
@@ -336,6 +343,11 @@ def _would_find(requests: Sequence[Seen]) -> list[int]:
                 missing *= late / early
         found.append(request.prompt - max(1, min(request.prompt, round(missing))))
     return found
+
+
+def _known(requests: Sequence[Seen]) -> int:
+    """Of how many it is known what caches found."""
+    return sum(request.cached is not None for request in requests)
 
 
 def _missed(requests: Sequence[Seen]) -> float | None:

@@ -31,12 +31,8 @@ class Traffic(NamedTuple):
 
 
 def request_bytes(workload: Workload, token_bytes: float) -> float:
-    """Of a mean request that decodes elsewhere. What its decode worker has cached does not travel;
-    what is cached at all is taken to be there."""
-    streaming = [item for item in workload.items if item.gaps > 0]
-    if not workload.items:
-        return 0.0
-    return token_bytes * sum(i.prompt - i.cached for i in streaming) / len(workload.items)
+    """Of a mean request, if all decode elsewhere."""
+    return token_bytes * workload.handed.share * workload.handed.tokens
 
 
 def traffic(
@@ -56,9 +52,7 @@ def traffic(
     if per_request <= 0:
         return Traffic(0.0, capacity, link.latency)
     service = link.latency + link.byte * per_request
-    sizes = [token_bytes * (i.prompt - i.cached) for i in workload.items if i.gaps > 0]
-    mean = sum(sizes) / len(sizes)
-    spread = sum((size - mean) ** 2 for size in sizes) / len(sizes) / mean**2 if mean else 0.0
+    spread = workload.handed.variation
     # Prompts leave a worker about as evenly as it reads them.
     wait = waiting(1, rate / senders, service, spread, 1.0).mean
     reading = kind.curve.prefill_seconds(round(workload.tokens), 0, CHUNK)

@@ -64,6 +64,18 @@ class Class(NamedTuple):
     bins: tuple[Bin, ...]
 
 
+class Handed(NamedTuple):
+    """Of requests that are decoded elsewhere than they are read: what their decode worker has
+    cached does not travel; what is cached at all is taken to be there."""
+
+    share: float
+    """Of all requests: those with more than one token."""
+    tokens: float
+    """That travel of each, on average."""
+    variation: float
+    """Squared coefficient of it."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """`rate`: requests per second. `burstiness`: squared coefficient of variation of the times
@@ -114,11 +126,21 @@ class Workload:
             return 0.0
         return sum(item.gaps * (item.prompt + item.output / 2) for item in self.items) / steps
 
+    @cached_property
+    def handed(self) -> Handed:
+        """What a hand-off moves."""
+        sizes = [item.prompt - item.cached for item in self.items if item.gaps > 0]
+        if not sizes:
+            return Handed(0.0, 0.0, 0.0)
+        mean = sum(sizes) / len(sizes)
+        variance = sum((size - mean) ** 2 for size in sizes) / len(sizes)
+        return Handed(len(sizes) / len(self.items), mean, variance / mean**2 if mean else 0.0)
+
     def scaled(self, *, rate: float = 1.0, prompts: float = 1.0, outputs: float = 1.0) -> Workload:
         """So many times as many requests, with so many times as long prompts and outputs."""
         if prompts == outputs == 1.0:
             changed = replace(self, rate=self.rate * rate)
-            for name in ("classes", "itl", "tokens", "gaps", "context"):
+            for name in ("classes", "itl", "tokens", "gaps", "context", "handed"):
                 if name in self.__dict__:
                     changed.__dict__[name] = self.__dict__[name]
             return changed
