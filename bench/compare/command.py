@@ -60,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell=lambda text: say.print(text, highlight=False, markup=False),
     )
     say.print(_duration(chosen.layouts, options), highlight=False)
-    layouts, capacities = _run(trials, chosen.layouts, options)
-    agreements = check_answers(trials, chosen, layouts, options.dtype)
+    try:
+        layouts, capacities = _run(trials, chosen.layouts, options)
+        agreements = check_answers(trials, chosen, layouts, options.dtype)
+    finally:
+        chosen.close()
     result = as_result(options, trials, capacities, agreements, chosen)
     if not deliver(result, options.json):
         show(result, trials)

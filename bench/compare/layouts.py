@@ -39,13 +39,8 @@ class Layout:
     """Or what starts one, prints its URL once it serves, and ends it when it is ended."""
 
     @property
-    def managed(self) -> bool:
-        """Started for each run, so with empty caches."""
-        return self.url is None
-
-    @property
     def ours(self) -> bool:
-        """`baton up`."""
+        """`baton up`, started for each run, so with empty caches."""
         return self.url is None and not self.command
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from baton.bench.compare.layouts import CHUNKS, Layout
 from baton.bench.compare.loads import Load, parse_workload
 from baton.bench.compare.measure import Serve
 from baton.bench.compare.planned import layouts_of, rate_of
-from baton.bench.compare.running import Start, starter
+from baton.bench.compare.running import Start, Starter
 from baton.bench.compare.wants import Want
 from baton.bench.compare.wants import parse as parse_want
 from baton.bench.planning.plan import Plan, read_plan
@@ -39,6 +39,8 @@ class Chosen:
     serve: Serve
     wants: list[Want]
     plan: Plan | None = None
+    close: Callable[[], None] = lambda: None
+    """Ends what was started and is kept."""
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +94,8 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         help="where tuning and searching begin; default: 1")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL|NAME=COMMAND",
                         help="one more column: a server that runs, with an OpenAI-compatible API "
-                        "and without prefix caching; or a command that starts one for each run, "
-                        "prints its URL once it serves, and ends it when it is ended; repeat")
+                        "and without prefix caching; or a command that starts one, prints its URL "
+                        "once it serves, and ends it when it is ended; repeat")
     parser.add_argument("--want", action="append", default=[], metavar="CRITERION",
                         help='"split 1+1: itl_p99_ms <= 0.333 * colocated", at all rates or '
                         '"... @ 1.4,2.2"; repeat. What does not hold ends with 1')
@@ -127,10 +129,10 @@ def load_of(options: argparse.Namespace, text: str, lengths: float = 1.0) -> Loa
     )
 
 
-def start_of(options: argparse.Namespace) -> Start:
+def start_of(options: argparse.Namespace) -> Starter:
     common = [options.model] if options.model else []
     common += ["--paced", options.paced] if options.paced else ["--dtype", options.dtype]
-    return starter([*common, *shlex.split(options.up)])
+    return Starter([*common, *shlex.split(options.up)])
 
 
 def serve_of(options: argparse.Namespace) -> Serve:
@@ -151,10 +153,12 @@ def choose(options: argparse.Namespace) -> Chosen:
     names = [layout.name for layout in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"layouts of the same name: {', '.join(names)}")
+    start = start_of(options)
     return Chosen(
         layouts=chosen,
         load=load_of(options, options.load, options.lengths),
-        start=start_of(options),
+        start=start,
+        close=start.close,
         serve=serve_of(options),
         wants=[parse_want(text) for text in options.want],
         plan=plan,

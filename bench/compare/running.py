@@ -1,7 +1,7 @@
 """A layout that runs: `baton up` from its start to its end, or a server that somebody else runs.
 
-Of a cluster of ours every run gets a new one, so caches are empty and nothing is learned from the
-run before; and afterwards its journal says where the time of each request went.
+Every run gets a new cluster of ours, so caches are empty and nothing is learned from the run
+before; and afterwards its journal says where the time of each request went.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from baton.bench.compare.layouts import Layout
 from baton.protocol.errors import BatonError
@@ -50,41 +51,55 @@ class Running:
     """What became of each request, by its router; here once the layout was ended, and never of a
     server that somebody else runs."""
 
-    def metrics(self) -> dict[str, float]:
-        """Samples of its `/metrics`, name with labels to value; empty where there is none."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as reply:
-                lines = reply.read().decode().splitlines()
-        except (OSError, http.client.HTTPException):
-            return {}
-        return dict(_samples(lines))
-
 
 Start = Callable[[Layout], AbstractContextManager[Running]]
 """What comparisons begin a run with; ended when the context is left."""
 
 
-def starter(common: Sequence[str]) -> Start:
-    """`common`: what `baton up` gets for every layout, such as the model and its dtype."""
+class Starter:
+    """Starts layouts, one at a time. `close` ends what is left of them."""
+
+    def __init__(self, common: Sequence[str]) -> None:
+        """`common`: what `baton up` gets for every layout, such as the model and its dtype."""
+        self._common = list(common)
+        self._kept: dict[str, tuple[Running, int]] = {}
+        """Peers that were started, and their process ids."""
+        self._stack = ExitStack()
 
     @contextmanager
-    def start(layout: Layout) -> Iterator[Running]:
+    def __call__(self, layout: Layout) -> Iterator[Running]:
+        """Raises LayoutFailed."""
         if layout.url is not None:
             yield Running(layout.url, model_of(layout))
-            return
-        if layout.command:
-            with _begun(layout, layout.command) as url:
-                yield Running(url, model_of(layout, url))
-            return
-        with tempfile.TemporaryDirectory(prefix="baton-compare-") as folder:
-            journal = Path(folder) / "journal.jsonl"
-            command = [*_UP, *common, *layout.options, "--journal", str(journal)]
-            with _begun(layout, command) as url:
-                running = Running(url, model_of(layout, url))
+        elif layout.command:
+            with self._awake(layout) as running:
                 yield running
-            running.accounts += _accounts(journal)
+        else:
+            with tempfile.TemporaryDirectory(prefix="baton-compare-") as folder:
+                journal = Path(folder) / "journal.jsonl"
+                command = [*_UP, *self._common, *layout.options, "--journal", str(journal)]
+                with _begun(layout, command) as (url, _):
+                    running = Running(url, model_of(layout, url))
+                    yield running
+                running.accounts += _accounts(journal)
 
-    return start
+    def close(self) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def _awake(self, layout: Layout) -> Iterator[Running]:
+        """Started once, for others take minutes to start; and stopped between its runs, for some
+        poll while they have nothing to do, which would cost the others their cores."""
+        if layout.name not in self._kept:
+            url, process = self._stack.enter_context(_begun(layout, layout.command))
+            self._stack.callback(_signal_all, process.pid, signal.SIGCONT)
+            self._kept[layout.name] = Running(url, model_of(layout, url)), process.pid
+        running, pid = self._kept[layout.name]
+        _signal_all(pid, signal.SIGCONT)
+        try:
+            yield running
+        finally:
+            _signal_all(pid, signal.SIGSTOP)
 
 
 def model_of(layout: Layout, url: str | None = None) -> str:
@@ -97,8 +112,11 @@ def model_of(layout: Layout, url: str | None = None) -> str:
 
 
 @contextmanager
-def _begun(layout: Layout, command: Sequence[str]) -> Iterator[str]:
-    """The URL of a server that is ready. Raises LayoutFailed with what it said last."""
+def _begun(
+    layout: Layout, command: Sequence[str]
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The URL of a server that is ready, and its process. Raises LayoutFailed with what it said
+    last."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True, env={**os.environ, "COLUMNS": "200"},
@@ -120,7 +138,7 @@ def _begun(layout: Layout, command: Sequence[str]) -> Iterator[str]:
         url = next((found[0] for line in said if (found := _URL.search(line))), None)
         if url is None or (layout.ours and not _ready(url, process)):
             raise LayoutFailed(layout.name, "it did not start:\n" + "".join(said[-20:]))
-        yield url
+        yield url, process
     finally:
         _end(process)
 
@@ -149,6 +167,18 @@ def _ready(url: str, process: subprocess.Popen[str]) -> bool:
     return False
 
 
+def _signal_all(pid: int, number: signal.Signals) -> None:
+    """To a process and all below it."""
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for each in tree:
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """As the operator does it; by force when it takes too long."""
     if process.poll() is None:
@@ -158,16 +188,6 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _samples(lines: Sequence[str]) -> Iterator[tuple[str, float]]:
-    for line in lines:
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            try:
-                yield name, float(value)
-            except ValueError:
-                continue
 
 
 _URL = re.compile(r"http://[\d.]+:\d+")

@@ -110,7 +110,7 @@ class Trials:
         return next(layout for layout in members if layout.name == first.point.layout)
 
     def _probe(self, layout: Layout, repetition: int, rate: float) -> float:
-        run = self._measure(layout, rate, repetition, anew=not layout.managed)
+        run = self._measure(layout, rate, repetition, anew=not layout.ours)
         self.probes.append(run)
         return run.attainment
 

@@ -70,8 +70,10 @@ def server_command(
 
 
 def environment(core: int, kv_gib: int, side_port: int) -> dict[str, str]:
-    """One core, and a side channel of its own."""
+    """One core, and a side channel of its own. NIXL's UCX is told what there is on one host:
+    choosing by itself, it failed to register the second server's memory."""
     return {
+        "UCX_TLS": "posix,sysv,self,tcp",
         **os.environ,
         "VLLM_CPU_OMP_THREADS_BIND": str(core),
         "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),

@@ -55,16 +55,15 @@ def test_layouts_that_cannot_be(text: str) -> None:
 
 def test_a_peer_is_a_name_and_a_url() -> None:
     assert peer("vllm=http://h:1/") == Layout("vllm", "peer", url="http://h:1")
-    assert not peer("vllm=http://h:1").managed
+    assert not peer("vllm=http://h:1").ours
     for text in ("vllm", "http://h:1", "vllm= ", "=http://h:1"):
         with pytest.raises(ConfigError, match="NAME=URL"):
             peer(text)
 
 
-def test_a_peer_may_be_started_for_each_run() -> None:
+def test_a_peer_may_be_started_by_a_command() -> None:
     layout = peer("vllm=python -m start 'a b'")
     assert layout.command == ("python", "-m", "start", "a b")
-    assert layout.managed
     assert not layout.ours
     assert parse("auto", 2, TARGETS).ours
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cluster import wait_for
 
 from baton.bench.compare.layouts import peer
-from baton.bench.compare.running import LayoutFailed, starter
+from baton.bench.compare.running import LayoutFailed, Starter
 from baton.bench.peers.front import Front, decode_body, prefill_body
 
 BODY = {"prompt": [5, 6], "max_tokens": 9, "stream": True, "stream_options": {"x": 1}}
@@ -100,5 +104,36 @@ def test_the_prompt_alone_makes_one_token_and_is_no_stream() -> None:
 
 def test_a_command_that_starts_nothing_says_what_it_said() -> None:
     layout = peer("bad=sh -c 'echo no such model; exit 1'")
-    with pytest.raises(LayoutFailed, match="no such model"), starter([])(layout):
+    with pytest.raises(LayoutFailed, match="no such model"), Starter([])(layout):
         pass
+
+
+SERVER = """
+import http.server, json
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"data": [{"id": "m"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+server = http.server.HTTPServer(("127.0.0.1", 0), H)
+print("at http://127.0.0.1:%d" % server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_a_peer_is_started_once_and_stands_still_between_its_runs(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(SERVER)
+    layout = peer(f"x={sys.executable} {tmp_path / 'server.py'}")
+    start = Starter([])
+    urls = []
+    for _ in range(2):
+        with start(layout) as running:
+            assert running.model == "m"
+            urls.append(running.url)
+        (child,) = [p for p in psutil.Process().children() if "server.py" in " ".join(p.cmdline())]
+        wait_for(lambda child=child: child.status() == psutil.STATUS_STOPPED, "it stands still")
+    assert urls[0] == urls[1]
+    start.close()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
