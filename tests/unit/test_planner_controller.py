@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 from toy_cluster import KIND, Outcome, ToyCluster
@@ -139,6 +141,15 @@ def test_who_is_disturbed_least_moves() -> None:
     assert split_of(workers) == Split(2, 2, 0)
 
 
+def test_before_a_move_was_measured_it_is_thought_to_last_as_an_answer() -> None:
+    cost = MoveCost()
+    assert (cost.of(2.0), cost.of(0.1), cost.of(900.0)) == (2.0, 0.5, 10.0)
+    assert cost.of(math.inf) == 5.0
+    cost.ordered(Move("a", "prefill", "decode"), 10.0)
+    cost.watch([worker("a", "prefill")], 13.0)
+    assert cost.of(2.0) == pytest.approx(3.0)
+
+
 def test_the_cost_of_a_move_is_how_long_old_work_stays() -> None:
     cost = MoveCost()
     guess = cost.seconds
@@ -153,6 +164,14 @@ def test_the_cost_of_a_move_is_how_long_old_work_stays() -> None:
     cost.ordered(Move("a", "mixed", "prefill"), 30.0)
     cost.watch([worker("a", "mixed", decoding=3)], 30.2)
     assert 0.5 <= cost.seconds < 12.0
+    measured = cost.seconds
+    # Who is given such work again, beside its new role, tells nothing; nor does it wait for ever.
+    cost.ordered(Move("b", "prefill", "decode"), 35.0)
+    for at, decoding in ((36.0, 4), (37.0, 3)):
+        cost.watch([worker("b", "prefill", decoding=decoding)], at)
+    assert cost.under_way == 1
+    cost.watch([worker("b", "prefill", decoding=5)], 38.0)
+    assert (cost.under_way, cost.seconds) == (0, measured)
     cost.ordered(Move("gone", "mixed", "prefill"), 40.0)
     cost.watch([], 41.0)
     assert cost.under_way == 0
@@ -164,6 +183,7 @@ def test_dear_moves_are_not_made_for_little() -> None:
     def run(seconds: float) -> list[object]:
         cluster = ToyCluster(roles(5, 3), seed=4)
         cluster.controller.cost.seconds = seconds
+        cluster.controller.cost.measured = 1
         cluster.moving = False
         return list(cluster.run(45.0, *READING).moves)
 

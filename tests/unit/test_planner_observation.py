@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from baton.router.planner.lifetimes import completed, ended_differently
-from baton.router.planner.observation import Observation
+from baton.router.planner.observation import COLD, Observation
 
 
 def test_lengths_of_what_has_ended_are_known() -> None:
@@ -124,6 +124,35 @@ class Stream:
 
     def _produced(self, at: float, size: int) -> Callable[[], int]:
         return lambda: min(size, int((self.now - at) / self.itl))
+
+
+def test_nothing_is_sure_before_caches_were_seen_and_nothing_said_in_the_first_seconds() -> None:
+    seen = Observation()
+    assert seen.age(7.0) == math.inf
+
+    def come(start: int, end: int) -> None:
+        for number in range(start, end):
+            seen.arrived(number, 0.1 * number, 1000, 256, 1.0, 0.05, lambda: 10)
+
+    come(0, 28)
+    assert seen.estimate(2.9) is None
+    come(28, 40)
+    assert seen.age(4.0) == pytest.approx(4.0)
+    for number in range(20):
+        seen.ended(number, 20, 0)
+    cold = seen.estimate(4.0)
+    assert cold is not None
+    assert cold.prefill_error > COLD  # those that came late may find what the early ones left
+    for number in range(20, 40):
+        seen.ended(number, 20, 500)
+    warm = seen.estimate(4.1)
+    assert warm is not None
+    assert warm.prefill_error < 0.25
+    assert warm.workload.tokens < 0.8 * cold.workload.tokens
+    come(40, 80)
+    later = seen.estimate(8.0)  # caches stay as warm as they were
+    assert later is not None
+    assert later.prefill_error < 0.25
 
 
 @pytest.mark.parametrize("seed", range(4))
