@@ -51,9 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = reading.choose(options)
     say = console()
 
-    def once(layout: Layout, rate: float, repetition: int, seed: int) -> Run:
+    def once(
+        layout: Layout, rate: float, repetition: int, seed: int, give_up: float | None
+    ) -> Run:
         return measure(chosen.start, chosen.serve, layout, chosen.load, rate=rate,
-                       repetition=repetition, seed=seed)
+                       repetition=repetition, seed=seed, give_up=give_up)
 
     trials = Trials(
         once, wanted=options.attainment, seed=options.seed,

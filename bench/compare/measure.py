@@ -50,8 +50,10 @@ class Serve(Protocol):
     """Sends a load, each request at its time, whatever became of others."""
 
     async def __call__(
-        self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float
-    ) -> Served: ...
+        self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float,
+        give_up: float | None = None,
+    ) -> Served:
+        """`give_up`: the attainment below which the rest need not be sent."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,14 +99,16 @@ class Run:
 
 def measure(
     start: Start, serve: Serve, layout: Layout, load: Load, *, rate: float, repetition: int,
-    seed: int,
+    seed: int, give_up: float | None = None,
 ) -> Run:
-    """From the start of a layout to its end. Raises LayoutFailed, and ConfigError of a server that
-    does not take the load."""
+    """From the start of a layout to its end. With `give_up`, when it is certain that no such share
+    of the requests can attain. Raises LayoutFailed, and ConfigError of a server that does not take
+    the load."""
     arrivals = load.arrivals(rate, seed)
     with start(layout) as running:
         served = asyncio.run(serve(
-            running.url, arrivals, model=running.model, warmup=load.warm, seconds=load.seconds
+            running.url, arrivals, model=running.model, warmup=load.warm, seconds=load.seconds,
+            give_up=give_up,
         ))
     seen, summary = served.counted, served.summary()
     phases = phases_of(

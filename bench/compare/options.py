@@ -6,13 +6,13 @@ import argparse
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from baton.bench.compare import layouts as making
 from baton.bench.compare.layouts import CHUNKS, Layout
 from baton.bench.compare.loads import Load, parse_workload
 from baton.bench.compare.measure import Serve
+from baton.bench.compare.patience import Client
 from baton.bench.compare.planned import layouts_of, rate_of
 from baton.bench.compare.running import Start, Starter
 from baton.bench.compare.wants import Want
@@ -20,7 +20,6 @@ from baton.bench.compare.wants import parse as parse_want
 from baton.bench.planning.plan import Plan, read_plan
 from baton.bench.results import add_json
 from baton.bench.serve.asking import Asking
-from baton.bench.serve.run import serve
 from baton.bench.workloads.arrivals import Fit
 from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
 from baton.bench.workloads.tokens import VOCABULARY
@@ -136,7 +135,7 @@ def start_of(options: argparse.Namespace) -> Starter:
 
 
 def serve_of(options: argparse.Namespace) -> Serve:
-    return partial(serve, asking=Asking(scripted=options.paced is not None))
+    return Client(Asking(scripted=options.paced is not None))
 
 
 def choose(options: argparse.Namespace) -> Chosen:

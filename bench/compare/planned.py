@@ -61,7 +61,7 @@ def layout_of(code: str, targets: Targets) -> Layout:
 
 def layouts_of(plan: Plan, targets: Targets) -> list[Layout]:
     """Of all choices, the best first."""
-    found = {}
+    found: dict[str, Layout] = {}
     for choice in plan.choices:
         layout = layout_of(choice.layout, targets)
         found.setdefault(layout.name, layout)

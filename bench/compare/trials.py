@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from baton.bench.compare.layouts import Layout
 from baton.bench.compare.measure import Run
@@ -25,8 +26,15 @@ MOST_PROBES = 8
 """Of a search for a capacity."""
 _SEEDS_APART = 1000
 
-Once = Callable[[Layout, float, int, int], Run]
-"""(layout, rate, repetition, seed) measured once."""
+
+
+class Once(Protocol):
+    """Measures once."""
+
+    def __call__(
+        self, layout: Layout, rate: float, repetition: int, seed: int, give_up: float | None
+    ) -> Run:
+        """`give_up`: the attainment below which the rest need not be measured."""
 
 
 @dataclass
@@ -110,16 +118,17 @@ class Trials:
         return next(layout for layout in members if layout.name == first.point.layout)
 
     def _probe(self, layout: Layout, repetition: int, rate: float) -> float:
-        run = self._measure(layout, rate, repetition, anew=not layout.ours)
+        run = self._measure(layout, rate, repetition, anew=not layout.ours, probing=True)
         self.probes.append(run)
         return run.attainment
 
     def _measure(
-        self, layout: Layout, rate: float, repetition: int, *, anew: bool = False
+        self, layout: Layout, rate: float, repetition: int, *, anew: bool = False,
+        probing: bool = False,
     ) -> Run:
-        """`anew`: other requests than at other rates."""
+        """`anew`: other requests than at other rates. `probing`: only whether it holds counts."""
         seed = self.seed + _SEEDS_APART * repetition + (round(1e7 * rate) if anew else 0)
-        run = self.once(layout, rate, repetition, seed)
+        run = self.once(layout, rate, repetition, seed, self.wanted if probing else None)
         point = run.point
         self.tell(
             f"  {layout.name}, {rate:.2f} requests/s: {run.attainment:.1%} of "

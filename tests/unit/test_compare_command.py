@@ -44,7 +44,8 @@ class Servers:
         running.accounts += self._accounts
 
     async def serve(
-        self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float
+        self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float,
+        give_up: float | None = None,
     ) -> Served:
         stream = list(arrivals)
         rate = len(stream) / (warmup + seconds)

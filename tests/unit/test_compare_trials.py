@@ -21,10 +21,14 @@ class Bench:
 
     def __init__(self, tails: dict[str, float] | None = None) -> None:
         self.calls: list[tuple[str, float, int, int]] = []
+        self.given_up: list[float | None] = []
         self.tails = tails or {}
         self.trials = Trials(self.once, wanted=0.9, seed=7, tell=lambda text: None)
 
-    def once(self, layout: Layout, rate: float, repetition: int, seed: int) -> Run:
+    def once(
+        self, layout: Layout, rate: float, repetition: int, seed: int, give_up: float | None
+    ) -> Run:
+        self.given_up.append(give_up)
         self.calls.append((layout.name, rate, repetition, seed))
         attained = min(1.0, CAPACITY[layout.name] / rate)
         point = Point(
@@ -74,6 +78,9 @@ def test_capacities_are_found_and_found_again_sooner() -> None:
     assert second < first
     assert third < first
     assert len(bench.trials.probes) == len(bench.calls)
+    assert set(bench.given_up) == {0.9}
+    bench.trials.repeat([A], [0.5], 1)
+    assert bench.given_up[-1] is None, "what is told is measured to its end"
 
 
 def test_tuning_goes_up_until_the_members_differ() -> None:
