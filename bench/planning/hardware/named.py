@@ -24,8 +24,8 @@ _MAX_RUNNING = 256
 _BATCH_TOKENS = 8192
 _CHUNK = 2048
 """Tokens of one prompt in a step: from here on larger ones are hardly faster."""
-SILICON_ERROR = 0.10
-ROOFLINE_ERROR = 0.15
+SILICON_ERROR = 0.08
+ROOFLINE_ERROR = 0.11
 """Medians of |predicted / measured - 1| of time per token, by `baton bench planner`."""
 
 
