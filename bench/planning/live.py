@@ -130,7 +130,7 @@ def compare(look: Look, plan: Plan | None, usual: Wishes) -> Findings:
     remarks = [f"{name}: its speed is not known yet" for name in look.unknown]
     if count < FEWEST or not look.workers or not look.split.serves:
         why = (f"{count} requests have ended: at least {FEWEST} are needed"
-               if count < FEWEST else f"{look.split or 'no worker'} cannot serve")
+               if count < FEWEST else f"{look.split} cannot serve")
         return Findings(count, [], [], [], None, None, [*remarks, why])
     wishes = _wishes(plan, usual)
     workload = workload_of(look.accounts, wishes)

@@ -30,7 +30,7 @@ def test_help_shows_every_command() -> None:
     assert done.returncode == 0
     for command in (
         "up", "router", "worker", "chat", "drain", "role", "top", "explain", "doctor", "profile",
-        "bench", "version",
+        "bench", "plan", "simulate", "version",
     ):
         assert command in done.stdout
 

@@ -90,6 +90,9 @@ def test_a_plan_as_json(hardware: Path, capsysbinary: pytest.CaptureFixture[byte
         "prompt length", "answer length", "ITL target", "link speed"
     }
     assert {"frontier", "ttft", "itl", "busy"} == set(made.plots)
+    # Or what closed forms sort out could not be trusted.
+    for choice in made.choices:
+        assert 0.5 < choice.capacity_per_s / choice.forecast.capacity_per_s < 1.5, choice.name
     assert made.load.prompt_tokens == 400
 
 
@@ -123,9 +126,9 @@ def test_targets_that_nobody_keeps_exit_with_two(
 
 
 def test_a_plan_does_not_depend_on_the_number_of_processes() -> None:
-    one = make_plan(asked(2))
-    two = make_plan(replace(asked(2), jobs=2))
-    assert one == two
+    one = make_plan(asked(1))
+    assert one == make_plan(replace(asked(1), jobs=2))
+    assert one.choices[0].simulated is not None
 
 
 def test_progress_is_told_of_every_simulation() -> None:
@@ -137,12 +140,6 @@ def test_progress_is_told_of_every_simulation() -> None:
 
     make_plan(asked(1), tell)
     assert told[0] == told[1] == 1 + 1 + 2, "one layout: a border for each seed, two looks"
-
-
-def test_simulations_and_closed_forms_are_of_the_same_order() -> None:
-    """Or what is sorted out by closed forms could not be trusted."""
-    for choice in make_plan(asked(2)).choices:
-        assert 0.5 < choice.capacity_per_s / choice.forecast.capacity_per_s < 1.5, choice.name
 
 
 def test_the_commands_are_where_the_command_line_looks() -> None:
