@@ -117,6 +117,7 @@ class Scheduler:
         if self._table.get(key) is not None:
             return  # asked twice; it is under way
         seq = self._table.create(command.request, now, hold=command.hold)
+        self._filling.haste.came(command.request.targets.ttft, now)
         if not seq.tokens:
             self._events.append(SequenceFailed(key, "invalid_value", "the prompt is empty"))
             return

@@ -109,7 +109,7 @@ class StepBudget:
         """Tokens that a prompt has whatever they take."""
         assert self._curve is not None
         wanted = worthwhile_blocks(self._curve, self._block_size, past)
-        if self._stood_back < wanted - 1:
+        if self._stood_back < wanted - 1 and self._shape.decode_sequences:
             return 0
         return max(0, wanted * self._block_size - self._made_up)
 
@@ -142,15 +142,18 @@ class StepBudgets:
         self._last: StepBudget | None = None
         self._stood_back = 0
 
-    def next(self, role: str, decodes: Sequence[BatchItem], now: float) -> StepBudget:
-        """Of a step that has these decodes, for a worker that has something to prefill."""
+    def next(
+        self, role: str, decodes: Sequence[BatchItem], now: float, longest: float = math.inf
+    ) -> StepBudget:
+        """Of a step that has these decodes and takes at most `longest` seconds, for a worker that
+        has something to prefill."""
         last, self._last = self._last, None
         if last is not None and last.scarce and not last.spent:
             self._stood_back += 1
         else:
             self._stood_back = 0
         itl = min((item.seq.itl for item in decodes), default=math.inf)
-        if self.curve is None or itl == math.inf:
+        if self.curve is None or itl == longest == math.inf:
             tokens = self._limits.prefill_budget(role, len(decodes))
             return StepBudget(tokens, self._limits, self._block_size)
         context = len(decodes) + sum(item.seq.num_computed for item in decodes)
@@ -159,6 +162,7 @@ class StepBudgets:
             itl,
             self._stood_back,
             self._credit(decodes, now),
+            longest,
         )
         return self._last
 
@@ -187,16 +191,22 @@ class StepBudgets:
         return self._block_size, 1 / worthwhile_blocks(self.curve, self._block_size, past)
 
     def beside(
-        self, decodes: StepShape, itl: float, stood_back: int = 0, credit: float = 0.0
+        self,
+        decodes: StepShape,
+        itl: float,
+        stood_back: int = 0,
+        credit: float = 0.0,
+        longest: float = math.inf,
     ) -> StepBudget:
         """Of a step with such decodes, the tightest of which wants a token every `itl` seconds and
-        can do with `credit` seconds more. There must be a curve."""
+        can do with `credit` seconds more; `longest`: that it may take in any case. There must be a
+        curve."""
         assert self.curve is not None
         return StepBudget(
             self._limits.max_batch_tokens - decodes.decode_sequences,
             self._limits,
             self._block_size,
-            seconds=self._seconds(itl) + credit,
+            seconds=min(self._seconds(itl) + credit, longest),
             curve=self.curve,
             shape=decodes,
             stood_back=stood_back,

@@ -8,14 +8,17 @@ No prompt has the worker to itself while others wait. One that needs many steps 
 each to shorter ones behind it, as far as they want it; and one that needs more than its share of
 the KV pool is overtaken by smaller ones, until it has aged. Both hold for prompts with a due time.
 And what is due far later than the first of a step is left for another one: it loses nothing by
-that, while all in a step have to wait for all of it.
+that, while all in a step have to wait for all of it. A step of such prompts alone is a short one
+while others may come (`haste.py`).
 """
 
 from __future__ import annotations
 
+import math
 from itertools import chain, islice
 
 from baton.engine.batch import BatchItem
+from baton.engine.haste import FAR, Haste
 from baton.engine.limits import SchedulerLimits
 from baton.engine.order import is_aged
 from baton.engine.prefix_cache import PrefixCache
@@ -27,9 +30,6 @@ from baton.engine.step_budget import StepBudget, StepBudgets
 _LONG = 4
 """Steps that a prompt needs to be one that leaves half of them to shorter ones."""
 _LOOKED_AT = 64
-FAR = 5.0
-"""Seconds by which a prompt is due later than the first of a step to be left out of it."""
-
 
 class StepFilling:
     """`role` may be changed at any time."""
@@ -45,6 +45,7 @@ class StepFilling:
     ) -> None:
         self.role = role
         self.budgets = StepBudgets(limits, block_size)
+        self.haste = Haste()
         self._table = table
         self._cache = cache
         self._room = room
@@ -54,8 +55,12 @@ class StepFilling:
     ) -> list[Sequence]:
         """Add chunks to the `batch` of decodes: of `prefills`, which run, and with `admit` of those
         that wait. Those that are admitted with it are returned."""
-        budget = self.budgets.next(self.role, batch, now)
         line = _Line(prefills, self._table.waiting, admit)
+        head = line.first()
+        longest = math.inf
+        if head is not None and head.due is not None:
+            longest = self.haste.longest(head.due - now, now)
+        budget = self.budgets.next(self.role, batch, now, longest)
         admitted: list[Sequence] = []
         sharing: Sequence | None = None
         first: float | None = None

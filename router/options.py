@@ -156,9 +156,10 @@ def _least(scores: Sequence[Score], few: int) -> list[int]:
 def price_of_queue(facts: RequestFacts, workers: Sequence[Candidate], now: float) -> float:
     """Seconds that those who wait in the router behind this request lose by another second of
     prompts on these workers. Each of them waits longer; and when the last one will hardly be in
-    time, as many more will be late as could have been computed meanwhile."""
+    time, as many more will be late as could have been computed meanwhile. (Patient ones have time:
+    a flood of them must not make up for what they would do to others elsewhere.)"""
     count, work = facts.behind
-    if count <= 0 or not workers:
+    if count <= 0 or not workers or facts.patient:
         return 0.0
     price = count / len(workers)
     if facts.ttft is not None and work > 0:

@@ -316,10 +316,10 @@ class _Ways:
 
 def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
     models = [worker.model for worker in workers]
-    pressure = sum([model.demand for model in models])
+    pressure = sum([model.pressure for model in models])
     if pressure <= 0:
         return EMPTY
-    work = sum([model.demand * model.typical for model in models])
+    work = sum([model.pressure * model.typical for model in models])
     ttft, worth = facts.tightest
     return Pool(pressure / len(models), work / pressure, ttft, worth, len(models))
 

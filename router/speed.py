@@ -73,9 +73,7 @@ class WorkerModel:
     queued: float = 0.0
     """Seconds of prompts behind it. (All these as they are after correction.)"""
     pressure: float = 0.0
-    """Share of its time that prompts have taken of late."""
-    demand: float = -1.0
-    """Of this, what those to come have to wait for; below 0: all."""
+    """Share of its time that prompts have taken of late which did not give way to others."""
     shared: bool = False
     """Prompts that are not counted here may be in the step that is under way."""
     typical: float = 0.0
@@ -112,8 +110,6 @@ class WorkerModel:
 
     def __post_init__(self) -> None:
         self.measured = self.curve is not None
-        if self.demand < 0:
-            self.demand = self.pressure
         speed = self.speed = self.guess if self.curve is None else self.curve
         there = StepShape.decodes(self.decoding, self.context) if self.decoding else NOTHING
         self.step = speed.seconds(there)

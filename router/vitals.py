@@ -103,7 +103,7 @@ class Vitals:
             if known and flight.holders.get(decision.decode) in ("decode", "local"):
                 assert predicted is not None
                 step = (now - begun[1]) / (count - begun[0])
-                self._worked(decision.decode, step / self._step(decision.decode, predicted), now)
+                self._worked(decision.decode, step / self._step(flight, predicted), now)
 
     @harmless
     def failed(self, flight: Flight, reason: str, now: float) -> None:
@@ -164,11 +164,16 @@ class Vitals:
             }
         return self._pools
 
-    def _step(self, identity: Identity, predicted: Prediction) -> float:
-        """As predicted, by the worker's curve alone."""
-        worker = self._registry.get(identity)
-        learned = 1.0 if worker is None else worker.accuracy.correction.decode
-        return max(predicted.step / learned, LEAST_STEP)
+    def _step(self, flight: Flight, predicted: Prediction) -> float:
+        """As predicted, by the worker's curve alone. With prompts to compute it fills its steps up
+        to the targets, as it should."""
+        worker = self._registry.get(flight.dispatches[-1].decision.decode)
+        if worker is None:
+            return max(predicted.step, LEAST_STEP)
+        allowed = flight.request.targets.itl if len(worker.backlog) else None
+        return max(
+            predicted.step / worker.accuracy.correction.decode, LEAST_STEP, allowed or 0.0
+        )
 
     def _worked(self, identity: Identity, ratio: float | None, now: float) -> None:
         """`ratio`: how long it took, against what was predicted; None: not known."""

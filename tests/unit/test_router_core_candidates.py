@@ -127,7 +127,7 @@ def test_what_is_urgent_does_not_queue_behind_what_gives_way_to_it(
     worker.hold_prefill(due_in(0.3, 5), 1000, 0.2, 0.0)
     [urgent] = registry.candidates(urgent=True)
     assert urgent.model.queue(0.0) == pytest.approx(0.2 if gives_way else 5.2)
-    assert urgent.model.demand == registry.candidates()[0].model.demand
+    assert urgent.model.pressure == registry.candidates()[0].model.pressure > 0
     for flight in list(worker.prefilling):
         worker.forget(flight)
     assert registry.candidates(urgent=True) == registry.candidates()
@@ -138,5 +138,7 @@ def test_patient_prompts_cost_those_to_come_nothing() -> None:
     worker.learn(Curves(step=CURVE))
     worker.hold_prefill(due_in(60.0), 5000, 2.0, 0.0)
     [candidate] = registry.candidates()
-    assert candidate.model.pressure > 0.1
-    assert candidate.model.demand == 0.0
+    assert candidate.model.pressure == 0.0
+    worker.hold_prefill(due_in(0.3, 5), 500, 0.2, 0.0)
+    [candidate] = registry.candidates()
+    assert 0.0 < candidate.model.pressure < 0.3
