@@ -10,7 +10,7 @@ from baton.bench.planning.layout import Layout, Role, make_layout
 from baton.bench.planning.limits import Limits
 from baton.bench.planning.plan import SHAPES
 from baton.router.planner.layouts import Capacity, Device, LayoutModel, Sized
-from baton.router.planner.phases import Kind
+from baton.router.planner.phases import Kind, PhaseModel
 from baton.router.planner.workload import Workload
 
 Score = tuple[bool, float, float]
@@ -49,9 +49,29 @@ def model_of(layout: Layout, kinds: Sequence[WorkerKind], workload: Workload) ->
         pool = layout.pool(role)
         return None if pool is None else Sized(device_of(kinds[pool.kind]), pool.workers)
 
+    both = layout.pool("mixed")
+    if layout.by_cost and both is not None:
+        return _divided(Sized(device_of(kinds[both.kind]), both.workers), workload)
     return LayoutModel(
         workload, prefill=sized("prefill"), mixed=sized("mixed"), decode=sized("decode")
     )
+
+
+def _divided(both: Sized, workload: Workload) -> LayoutModel:
+    """Workers that may do both divide the work as it comes: about as the best split would."""
+    model = PhaseModel(workload, both.device.kind)
+    reading, writing = 1 / model.prefill_rate, 1 / model.decode_rate
+    ideal = both.workers * reading / (reading + writing) if reading + writing > 0 else 0.0
+    around = {min(both.workers - 1, max(1, count)) for count in (int(ideal), int(ideal) + 1)}
+    found = [LayoutModel(workload, mixed=both)] + [
+        LayoutModel(
+            workload, prefill=both._replace(workers=count),
+            decode=both._replace(workers=both.workers - count),
+        )
+        for count in sorted(around)
+        if both.workers > 1
+    ]
+    return max(found, key=lambda model: model.bound)
 
 
 def layouts(kinds: Sequence[WorkerKind], limits: Limits) -> Iterator[Layout]:
@@ -68,6 +88,8 @@ def _all(kinds: Sequence[WorkerKind], limits: Limits) -> Iterator[Layout]:
     for kind, count in enumerate(most):
         for workers in range(1, count + 1):
             yield make_layout(kinds, mixed=(workers, kind))
+            if workers > 1:
+                yield make_layout(kinds, strict=False, mixed=(workers, kind))
             for mixed in range(1, workers):
                 yield make_layout(
                     kinds, strict=False, prefill=(workers - mixed, kind), mixed=(mixed, kind)

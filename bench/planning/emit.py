@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from baton.bench.planning.plan import DISAGGREGATED, Choice, Plan
+from baton.bench.planning.plan import HYBRID, Choice, Plan
 from baton.deploy.settings import WorkerSettings
 
 ROUTER = "ROUTER:7777"
@@ -71,7 +71,7 @@ def _targets(plan: Plan) -> list[str]:
 
 def _roles(choice: Choice) -> list[str]:
     """The plan is of these roles; the router may say what it would change, and not do it."""
-    strict = ["--strict-roles"] if choice.shape == DISAGGREGATED else []
+    strict = [] if choice.shape == HYBRID else ["--strict-roles"]
     return [*strict, "--sizing", "dry-run"]
 
 

@@ -67,7 +67,9 @@ def layout_of(accounts: Sequence[Account], kind: int = 0) -> Layout | None:
     if not roles["mixed"] and not (roles["prefill"] and roles["decode"]):
         return None
     pools = tuple(Role(role, roles[role], kind) for role in ROLES if roles[role])
-    return Layout(pools, strict=len(pools) == 1 or not _by_cost(accounts))
+    if len(pools) == 1:
+        return Layout(pools, strict=not _any(accounts, "remote"))
+    return Layout(pools, strict=not roles["mixed"] and not _any(accounts, "local"))
 
 
 def seen_of(accounts: Sequence[Account], wishes: Wishes) -> Seen:
@@ -108,11 +110,9 @@ def _role(worker: str, counts: Counter[str]) -> str:
     return named if named in ROLES else counts.most_common(1)[0][0]
 
 
-def _by_cost(accounts: Sequence[Account]) -> bool:
-    """Some requests were read and decoded by one worker, though there are roles."""
-    return any(
-        attempt.route == "local" for account in accounts for attempt in account.attempts
-    )
+def _any(accounts: Sequence[Account], route: str) -> bool:
+    """Some request went so."""
+    return any(attempt.route == route for account in accounts for attempt in account.attempts)
 
 
 def _kept(account: Account, wishes: Wishes) -> bool:

@@ -1,5 +1,6 @@
 """Which workers do what: pools by role, of kinds of workers. As text `2p+1d`, `4m`, or
-`2p@tp1+1d@tp2` where there are kinds of several sizes."""
+`2p@tp1+1d@tp2` where there are kinds of several sizes; `~` before it lets any worker do both where
+that costs less."""
 
 from __future__ import annotations
 
@@ -33,19 +34,19 @@ class Layout:
     pools: tuple[Role, ...]
     """At most one for each role."""
     strict: bool = True
-    """Workers keep to their roles; otherwise the router decides for each request by cost."""
+    """Workers keep to their roles, and those that do both never hand over; otherwise the router
+    decides for each request by cost."""
 
     @property
     def shape(self) -> str:
-        roles = {pool.role for pool in self.pools}
-        if roles == {"mixed"}:
-            return COLOCATED
-        return DISAGGREGATED if self.strict and "mixed" not in roles else HYBRID
+        if not self.strict:
+            return HYBRID
+        return COLOCATED if self.pool("mixed") is not None else DISAGGREGATED
 
     @property
     def by_cost(self) -> bool:
-        """No worker is there for both, and yet any may do both."""
-        return not self.strict and self.pool("mixed") is None
+        """Hybrid though all workers are of the roles of a shape that is not."""
+        return not self.strict and (self.pool("mixed") is None or len(self.pools) == 1)
 
     @property
     def workers(self) -> int:

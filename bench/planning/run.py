@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.loads import Load
-from baton.bench.planning.plan import COLOCATED, DISAGGREGATED, SHARES
+from baton.bench.planning.plan import SHARES
 from baton.bench.planning.wishes import Wishes
-from baton.bench.routing.systems import colocated, split
 from baton.bench.routing.trial import lanes_for
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.machine import Machine
@@ -43,6 +42,17 @@ class Span:
     @property
     def all(self) -> float:
         return self.warm + self.counted + self.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How routers decide."""
+
+    decide: Decide = decide
+    strict: bool = False
+    """As `--strict-roles`."""
+    sizing: bool = False
+    """They change roles as the load changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,19 +125,19 @@ def run_arrivals(
     span: Span,
     seed: int,
     points: int = 1,
-    way: Decide | None = None,
-    sizing: bool = False,
+    way: Way | None = None,
 ) -> Seen:
-    """`way`: how requests are decided; the usual one is the production policy, over fewer ways
-    where roles are strict. `sizing`: routers change roles as they see fit."""
-    way = way or {COLOCATED: LOCAL, DISAGGREGATED: REMOTE}.get(layout.shape, decide)
+    """`way`: how requests are decided; the usual one is the production policy, with strict roles
+    where the layout has them."""
+    chosen = way or Way(strict=layout.strict)
     lanes = lanes_for(wishes.targets)
 
     def dispatcher(observer: Observer) -> Dispatcher:
-        return Dispatcher(None, observer, lanes=lanes, max_queue=100_000, decide=way)
+        return Dispatcher(None, observer, lanes=lanes, max_queue=100_000, decide=chosen.decide,
+                          strict_roles=chosen.strict)
 
-    cluster = Cluster(workers_of(layout, kinds), seed=seed, dispatcher=dispatcher, sizing=sizing,
-                      fast_forward=True)
+    cluster = Cluster(workers_of(layout, kinds), seed=seed, dispatcher=dispatcher,
+                      sizing=chosen.sizing, fast_forward=True)
     busy = _Busy(points, span)
     busy.plan(cluster)
     end = span.warm + span.counted
@@ -148,13 +158,6 @@ def workers_of(layout: Layout, kinds: Sequence[WorkerKind]) -> list[tuple[str, M
         for pool in layout.pools
         for _ in range(pool.workers)
     ]
-
-
-LOCAL: Decide = colocated(1, 64).decide
-"""Every request at one worker."""
-REMOTE: Decide = split(1, 1).decide
-"""Every prompt at a worker for prompts, every token elsewhere."""
-BY_COST: Decide = decide
 
 
 class _Busy:

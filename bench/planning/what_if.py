@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
 from baton.bench.planning.layout import Layout, parse_layout
-from baton.bench.planning.run import BY_COST, LOCAL, REMOTE, Seen, Span, run_arrivals
+from baton.bench.planning.run import Seen, Span, Way, run_arrivals
 from baton.bench.planning.wishes import Wishes
+from baton.bench.routing.systems import colocated
 from baton.bench.workloads.traces import Traced, replay
 from baton.protocol.errors import ConfigError
-from baton.router.policy import Decide
 
-POLICIES: dict[str, tuple[Decide, bool]] = {
-    "strict": (REMOTE, False),
-    "cost": (BY_COST, False),
-    "local": (LOCAL, False),
-    "auto": (BY_COST, True),
+POLICIES = {
+    "strict": Way(strict=True),
+    "cost": Way(),
+    "local": Way(decide=colocated(1, 64).decide),
+    "auto": Way(sizing=True),
 }
-"""Every prompt handed over; the cheapest way for each request; never handed over; the cheapest way,
-and roles that change with the load."""
+"""Workers keep to their roles; the cheapest way for each request; never handed over; the cheapest
+way, and roles that change with the load."""
 _MOST_TOKENS = 1 << 15
 
 
@@ -40,10 +40,6 @@ def case_of(text: str, base: Case) -> Case:
     """The base with one thing changed: a policy, a split, or hardware, whichever the text is.
     Raises ConfigError that says what it may be."""
     if text in POLICIES:
-        roles = {pool.role for pool in base.layout.pools}
-        if text == "strict" and roles == {"mixed"}:
-            raise ConfigError("--what-if strict: these workers have no roles to keep to; give a "
-                              "split such as 1p+1d")
         return replace(base, name=text, policy=text)
     problems = []
     try:
@@ -77,8 +73,8 @@ def replayed(
     arrivals = replay(fitting, speed=speed, longest=longest, max_tokens=most,
                       targets=wishes.targets)
     seconds = (fitting[-1].at - fitting[0].at) / speed + 1e-6
-    way, sizing = POLICIES[case.policy] if case.policy is not None else (None, False)
     return run_arrivals(
         case.layout, case.kinds, arrivals, wishes, rate=len(fitting) / seconds,
-        span=Span(0.0, max(seconds, 1e-3), 0.0), seed=seed, way=way, sizing=sizing,
+        span=Span(0.0, max(seconds, 1e-3), 0.0), seed=seed,
+        way=None if case.policy is None else POLICIES[case.policy],
     )

@@ -144,10 +144,24 @@ def test_one_thing_is_otherwise(journal: Path, hardware: Path) -> None:
     for text, said in (("fast", "neither a policy"), ("2p", "leaves nobody to decode")):
         with pytest.raises(ConfigError, match=said):
             case_of(text, base)
-    colocated = replace(base, layout=parse_layout("2m", KINDS))
-    with pytest.raises(ConfigError, match="no roles to keep to"):
-        case_of("strict", colocated)
     assert set(what_if.POLICIES) == {"strict", "cost", "local", "auto"}
+
+
+def test_workers_for_both_are_colocated_until_they_hand_over() -> None:
+    def account(route: str) -> Account:
+        attempts = tuple(
+            Attempt(at=0.0, route=route, reason="", decode=f"mixed-{n}",
+                    prefill="mixed-0" if route == "remote" and n else None)
+            for n in range(2)
+        )
+        return Account(id="r", arrived=0.0, lane="interactive", prompt_tokens=9, max_tokens=5,
+                       outcome="completed", attempts=attempts)
+
+    alone, handed = layout_of([account("local")]), layout_of([account("remote")])
+    assert alone is not None
+    assert handed is not None
+    assert (alone.shape, alone.workers) == ("colocated", 2)
+    assert (handed.shape, handed.by_cost, handed.workers) == ("hybrid", True, 2)
 
 
 def test_more_and_faster_workers_would_have_done_better(journal: Path) -> None:

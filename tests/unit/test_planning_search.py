@@ -9,7 +9,13 @@ import pytest
 from planned import kind
 
 from baton.bench.planning.break_even import crossing
-from baton.bench.planning.candidates import all_candidates, choose, closed_of, layouts
+from baton.bench.planning.candidates import (
+    all_candidates,
+    choose,
+    closed_of,
+    layouts,
+    model_of,
+)
 from baton.bench.planning.estimates import estimate, percentiles, share
 from baton.bench.planning.figures import figure
 from baton.bench.planning.infeasible import smallest
@@ -70,6 +76,7 @@ def test_what_cannot_keep_a_target_at_all_is_given_up() -> None:
     ("2p+1d", "disaggregated", "2 prefill + 1 decode"),
     ("~2p+1d", "hybrid", "2 prefill + 1 decode, by cost"),
     ("1p+2m", "hybrid", "1 prefill + 2 mixed"),
+    ("~4m", "hybrid", "4 mixed, by cost"),
     ("1d+2m", "hybrid", "2 mixed + 1 decode"),
     ("2 prefill + 1 decode", "disaggregated", "2 prefill + 1 decode"),
 ])
@@ -110,6 +117,14 @@ def test_all_layouts_use_all_devices_where_no_rate_is_given() -> None:
     with_rate = {layout.code(KINDS) for layout in layouts(KINDS, limits(3, 2, rate=1.0))}
     assert "2m@tp1" in with_rate
     assert all(layout.devices(KINDS) <= 3 for layout in layouts(KINDS, limits(3, 2, rate=1.0)))
+
+
+def test_workers_that_may_do_both_are_worth_the_best_split_of_them() -> None:
+    workload = Workload(1.0, (Item(1500, 0, 20, 1.0, 0.05),))
+    free = model_of(parse_layout("~6m", ONE), ONE, workload)
+    splits = [model_of(parse_layout(f"{p}p+{6 - p}d", ONE), ONE, workload) for p in range(1, 6)]
+    colocated = model_of(parse_layout("6m", ONE), ONE, workload)
+    assert free.bound == pytest.approx(max(m.bound for m in (*splits, colocated)))
 
 
 # -- ranking ---------------------------------------------------------------------------------

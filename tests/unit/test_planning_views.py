@@ -87,10 +87,10 @@ def test_one_machine_is_one_command_that_the_command_line_takes() -> None:
     assert options["sizing"] == "dry-run"
 
 
-def test_workers_for_both_are_no_strict_roles() -> None:
+def test_only_a_hybrid_lets_workers_cross_their_roles() -> None:
     options = parsed(commands(plan(COLOCATED), None)[-1])
     assert (options["prefill"], options["decode"], options["mixed"]) == (None, None, 3)
-    assert options["strict_roles"] is False
+    assert options["strict_roles"] is True, "colocated: nothing is handed over"
     hybrid = choice("hybrid", {"prefill": 1, "mixed": 2})
     assert parsed(commands(plan(hybrid), None)[-1])["strict_roles"] is False
 
