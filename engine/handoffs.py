@@ -73,10 +73,19 @@ class Handoffs:
         matched = self._cache.match(seq, len(seq.tokens))
         fresh = self._room.blocks_for(len(seq.tokens)) - len(matched)
         has_room = self._room.has(matched, fresh, runs=not command.loan)
-        if self._table.blocked is not None or not has_room:
+        if not has_room or self._others_first(seq, now):
             return _refused(seq, "busy")
         self._table.add_reserved(seq, matched, fresh, loan=command.loan)
         return _reserved(seq)
+
+    def _others_first(self, seq: Sequence, now: float) -> bool:
+        """Whether prompts that wait here have more right to blocks than a reservation. That holds
+        for what lacks some, but no request has more than its share of the pool while smaller ones
+        want it: neither one that waits nor a reservation."""
+        blocked, oversized = self._table.blocked, self._room.is_oversized
+        if blocked is not None and not (self._room.gives_way(blocked, now) and not oversized(seq)):
+            return True
+        return self._room.gives_way(seq, now) and not all(map(oversized, self._table.waiting))
 
     def _admit(self, command: AdmitReserved, now: float) -> Event | None:
         seq = self._table.get(command.key)

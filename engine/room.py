@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from baton.engine.block_pool import BlockPool
 from baton.engine.limits import SchedulerLimits
+from baton.engine.order import AGEING, is_aged
 from baton.engine.sequence import Sequence
 from baton.engine.sequence_table import SequenceTable
 
@@ -28,6 +29,14 @@ class Room:
             return False
         growing = sum(not seq.hold for seq in self._table.running)
         return self._pool.fits(matched, fresh, growing)
+
+    def gives_way(self, seq: Sequence, now: float) -> bool:
+        """Whether smaller ones may pass one that waits for blocks, or asks for some: it would take
+        more than one sequence's share, and has not aged. (A reservation is not in a queue where it
+        could: it is asked for again and again.)"""
+        if seq.due is None or is_aged(seq) or now > seq.due + AGEING:
+            return False
+        return self.is_oversized(seq)
 
     def is_oversized(self, seq: Sequence) -> bool:
         """Whether it would take more than one sequence's share while others wait."""

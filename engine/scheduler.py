@@ -10,7 +10,8 @@ sequence of the worst rank gives its blocks up and is computed again later. `hol
 exempt: their blocks are being sent, and they never ask for more.
 
 Nothing starves: ranks are total, kept over preemption and age, the first of the
-queue is never overtaken for lack of blocks, and while it waits no reservation is granted.
+queue is never overtaken for lack of blocks, and while it waits no reservation is granted; but what
+is larger than its share of the pool lets smaller ones pass for a while.
 """
 
 from __future__ import annotations

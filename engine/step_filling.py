@@ -75,7 +75,7 @@ class StepFilling:
                 line.turn += 1
             else:
                 matched = self._matched(seq)
-                if matched is None or self._takes_too_much(seq):
+                if matched is None or self._takes_too_much(seq, now):
                     line.place += 1
                     continue
                 fresh = self._room.blocks_for(len(seq.tokens)) - len(matched)
@@ -103,8 +103,8 @@ class StepFilling:
                 _add_chunk(batch, sharing, size, budget)
         return admitted
 
-    def _takes_too_much(self, seq: Sequence) -> bool:
-        if seq.due is None or is_aged(seq) or not self._room.is_oversized(seq):
+    def _takes_too_much(self, seq: Sequence, now: float) -> bool:
+        if not self._room.gives_way(seq, now):
             return False
         return not all(map(self._room.is_oversized, self._table.waiting))
 

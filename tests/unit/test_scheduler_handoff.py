@@ -9,6 +9,8 @@ from make_request import make_request
 
 from baton.engine.block_pool import IntegrityError
 from baton.engine.commands import Refused, Release, Reserved, Unquarantine
+from baton.engine.order import AGEING
+from baton.protocol.records import Request
 
 PROMPT = list(range(10))
 
@@ -164,6 +166,46 @@ def test_reserving_twice_gives_the_same_answer() -> None:
     request = make_request("a", PROMPT)
     assert driver.reserve(request) == driver.reserve(request)
     assert driver.counts().held == 3
+
+
+def large(name: str, due_in: float | None) -> Request:
+    """A prompt of seven blocks."""
+    return make_request(name, list(range(500, 528)), max_tokens=2, due_in=due_in)
+
+
+def test_no_reservation_takes_more_than_its_share_while_smaller_prompts_wait() -> None:
+    driver = Driver(num_blocks=12)
+    assert isinstance(driver.reserve(large("first", 30.0)), Reserved)  # nobody waits
+    driver = Driver(num_blocks=12)
+    driver.start(make_request("waits", [1] * 4, due_in=30.0))
+    assert driver.reserve(large("large", 30.0)) == Refused(large("large", 30.0).key, "busy")
+    assert isinstance(driver.reserve(make_request("small", [3] * 12, due_in=30.0)), Reserved)
+
+
+@pytest.mark.parametrize("due_in", [None, -AGEING - 1])
+def test_a_large_reservation_is_granted_when_it_has_aged_or_has_no_target(
+    due_in: float | None,
+) -> None:
+    driver = Driver(num_blocks=12)
+    driver.start(make_request("waits", [1] * 4, due_in=30.0))
+    assert isinstance(driver.reserve(large("large", due_in)), Reserved)
+
+
+@pytest.mark.parametrize("due_in", [30.0, None])
+def test_a_large_prompt_that_waits_for_blocks_lets_small_reservations_pass(
+    due_in: float | None,
+) -> None:
+    """Unless it has no target, by which one could tell when it has waited enough."""
+    driver = Driver(num_blocks=12)
+    lease = driver.start(make_request("lease", [1] * 24), hold=True)
+    driver.step()
+    driver.start(large("large", due_in))
+    assert driver.step() == []
+    small = driver.reserve(make_request("small", [3] * 4, due_in=30.0))
+    assert isinstance(small, Refused if due_in is None else Reserved)
+    also_large = driver.reserve(large("also large", 30.0))
+    assert isinstance(also_large, Refused)
+    driver.release(lease)
 
 
 def test_no_reservation_is_granted_while_the_queue_lacks_blocks() -> None:
