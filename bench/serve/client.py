@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import aiohttp
 import msgspec
 
 from baton.bench.serve.asking import Server
-from baton.bench.serve.events import Tokenize, answer_of, error_of
+from baton.bench.serve.events import error_of
+from baton.bench.serve.reading import Packets, Reader
 from baton.bench.serve.seen import CANCELLED, DISCONNECTED, REFUSED, TIMEOUT, Seen
 from baton.bench.workloads.arrival import Arrival
 
 REFUSALS = (429, 503)
 _AT_ONCE = 0.02
 """Seconds after which a request is cancelled that shall have no token."""
-
-
-@dataclass(slots=True)
-class Packets:
-    """A stream as it came."""
-
-    times: list[float] = field(default_factory=list)
-    """Since the request was sent."""
-    data: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +46,18 @@ class Client:
         http: aiohttp.ClientSession,
         server: Server,
         *,
+        reader: Reader,
         patience: float,
         cancels: Cancels | None = None,
-        tokenize: Tokenize | None = None,
     ) -> None:
-        """`patience`: seconds for a whole request."""
-        self._http, self._server = http, server
-        self._patience, self._cancels, self._tokenize = patience, cancels or Cancels(), tokenize
+        """`reader` is given what has ended. `patience`: seconds for a whole request."""
+        self._http, self._server, self._reader = http, server, reader
+        self._patience, self._cancels = patience, cancels or Cancels()
 
     async def ask(self, seen: Seen, arrival: Arrival, body: bytes, began: float) -> None:
-        """Fills `seen`. `began`: on the clock of `perf_counter`, when the load did. Raises only
-        what cancels the task; `seen` then has what arrived before."""
-        packets = Packets()
+        """`seen` is complete when it was read. `began`: on the clock of `perf_counter`, when the
+        load did. Raises only what cancels the task; what arrived before is read as well."""
+        packets, read = Packets(), self._reader.later
         after = self._cancels.after(seen.number, seen.asked)
         headers = self._server.asking.headers(arrival)
         sent = time.perf_counter()
@@ -80,35 +72,20 @@ class Client:
                         return
                     if after is None:
                         await _read(reply.content, sent, packets)
-                        self._fill(seen, packets)
+                        read(seen, packets)
                     else:
                         whole = await _read_some(reply.content, sent, packets, after)
-                        self._fill(seen, packets, None if whole else CANCELLED)
+                        read(seen, packets, None if whole else CANCELLED)
         except TimeoutError:
-            self._fill(seen, packets, TIMEOUT if after != 0 else CANCELLED)
+            read(seen, packets, TIMEOUT if after != 0 else CANCELLED)
         except (aiohttp.ClientError, OSError) as error:
-            self._fill(seen, packets, DISCONNECTED)
+            read(seen, packets, DISCONNECTED)
             seen.detail = f"{type(error).__name__}: {error}"
         except asyncio.CancelledError:
-            self._fill(seen, packets, seen.outcome)
+            read(seen, packets, seen.outcome)
             raise
         finally:
             seen.ended = time.perf_counter() - began
-
-    def _fill(self, seen: Seen, packets: Packets, outcome: str | None = None) -> None:
-        """What its packets say; `outcome` is what became of it, unless they say it."""
-        answer = answer_of(packets.times, packets.data, self._tokenize)
-        seen.pieces, seen.counts = answer.pieces, answer.counts
-        seen.ids, seen.text = answer.ids, answer.text
-        seen.cached, seen.counted_by = answer.cached, answer.counted_by
-        seen.prompt = answer.prompt or seen.prompt
-        if answer.error is not None:
-            seen.outcome, seen.detail = f"error {answer.error}", answer.detail
-        elif outcome is not None:
-            seen.outcome = outcome
-        else:
-            # A stream that just ends was cut, whoever did it.
-            seen.outcome = answer.finish or DISCONNECTED
 
 
 async def _read(content: aiohttp.StreamReader, sent: float, packets: Packets) -> None:

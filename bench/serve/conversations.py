@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from baton.bench.serve.seen import Seen
@@ -19,17 +19,23 @@ from baton.protocol.tokens import pack_tokens, unpack_tokens
 
 Write = Callable[[bytes], str]
 """Packed tokens to text."""
+Read = Callable[[Seen], None]
+"""What was answered is in it afterwards."""
 
 
 @dataclass(slots=True)
 class Said:
-    """A conversation up to a turn."""
+    """A conversation up to a turn, without its answer."""
 
-    planned: bytes
-    """Prompt of that turn and its planned answer, packed."""
+    turn: Arrival | None = None
+    planned: bytes = b""
+    """Its prompt as planned, packed."""
     ids: bytes = b""
     """What was really said, packed."""
     messages: list[dict[str, str]] = field(default_factory=list)
+
+
+Before = tuple[Said, Seen]
 
 
 @dataclass(slots=True)
@@ -37,9 +43,9 @@ class Turn:
     """One that is about to be sent, or was."""
 
     arrival: Arrival
-    before: asyncio.Future[Said] | None
+    before: asyncio.Future[Before] | None
     """What is known when the turn before has ended."""
-    after: asyncio.Future[Said] | None
+    after: asyncio.Future[Before] | None
 
     @property
     def ready(self) -> bool:
@@ -50,9 +56,9 @@ class Conversations:
     """Prompts for arrivals, in their order. A turn that was begun must be ended, or the next one
     waits for ever."""
 
-    def __init__(self, style: str, write: Write | None) -> None:
-        self._style, self._write = style, write
-        self._last: dict[str, asyncio.Future[Said]] = {}
+    def __init__(self, style: str, write: Write | None, read: Read) -> None:
+        self._style, self._write, self._read = style, write, read
+        self._last: dict[str, asyncio.Future[Before]] = {}
 
     def begin(self, arrival: Arrival) -> Turn:
         if not arrival.session:
@@ -65,35 +71,39 @@ class Conversations:
         """What to send, how many tokens it has as planned, and what is said with it. Waits for the
         turn before."""
         whole = turn.arrival.prompt()
-        past = None if turn.before is None else await turn.before
-        planned = whole if turn.after is None else whole + output_tokens(turn.arrival)
-        if past is None or not whole.startswith(past.planned):
-            past, new = Said(b""), whole
-        else:
-            new = whole[len(past.planned):]
+        past, new = Said(), whole
+        if turn.before is not None:
+            said, seen = await turn.before
+            assert said.turn is not None
+            planned = said.planned + output_tokens(said.turn)
+            if whole.startswith(planned):
+                past, new = self._answered(said, said.turn, seen), whole[len(planned):]
         if self._style == "ids":
-            said = Said(planned, past.ids + new)
+            said = Said(turn.arrival, whole, past.ids + new)
             return unpack_tokens(said.ids), len(said.ids) // 4, said
         assert self._write is not None
         message = {"role": "user", "content": self._write(new)}
-        said = Said(planned, messages=[*past.messages, message])
+        said = Said(turn.arrival, whole, messages=[*past.messages, message])
         if self._style == "chat":
             return said.messages, len(whole) // 4, said
         return "\n".join(m["content"] for m in said.messages), len(whole) // 4, said
 
     def ended(self, turn: Turn, said: Said | None, seen: Seen) -> None:
-        """The next turn may come; it has what was really answered, if only in part. Where a server
-        does not tell token ids, the planned answer stands for the real one."""
+        """The next turn may come."""
         if turn.after is None or turn.after.done():
             return
         if said is None:
             turn.after.cancel()  # it was never sent: the run is over
-            return
+        else:
+            turn.after.set_result((said, seen))
+
+    def _answered(self, said: Said, arrival: Arrival, seen: Seen) -> Said:
+        """With what was really answered, if only in part. Where a server does not tell token ids,
+        the planned answer stands for the real one."""
+        self._read(seen)
         if self._style != "ids":
-            if seen.text:
-                said.messages = [*said.messages, {"role": "assistant", "content": seen.text}]
-        elif seen.ids is not None:
-            said.ids += pack_tokens(seen.ids[: turn.arrival.length - 1])
-        elif seen.served:
-            said.ids += output_tokens(turn.arrival)
-        turn.after.set_result(said)
+            answer = [{"role": "assistant", "content": seen.text}] if seen.text else []
+            return replace(said, messages=[*said.messages, *answer])
+        if seen.ids is not None:
+            return replace(said, ids=said.ids + pack_tokens(seen.ids[: arrival.length - 1]))
+        return replace(said, ids=said.ids + output_tokens(arrival)) if seen.served else said

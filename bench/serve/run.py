@@ -23,6 +23,7 @@ from baton.bench.serve.client import Cancels, Client
 from baton.bench.serve.conversations import Conversations, Said, Turn, Write
 from baton.bench.serve.events import Tokenize
 from baton.bench.serve.lag import ClientLag, LagMeter
+from baton.bench.serve.reading import Reader
 from baton.bench.serve.seen import Seen
 from baton.bench.serve.served import Served
 from baton.bench.serve.server_side import Scrape, scrape
@@ -95,8 +96,11 @@ class Run:
         """What is due then is not sent."""
         self.server = server
         self._http, self._concurrency, self._drain = http, concurrency, drain
-        self._client = Client(http, server, patience=patience, cancels=cancels, tokenize=tokenize)
-        self._talks = Conversations(server.asking.style, write)
+        self._reader = Reader(tokenize)
+        self._client = Client(
+            http, server, reader=self._reader, patience=patience, cancels=cancels
+        )
+        self._talks = Conversations(server.asking.style, write, self._reader.now)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
         self._numbers = count()
@@ -121,14 +125,17 @@ class Run:
             sending = asyncio.create_task(self._send_all(stream))
             scraping = asyncio.create_task(self._scrape_at(self.warmup))
             ending = asyncio.create_task(stop.wait())
+            reading = asyncio.create_task(self._reader.run())
             await asyncio.wait({sending, ending}, return_when=asyncio.FIRST_COMPLETED)
-            await self._finish(sending, ending)
-            after = await scrape(self._http, self.server.url, self.server.asking.headers())
+            await self._finish(sending, ending, reading)
             wall = self.now
+            after = await scrape(self._http, self.server.url, self.server.asking.headers())
+        self._reader.all()
         before = await scraping if scraping.done() else None
         scraping.cancel()
-        if not sending.cancelled():
-            sending.result()
+        for task in (sending, reading):
+            if not task.cancelled():
+                task.result()
         if self._failures:
             raise self._failures[0]
         self.seen.sort(key=lambda one: one.due)
@@ -244,11 +251,9 @@ class Run:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=left)
 
-    async def _finish(
-        self, sending: asyncio.Task[None], ending: asyncio.Task[bool]
-    ) -> None:
+    async def _finish(self, *others: asyncio.Task[Any]) -> None:
         """What still runs is ended as unfinished."""
-        left = {sending, ending, *self._tasks}
+        left = {*others, *self._tasks}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
