@@ -29,7 +29,7 @@ def choice(layout: str, capacity: float, goodput: float | None) -> dict[str, Any
     times = {"p50": estimate(100.0), "p90": None, "p95": None, "p99": estimate(300.0)}
     simulated = None if goodput is None else {
         "capacity_per_s": estimate(capacity), "rate_per_s": 2.0, "seeds": 1, "requests": 9,
-        "attainment": estimate(0.9), "goodput_per_s": estimate(goodput), "served": estimate(1.0),
+        "attainment": estimate(0.95), "goodput_per_s": estimate(goodput), "served": estimate(1.0),
         "ttft_ms": times, "itl_ms": times, "gap_ms": times, "e2e_ms": times,
         "hit_rate": estimate(0.0),
     }
@@ -59,12 +59,13 @@ PLAN = plan(choice("1p+1d", 2.2, 1.9), choice("2m", 1.8, 1.5), choice("~1p+1d", 
 
 
 def runs(layout: str, goodputs: tuple[float, ...], rate: float = 2.0) -> list[Run]:
-    figures = {"requests": 99.0, "attainment": 0.9, "ttft_p50_ms": 110.0, "ttft_p99_ms": None,
+    figures = {"requests": 99.0, "ttft_p50_ms": 110.0, "ttft_p99_ms": None,
                "tpot_p50_ms": 90.0, "itl_p99_ms": 330.0}
     return [
         Run(point=Point(
             layout=layout, family="split", rate=rate, repetition=n, seed=1,
-            figures={**figures, "goodput_per_s": goodput}, ends={}, phases={},
+            figures={**figures, "goodput_per_s": goodput, "attainment": goodput / rate}, ends={},
+            phases={},
         ), phases=Phases({}, 0, 0, 0), seen=[])
         for n, goodput in enumerate(goodputs)
     ]
