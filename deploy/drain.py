@@ -25,8 +25,8 @@ class DrainSettings:
 
 
 def run_drain(settings: DrainSettings) -> int:
-    """Returns the exit status; with `wait`, once the worker holds nothing of any request that
-    this router knows. Ctrl-C ends the watching, not the drain. Raises ConfigError when the router
+    """Returns the exit status; with `wait`, once the worker holds nothing of any request, whichever
+    router it came from. Ctrl-C ends the watching, not the drain. Raises ConfigError when the router
     cannot be reached or refuses."""
     return asyncio.run(_drain(settings))
 
@@ -39,16 +39,23 @@ async def _drain(settings: DrainSettings) -> int:
         if settings.undrain:
             print(f"{settings.worker} takes requests again")
             return 0
-        while settings.wait and worker["outstanding"]:
-            print(f"{settings.worker} has {worker['outstanding']} requests left", flush=True)
+        while settings.wait and _left(worker):
+            print(f"{settings.worker} has {_left(worker)} requests left", flush=True)
             worker = await _changed(http, settings, worker)
         if not settings.wait:
-            print(f"{settings.worker} is draining, {worker['outstanding']} requests left")
+            print(f"{settings.worker} is draining, {_left(worker)} requests left")
         elif worker["state"] == "draining":
             print(f"{settings.worker} is empty")
         else:  # lost, or somebody wants it again
             raise ConfigError(f"{settings.worker} is {worker['state']}, not draining any more")
         return 0
+
+
+def _left(worker: dict[str, Any]) -> int:
+    """Requests there: what this router knows of, or what the worker says that it has of all."""
+    load = worker.get("load") or {}
+    there = sum(int(load.get(what, 0)) for what in ("waiting", "running", "handoffs"))
+    return max(int(worker["outstanding"]), there)
 
 
 async def _changed(
@@ -61,6 +68,6 @@ async def _changed(
         mine = [view for view in workers if view["id"] == last["id"]]
         if not mine or mine[0]["epoch"] != last["epoch"]:
             raise ConfigError(f"{settings.worker} is gone")
-        if any(mine[0][name] != last[name] for name in ("outstanding", "state")):
+        if _left(mine[0]) != _left(last) or mine[0]["state"] != last["state"]:
             found: dict[str, Any] = mine[0]
             return found

@@ -4,7 +4,7 @@ Version 2. A record is an array whose first element is its name; new fields go a
 default, so that version N and N-1 read each other; `versions.py` says what each version added.
 Durations cross processes, clock times never.
 
-    router  -> worker   Prefill  Reserve  Generate  Lend  Migrate  Cancel  SetRole
+    router  -> worker   Prefill  Reserve  Generate  Lend  Migrate  Cancel  SetRole  SetDraining
     worker  -> router   Load  Curves  WorkerMetrics  TokenBatch  Admitted  Parked  Declined
                         RequestFailed
     decode  -> prefill  Grant  Revoke  Ack  Probe
@@ -193,6 +193,13 @@ class SetRole(Record, frozen=True):
     term: int = 0
     controller: str = ""
     """The router that decided, or "" for a person."""
+
+
+class SetDraining(Record, frozen=True):
+    """Whether the worker is to be emptied. It says so with every heartbeat, to all its routers, and
+    each of them takes away what it has there."""
+
+    draining: bool
 
 
 # -- worker to router ------------------------------------------------------------------------
@@ -427,7 +434,7 @@ class Aborted(Record, frozen=True):
     reason: str
 
 
-RouterToWorker = Prefill | Reserve | Generate | Lend | Migrate | Cancel | SetRole
+RouterToWorker = Prefill | Reserve | Generate | Lend | Migrate | Cancel | SetRole | SetDraining
 WorkerToRouter = (
     Load | Curves | WorkerMetrics | TokenBatch | Admitted | Parked | Declined | RequestFailed
 )

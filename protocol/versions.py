@@ -3,7 +3,8 @@
 | version | added |
 |---|---|
 | 1 | the first |
-| 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`; `CacheEvents`, `CacheDump`, `ResendCache`; |
+| 2 | `Curves`, `Lend`, `Migrate`, `Parked`, `Probe`, `SetDraining`; |
+|   | `CacheEvents`, `CacheDump`, `ResendCache`; |
 |   | `prefill_chunk`, `max_batch_tokens` of a `WorkerHello`; |
 |   | schemes of a `Grant` other than one block per message; `process` in a hello; `num_blocks`, |
 |   | `checksums` and `layers_per_message` of a `Sealed`; `lender` of a `Prefill` or `Generate` |
@@ -16,12 +17,23 @@ Cut by layers it is only for a sender that asked for it in its last seal.
 from __future__ import annotations
 
 from baton.protocol.cache_events import CacheRecord
-from baton.protocol.records import DIRECT, Curves, Grant, Lend, Migrate, Parked, Probe, Record
+from baton.protocol.records import (
+    DIRECT,
+    Curves,
+    Grant,
+    Lend,
+    Migrate,
+    Parked,
+    Probe,
+    Record,
+    SetDraining,
+)
 
 
 def version_of_kind(kind: type[Record]) -> int:
     """The oldest version whose peers know this kind of record."""
-    return 2 if issubclass(kind, Curves | Lend | Migrate | Parked | Probe | CacheRecord) else 1
+    new = Curves | Lend | Migrate | Parked | Probe | SetDraining | CacheRecord
+    return 2 if issubclass(kind, new) else 1
 
 
 def version_of(record: Record) -> int:

@@ -4,8 +4,12 @@
 
 A draining worker gets nothing new. What waits there for its first token is routed again, what
 decodes is moved with its KV, a few requests at a time, as the others have room; what nobody has
-room for stays and ends where it is. A worker that says by itself that it is draining is emptied the
-same way. A drain is for one life of a worker: when it comes back it is ready.
+room for stays and ends where it is. A drain is for one life of a worker: when it comes back it is
+ready.
+
+Other routers may serve the same worker. It is told, and says in its heartbeats that it is draining;
+so all of them empty it of what is theirs. (One of the version before is emptied by this router
+only.) A worker that drains on its own account is emptied the same way.
 
 `pump` is called whenever something of this may have become possible; nothing polls.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from baton.protocol.records import SetDraining
 from baton.router.flight import Flight
 from baton.router.migration import Migrations
 from baton.router.placement import Placement
@@ -49,13 +54,16 @@ class Drain:
         if not worker.drained:
             log.info("draining worker %s", worker.identity.node_id)
         worker.drained = True
+        _tell(worker)
         self.pump()
 
     def stop(self, worker: Worker) -> None:
-        """It takes requests again. What is leaving leaves. Idempotent."""
+        """It takes requests again, with its next heartbeat. What is leaving leaves. Whichever
+        router it was that drained it. Idempotent."""
         if worker.drained:
             log.info("worker %s is no longer drained", worker.identity.node_id)
         worker.drained = False
+        _tell(worker)
         self._sending.pump()
 
     def pump(self) -> None:
@@ -93,6 +101,11 @@ class Drain:
                 if not self._migrations.ask(flight, worker):
                     continue  # a smaller one may fit
                 free -= 1
+
+
+def _tell(worker: Worker) -> None:
+    if worker.session.is_open and worker.session.speaks(SetDraining):
+        worker.send(SetDraining(draining=worker.drained))
 
 
 def _oldest_first(worker: Worker) -> list[Flight]:

@@ -28,6 +28,7 @@ from baton.protocol.records import (
     Prefill,
     Record,
     Reserve,
+    SetDraining,
     WorkerHello,
     WorkerRef,
 )
@@ -56,7 +57,8 @@ class Worker:
     role: str
     state: str = "ready"
     drained: bool = False
-    """Somebody asked for it to be emptied."""
+    """Somebody asked us for it to be emptied, and it has not yet said that it is draining. From
+    then on its word counts, so that any of its routers may call it off."""
     load: Load | None = None
     heard: float = 0.0
     """When the last heartbeat arrived."""
@@ -136,6 +138,8 @@ class Worker:
     def hear(self, load: Load, now: float) -> None:
         """Its heartbeat."""
         self.load, self.role, self.state, self.heard = load, load.role, load.state, now
+        if self.drained and load.state == "draining" and self.session.speaks(SetDraining):
+            self.drained = False
         self.promised.clear()
         self._tokens, self._tokens_at = self.tokens_by(now), now
         self._hear_of_others(load, now)

@@ -47,6 +47,7 @@ from baton.protocol.records import (
     Record,
     RequestFailed,
     Reserve,
+    SetDraining,
     SetRole,
     TokenBatch,
     TokenDelta,
@@ -95,6 +96,7 @@ class SimulatedWorker:
             self._learn_from if learn else None, names=names,
             on_ran=self._on_ran if fast_forward and not learn else None,
         )
+        self._draining = False
         self._cache = _Teller(self)
         self._handoffs = Handoffs(
             self.identity, machine, loop, network, self.engine, self, self._curves, random
@@ -166,6 +168,9 @@ class SimulatedWorker:
                 self._cancel(record.key)
             case SetRole():
                 self._set_role(record, session.router)
+            case SetDraining():
+                self._draining = record.draining
+                self._send_load()
             case ResendCache():
                 self._cache.resend(session.router)
             case _:
@@ -263,7 +268,7 @@ class SimulatedWorker:
         load = self.engine.scheduler.load()
         self._tell_all(Load(
             role=self.role,
-            state="ready",
+            state="draining" if self._draining else "ready",
             waiting=load.waiting,
             running=load.running,
             handoffs=self._handoffs.active,

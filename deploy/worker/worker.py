@@ -48,6 +48,7 @@ from baton.protocol.records import (
     Record,
     RequestFailed,
     Reserve,
+    SetDraining,
     SetRole,
     TokenDelta,
     WorkerRef,
@@ -104,6 +105,8 @@ class Worker:
         """In their order, from the first that is not computed yet on."""
         self.draining = False
         """Takes no new requests."""
+        self._emptied = False
+        """A person wants it empty. (What comes before all routers know is taken, and moved.)"""
         # Set by the composition before `run`, since each needs the other.
         self.links: RouterLinks
         self.prefill: PrefillStage
@@ -135,6 +138,9 @@ class Worker:
                 if self._role.take(record, router):
                     self._submit(ChangeRole(self._role.role))
                 self._send_load()  # which tells the sender of a refusal, too
+            case SetDraining():
+                self._emptied = record.draining
+                self._send_load()
             case ResendCache():
                 self._cache.resend(router)
             case _:
@@ -271,7 +277,7 @@ class Worker:
                 self._submit(UseCurve(curves.step))
         self.links.tell_all(Load(
             role=self._role.role,
-            state="draining" if self.draining else "ready",
+            state="draining" if self.draining or self._emptied else "ready",
             waiting=engine.waiting,
             running=engine.running,
             handoffs=self.prefill.active + self.decode.active,

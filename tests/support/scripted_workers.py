@@ -33,6 +33,7 @@ from baton.protocol.records import (
     Request,
     RequestFailed,
     Reserve,
+    SetDraining,
     TokenBatch,
     TokenDelta,
     WorkerHello,
@@ -100,7 +101,7 @@ class FakeWorker:
 
     def take(self, record: Record) -> None:
         self.seen.append(record)
-        if isinstance(record, Cancel | Lend):
+        if isinstance(record, Cancel | Lend | SetDraining):
             return
         if isinstance(record, Migrate):
             self.migrate(record)

@@ -70,6 +70,17 @@ async def test_it_watches_until_the_worker_is_empty(
     assert router.keys == {"Bearer k"}
 
 
+async def test_requests_of_other_routers_count(
+    router: Router, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def theirs(running: int) -> dict[str, Any]:
+        return {**view(0), "load": {"waiting": 1, "running": running, "handoffs": 0}}
+
+    router.looks = [theirs(2), theirs(2), {**view(0), "load": {"running": 0}}]
+    assert await drain(router) == 0
+    assert capsys.readouterr().out.splitlines() == ["d/0 has 3 requests left", "d/0 is empty"]
+
+
 async def test_it_need_not_watch(router: Router, capsys: pytest.CaptureFixture[str]) -> None:
     router.looks = [view(3)]
     assert await drain(router, wait=False) == 0

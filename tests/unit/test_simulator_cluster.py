@@ -131,6 +131,36 @@ def test_a_drained_worker_is_emptied_by_moving_what_it_decodes() -> None:
     assert {(o.end, o.tokens) for o in run.outcomes} == {("stop", 400)}
 
 
+def test_a_worker_drained_at_one_router_is_emptied_and_left_alone_by_all() -> None:
+    cluster = Cluster(
+        [("prefill", NOISY), ("decode", NOISY), ("decode", NOISY)], seed=4, routers=2
+    )
+    worker, (first, second) = cluster.workers["decode-1"], cluster.dispatchers
+    running: dict[float, int] = {}
+    states: dict[float, set[str]] = {}
+
+    def look() -> None:
+        now = round(cluster.loop.time(), 1)
+        running[now] = worker.engine.scheduler.load().running
+        states[now] = {
+            view.state for each in cluster.dispatchers for view in each.worker_views()
+            if view.id == "decode-1"
+        }
+
+    cluster.loop.call_later(5.0, first.drain, "decode-1")
+    cluster.loop.call_later(8.0, lambda: second.drain("decode-1", undo=True))
+    for at in (4.9, 6.0, 7.9, 9.5):
+        cluster.loop.call_later(at, look)
+    run = cluster.run(arrivals(poisson(8, 12, seed=1), length=400))
+    cluster.loop.run_until(cluster.loop.time() + 5)
+    cluster.check_idle()
+    assert running[4.9] > 0
+    assert running[6.0] == running[7.9] == 0
+    assert running[9.5] > 0
+    assert states == {4.9: {"ready"}, 6.0: {"draining"}, 7.9: {"draining"}, 9.5: {"ready"}}
+    assert {(o.end, o.tokens) for o in run.outcomes} == {("stop", 400)}
+
+
 def test_a_cancelled_request_leaves_nothing() -> None:
     cluster = Cluster([("prefill", NOISY), ("decode", NOISY)], seed=4)
     for number in range(60):  # at every stage of its life

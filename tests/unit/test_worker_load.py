@@ -13,7 +13,7 @@ from baton.deploy.worker.curves import CurveKeeper
 from baton.engine.commands import Command, UseCurve
 from baton.protocol.curves import StepCurve
 from baton.protocol.ids import Identity
-from baton.protocol.records import Curves, Generate, Load, Record
+from baton.protocol.records import Curves, Generate, Load, Record, SetDraining
 
 CURVE = StepCurve(
     base=1e-4, chunk=0.0, token=1e-6, pair=0.0, decode=1e-6, context=0.0, spread=0.1, steps=9)
@@ -62,4 +62,26 @@ async def test_heartbeats_tell_the_backlog_and_the_engine_hears_how_fast_it_is()
         assert seen.decode_context > 3
     finally:
         seen_decoding.set()
+        await worker.stop()
+
+
+@pytest.mark.asyncio
+async def test_all_routers_hear_that_one_wants_the_worker_empty() -> None:
+    worker = MiniWorker("w", "mixed", 64)
+    told: list[Record] = []
+    worker.links.tell_all = told.append  # type: ignore[method-assign]
+    await worker.start()
+
+    def state() -> str:
+        return next((r.state for r in reversed(told) if isinstance(r, Load)), "unknown")
+
+    try:
+        await worker.until(lambda: state() == "ready", "a heartbeat")
+        worker.worker.on_record(Identity("router", 1), SetDraining(draining=True))
+        assert state() == "draining"
+        worker.worker._send_load()
+        assert state() == "draining"
+        worker.worker.on_record(Identity("another", 1), SetDraining(draining=False))
+        assert state() == "ready"
+    finally:
         await worker.stop()
