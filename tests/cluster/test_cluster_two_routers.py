@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Cluster, wait_for
@@ -86,3 +87,81 @@ def test_what_a_dead_router_asked_for_is_not_computed_to_its_end(
     # Each step is one token of each.
     assert steps(staying) - before < min(call.max_tokens for call in LONG) / 2
     assert any(map(broken, lost.wait()))
+
+
+def seen(router: Cluster, worker: str) -> dict[str, Any]:
+    [view] = [view for view in router.workers() if view["id"] == worker]
+    found: dict[str, Any] = view
+    return found
+
+
+def test_a_worker_drained_at_one_router_is_emptied_by_both(
+    routers: tuple[Cluster, Cluster],
+) -> None:
+    first, second = routers
+    expected = Calls(second.url, CALLS, "undisturbed").wait()
+    both = [Calls(router.url, CALLS, "drained") for router in routers]
+    wait_for(lambda: min(calls.streamed for calls in both) >= 100, "streams in their middle")
+    assert seen(second, "d")["outstanding"] > 0
+    first.post("/admin/workers/d/drain", {})
+    wait_for(
+        lambda: all(
+            view["state"] == "draining" and not view["outstanding"] and not view["load"]["running"]
+            for view in (seen(router, "d") for router in routers)
+        ),
+        "both have emptied it",
+    )
+    assert min(calls.in_flight for calls in both) > 0, "too late: they have ended"
+    for calls in both:
+        assert_same(CALLS, calls.wait(), expected)
+    before = seen(second, "d")["load"]["steps"]
+    assert_same(CALLS, Calls(second.url, CALLS, "elsewhere").wait(), expected)
+    assert seen(second, "d")["load"]["steps"] == before
+    second.post("/admin/workers/d/undrain", {})
+    wait_for(
+        lambda: {seen(router, "d")["state"] for router in routers} == {"ready"}, "both use it again"
+    )
+    assert_same(CALLS, Calls(first.url, CALLS, "again").wait(), expected)
+    assert seen(first, "d")["load"]["steps"] > before
+    for router in routers:
+        router.assert_clean()
+
+
+def test_when_the_leader_dies_the_other_router_sizes_the_pools_in_a_higher_term(
+    tmp_path: Path,
+) -> None:
+    """Nobody decodes: whoever leads makes one worker do both."""
+    model = make_tiny_model(tmp_path / "tiny", max_position=1024)
+    controls = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+
+    def sizing(router: Cluster) -> dict[str, Any]:
+        found: dict[str, Any] = router.get("/admin/sizing")
+        return found
+
+    def mixed(router: Cluster) -> list[dict[str, Any]]:
+        return [view for view in sizing(router)["workers"] if view["role"] == "mixed"]
+
+    with Separate(model) as parts:
+        for name in ("a", "b", "c"):
+            parts.worker("prefill", name, controls)
+        leading, other = (
+            parts.joined(router) for router in [
+                parts.launch_router(control, f"router-{n}", "--ttft", "2s", "--itl", "200ms")
+                for n, control in enumerate(controls)
+            ]
+        )
+        wait_for(lambda: mixed(other), "the leader has acted", 30)
+        [worker] = mixed(other)
+        assert (sizing(leading)["leads"], sizing(other)["leads"]) == (True, False)
+        assert sizing(other)["leader"] == "router-0"
+        term = sizing(leading)["term"]
+        assert worker["term"] == term
+        leading.launcher.kill()
+        wait_for(lambda: sizing(other)["leads"], "the other one leads", 30)
+        assert sizing(other)["routers"] == ["router-1"]
+        other.post(f"/admin/workers/{worker['id']}/role", {"role": "prefill"})
+        wait_for(
+            lambda: any(view["id"] != worker["id"] for view in mixed(other)), "it has acted", 30
+        )
+        [chosen] = [view for view in mixed(other) if view["id"] != worker["id"]]
+        assert chosen["term"] == sizing(other)["term"] > term

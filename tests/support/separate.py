@@ -57,12 +57,12 @@ class Separate:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         ))
 
-    def launch_router(self, control: str, name: str) -> Cluster:
+    def launch_router(self, control: str, name: str, *options: str) -> Cluster:
         """Without waiting for it. It answers when a worker has joined."""
         router = Cluster()
         router.command = [
             *COMMAND, "router", str(self._model), "--id", name, "--port", "0", "--control", control,
-            "--strict-roles",
+            "--strict-roles", *options,
         ]
         self._routers.append(router.launch())
         return router
