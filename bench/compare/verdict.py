@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from baton.bench.compare.layouts import AUTO, COLOCATED, SPLIT
+from baton.bench.compare.layouts import AUTO, COLOCATED, PEER, SPLIT
 from baton.bench.compare.measure import Run
 from baton.bench.compare.phases import mean, why_between, why_first_token
 from baton.bench.compare.search import Capacity
@@ -92,13 +92,15 @@ def outcome(ours: Standing, theirs: Standing) -> tuple[str, Interval]:
 def sentences(
     runs: Sequence[Run], capacities: Mapping[str, Sequence[Capacity]], wanted: float
 ) -> list[str]:
-    """The whole verdict; empty without a colocated and a disaggregated layout."""
+    """The whole verdict; empty without a disaggregated layout and another."""
     found = standings(runs)
     said: list[str] = []
+    beside: list[str] = []
     by_outcome: dict[str, list[float]] = {WINS: [], LOSES: [], TIED: []}
     for rate in sorted({each.rate for each in found}):
         here = [each for each in found if each.rate == rate]
         ours, theirs = best_of(DISAGGREGATED, here), best_of((COLOCATED,), here)
+        beside += [_beside(ours, each) for each in here if each.family == PEER and ours]
         if ours is None or theirs is None:
             continue
         result, ratio = outcome(ours, theirs)
@@ -108,7 +110,7 @@ def sentences(
         f"Disaggregation {result} at {_rates(rates)} requests/s."
         for result, rates in by_outcome.items() if rates
     ]
-    return [*_capacity(capacities, wanted), *summary, *said]
+    return [*_capacity(capacities, wanted), *summary, *said, *beside]
 
 
 def _at(
@@ -128,6 +130,21 @@ def _at(
     other = mean([run.phases for run in theirs.runs])
     first = why_first_token(mine.ttft, other.ttft)
     return f"{text} Why: {first + '; ' if first else ''}{why_between(mine, other)}."
+
+
+def _beside(ours: Standing | None, peer: Standing) -> str:
+    """What its tails cost or gain against a server of others."""
+    assert ours is not None
+    ratios = [
+        f"{words} {_times(ratio_of(mine, theirs))} as long"
+        for name, words in (("ttft_mean_ms", "first tokens take"),
+                            ("itl_p99_ms", "P99 between tokens is"))
+        if len(mine := ours.values(name)) == len(theirs := peer.values(name)) > 0
+    ]
+    return (
+        f"At {ours.rate:g} requests/s, {ours.layout} beside {peer.layout}: "
+        + ("; ".join(ratios) or "nothing to compare") + "."
+    )
 
 
 def _capacity(capacities: Mapping[str, Sequence[Capacity]], wanted: float) -> list[str]:

@@ -108,6 +108,18 @@ def test_the_verdict_says_where_by_how_much_and_why() -> None:
     assert "5% of the time between tokens, against 40%" in said[3]
 
 
+def test_beside_a_peer_the_price_and_the_gain_are_told() -> None:
+    runs = [
+        *several("split 1+1", (1.9, 1.8), itl_p99_ms=20.0, ttft_mean_ms=600.0),
+        *several("vllm", (1.9, 1.8), family="peer", itl_p99_ms=80.0, ttft_mean_ms=400.0),
+    ]
+    (said,) = sentences(runs, {}, 0.95)
+    assert said == (
+        "At 2 requests/s, split 1+1 beside vllm: first tokens take 1.50 times (1.50 to 1.50) as "
+        "long; P99 between tokens is 0.25 times (0.25 to 0.25) as long."
+    )
+
+
 def test_without_one_of_both_there_is_no_verdict_but_of_capacities() -> None:
     found = [Capacity(holds, 2 * holds) for holds in (1.0, 1.1, 1.2)]
     said = sentences([run("split 1+1", 1.0)], {"split 1+1": found}, 0.9)
