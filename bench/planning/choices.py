@@ -154,6 +154,7 @@ def _simulated(survivor: Survivor, rate: float) -> Simulated | None:
     border = estimate(survivor.rates)
     return Simulated(
         capacity_per_s=Estimate(border.value, max(0.0, border.low), border.high),
+        capacities_per_s=[_short(found) for found in survivor.rates],
         rate_per_s=_short(rate),
         seeds=len(seen),
         requests=sum(s.requests for s in seen),

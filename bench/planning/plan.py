@@ -139,6 +139,8 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
 
     capacity_per_s: Estimate
     """The highest rate at which the wanted share attains."""
+    capacities_per_s: list[float]
+    """By seed. Layouts of one plan had the same requests with the same seed."""
     rate_per_s: float
     seeds: int
     requests: int

@@ -31,7 +31,7 @@ from baton.bench.planning.loads import Load
 from baton.bench.planning.plan import SHAPES
 from baton.bench.planning.progress import Tell
 from baton.bench.planning.run import Seen, run_load, span_of
-from baton.bench.planning.search import GROWTH, PRECISE, Border, highest
+from baton.bench.planning.search import GROWTH, Border, highest
 from baton.bench.planning.wishes import Wishes
 from baton.router.planner.workload import Workload
 
@@ -51,12 +51,17 @@ class Effort:
     seeds: int
     rounds: int
     """Times that closed forms are corrected."""
+    precise: float
+    """Relative distance of the rates on either side of a capacity; between them it is linear."""
 
 
 EFFORTS = {
-    "quick": Effort(per_shape=1, kept=1, requests=250, tokens=40_000, seeds=3, rounds=1),
-    "normal": Effort(per_shape=3, kept=1, requests=500, tokens=150_000, seeds=5, rounds=2),
-    "thorough": Effort(per_shape=6, kept=3, requests=2000, tokens=1_000_000, seeds=8, rounds=3),
+    "quick": Effort(per_shape=1, kept=1, requests=250, tokens=40_000, seeds=3, rounds=1,
+                    precise=0.1),
+    "normal": Effort(per_shape=3, kept=1, requests=500, tokens=150_000, seeds=5, rounds=2,
+                     precise=0.06),
+    "thorough": Effort(per_shape=6, kept=3, requests=2000, tokens=1_000_000, seeds=8,
+                       rounds=3, precise=0.04),
 }
 
 
@@ -168,7 +173,7 @@ def simulate(
     others = [(s, seed) for s in best for seed in setting.seeds[1:]]
     found = run.map([
         partial(find_border, layout=s.candidate.layout, start=_start(s), seed=seed, growth=1.15,
-                precise=2 * PRECISE)
+                precise=2 * setting.effort.precise)
         for s, seed in others
     ])
     for (survivor, _), (border, points) in zip(others, found, strict=True):
@@ -192,7 +197,7 @@ def _first(
             break
         found = run.map([
             partial(find_border, layout=c.layout, start=_expected(c, factors, setting),
-                    seed=setting.seed)
+                    seed=setting.seed, precise=setting.effort.precise)
             for c in new
         ])
         for candidate, (border, points) in zip(new, found, strict=True):
@@ -273,8 +278,8 @@ def find_border(
     layout: Layout,
     start: float,
     seed: int,
+    precise: float,
     growth: float = GROWTH,
-    precise: float = PRECISE,
 ) -> tuple[Border, tuple[Point, ...]]:
     wanted = setting.wishes.attainment
     points: list[Point] = []

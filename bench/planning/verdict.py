@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from baton.bench.planning.estimates import estimate
 from baton.bench.planning.figures import figure
-from baton.bench.planning.plan import COLOCATED, Choice, Estimate
+from baton.bench.planning.plan import COLOCATED, Choice
 
 
 def verdict(choices: Sequence[Choice], rate: float | None) -> str:
@@ -42,18 +43,15 @@ _END = {
 
 
 def tied(one: Choice, other: Choice) -> bool:
-    """What was simulated does not tell them apart: each lies within the other's interval."""
-    first, second = _per_gpu(one), _per_gpu(other)
-    if first is None or second is None:
+    """What was simulated does not tell them apart: the interval of their differences per GPU,
+    seed by seed, holds 0. Without several seeds of both nothing is said to be a tie."""
+    if one.simulated is None or other.simulated is None:
         return False
-    return first.low <= second.high and second.low <= first.high
-
-
-def _per_gpu(choice: Choice) -> Estimate | None:
-    if choice.simulated is None:
-        return None
-    found = choice.simulated.capacity_per_s
-    return Estimate(*(value / choice.gpus for value in (found.value, found.low, found.high)))
+    first, second = one.simulated.capacities_per_s, other.simulated.capacities_per_s
+    if len(first) != len(second) or len(first) < 2:
+        return False
+    found = estimate(a / one.gpus - b / other.gpus for a, b in zip(first, second, strict=True))
+    return found.low <= 0 <= found.high
 
 
 def _against(best: Choice, other: Choice) -> str:

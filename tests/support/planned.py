@@ -79,7 +79,9 @@ def choice(
             ttft_ms={"mean": 100.0, "p95": 200.0}, itl_ms={"mean": 10.0, "p95": 12.0}, batch=5.0,
         ),
         simulated=Simulated(
-            capacity_per_s=estimate(capacity, half), rate_per_s=capacity, seeds=3, requests=300,
+            capacity_per_s=estimate(capacity, half),
+            capacities_per_s=[capacity - half, capacity, capacity + half],
+            rate_per_s=capacity, seeds=3, requests=300,
             attainment=estimate(0.95, 0.01), goodput_per_s=estimate(capacity * 0.95),
             served=estimate(1.0), ttft_ms=percentiles(200.0), itl_ms=percentiles(12.0),
             gap_ms=percentiles(15.0), e2e_ms=percentiles(900.0), hit_rate=estimate(0.0),

@@ -29,7 +29,7 @@ from baton.protocol.profile import Profile, encode_profile
 
 WISHES = Wishes(ttft=0.3, itl=0.02)
 LOAD = Lengths(prompt=400, output=16, prompt_spread=0.3)
-TINY = Effort(per_shape=1, kept=1, requests=60, tokens=4_000, seeds=2, rounds=0)
+TINY = Effort(per_shape=1, kept=1, requests=60, tokens=4_000, seeds=2, rounds=0, precise=0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,15 @@ from rich.console import Console
 
 from baton.bench.planning.emit import commands
 from baton.bench.planning.html import page, write_html
-from baton.bench.planning.plan import INFEASIBLE_CODE, Infeasible, Nearest, encode, ms, read_plan
+from baton.bench.planning.plan import (
+    INFEASIBLE_CODE,
+    Choice,
+    Infeasible,
+    Nearest,
+    encode,
+    ms,
+    read_plan,
+)
 from baton.bench.planning.table import show
 from baton.bench.planning.verdict import tied, verdict
 from baton.deploy.cli import app
@@ -160,11 +168,22 @@ def test_the_verdict_names_the_gain_where_there_is_one() -> None:
     assert "reading prompts" in text
 
 
+def with_capacities(made: Choice, *capacities: float) -> Choice:
+    assert made.simulated is not None
+    return msgspec.structs.replace(made, simulated=msgspec.structs.replace(
+        made.simulated, capacities_per_s=list(capacities)))
+
+
 def test_what_lies_within_chance_is_a_tie() -> None:
-    close = choice("colocated", {"mixed": 3}, capacity=9.5, half=1.0)
-    assert tied(choice(), close)
-    assert not tied(choice(), COLOCATED)
-    assert "not told apart" in verdict([choice(), close], None)
+    """Seeds are compared one by one: what is always better is better, however seeds differ."""
+    best = with_capacities(choice(), 9.0, 10.0, 11.0)
+    sometimes = with_capacities(choice("colocated", {"mixed": 3}), 9.5, 9.0, 11.2)
+    always = with_capacities(choice("colocated", {"mixed": 3}), 8.4, 9.4, 10.5)
+    assert tied(best, sometimes)
+    assert not tied(best, always)
+    assert not tied(best, with_capacities(always, 9.0))
+    assert "not told apart" in verdict([best, sometimes], None)
+    assert "not told apart" not in verdict([best, always], None)
 
 
 def test_a_rate_names_the_gpus_that_serve_it() -> None:
