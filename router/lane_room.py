@@ -1,7 +1,9 @@
 """Room that lanes leave for the one that matters most: the last quarter of every worker.
 
 Intervals have room as well: while heavier lanes are in use, the others leave a part of their target
-(`restraint.py`), or many slow streams would leave no worker on which a fast one can run.
+(`restraint.py`), or many slow streams would leave no worker on which a fast one can run. One stream
+on each worker they have in any case, as long as nobody's target is missed by it: else where people
+alone take more than that part, nothing of the rest would ever run.
 
 Only the lane of the highest weight may take the last quarter of a worker's slots and blocks; the
 others leave it, unless they have less of the worker's slots than their weight gives them, or the
