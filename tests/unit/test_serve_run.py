@@ -13,6 +13,8 @@ from scripted_server import Script, scripted
 
 from baton.bench.serve.asking import Asking, find
 from baton.bench.serve.client import Cancels
+from baton.bench.serve.progress import line
+from baton.bench.serve.report import show
 from baton.bench.serve.run import serve
 from baton.bench.serve.text import Writer, corpus, measured
 from baton.bench.workloads.arrival import Arrival
@@ -100,6 +102,35 @@ async def test_nobody_answers() -> None:
     assert all("Connect" in seen.detail for seen in served.requests)
     with pytest.raises(ConfigError, match="does not answer"):
         await find(server.url, Asking())
+
+
+async def test_nothing_and_nothing_but_refusals_have_figures_and_tables(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with scripted(lambda number: Script(status=429)) as server:
+        empty = await serve(server.url, [])
+        refused = await serve(server.url, some(3))
+    assert (empty.summary()["requests"], empty.summary()["attainment"]) == (0, None)
+    found = refused.summary()
+    assert (found["refused"], found["attainment"], found["ttft_ms"]) == (3, 0.0, None)
+    for served in (empty, refused):
+        show(served, served.summary())
+    assert "refused 3" in capsys.readouterr().out
+
+
+async def test_a_line_says_how_it_is_doing() -> None:
+    lines, runs = [], []
+
+    def script(number: int) -> Script:
+        lines.append(line(runs[0]))
+        return Script(status=503) if number == 0 else Script()
+
+    async with scripted(script) as server:
+        await serve(server.url, some(3, every=0.02), seconds=9.0, watch=runs.append)
+    assert "s of 9" in lines[0]
+    assert "open  0 done  0 refused or failed" in lines[0]
+    assert "0 open  2 done  1 refused or failed" in line(runs[0])
+    assert "TTFT" in line(runs[0])
 
 
 # -- loops -----------------------------------------------------------------------------------
