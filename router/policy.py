@@ -59,6 +59,9 @@ worker that decodes pays the same for a step, however few it decodes, and prompt
 HARDLY = 0.8
 """Targets missed, its own and others', from which on a way within the roles is as good as none."""
 
+LONG = 4
+"""Steps that a prompt takes which gains nothing by sharing them."""
+
 ALTERNATIVES = 3
 """Ways not taken that a decision shows."""
 
@@ -334,10 +337,15 @@ def _plain(option: Option) -> float:
 
 def _too_early(best: Reading, others: Sequence[Reading], now: float) -> bool:
     """Whether all that could take this prompt have enough to go on with. When only the best one
-    has, it is worth its queue: it has cached what the others had to compute."""
-    return best.worker.model.has_enough(now, best.work) and all(
-        other.worker.model.has_enough(now, other.work) for other in others
-    )
+    has, it is worth its queue: it has cached what the others had to compute, or steps are shared
+    there. But a prompt of many steps shares none, so where nothing of it is cached its place is
+    decided when one of them is nearly through."""
+    model = best.worker.model
+    if not model.has_enough(now, best.work):
+        return False
+    if best.cached == 0 and best.work > LONG * model.chunk_step:
+        return True
+    return all(other.worker.model.has_enough(now, other.work) for other in others)
 
 
 def _decision(

@@ -66,7 +66,9 @@ def outlook(
     pool = [c for c in prompt_pool(candidates) if c.model.measured]
     if not pool:
         return None
-    capacity = sum(_share_for_prompts(c) for c in pool)
+    # Work is counted as long as it takes on the fastest, so that is one.
+    shares = [_share_for_prompts(c) for c in pool]
+    capacity = sum(shares) / max(shares)
     waiting = sum(c.model.queue(now) for c in pool)
     best = min(
         c.model.first_token(c.model.queue(now), prefill_seconds(facts, c)) for c in pool

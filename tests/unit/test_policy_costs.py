@@ -85,6 +85,36 @@ def test_a_decode_worker_with_headroom_computes_prompts_that_would_wait_long() -
     assert decision is Wait.BUSY  # it will be better off there
 
 
+def test_a_long_prompt_waits_for_whoever_is_free_first_a_short_one_shares_steps() -> None:
+    """Three seconds wait at the first worker; the other one has time, but decodes."""
+    first = worker("p0", queued=1.0, head_work=2.0, head_until=NOW + 2.0)
+    other = worker("p1", decoding=90, itl=23e-3)
+    full = worker("d0", decoding=120, itl=25e-3)
+    long = replace(FACTS, tokens=8000, blocks=501, due_in=9.0, ttft=9.0)
+    assert decide(long, [first, other, full], (), NOW) is Wait.BUSY
+    known = replace(long, held={identity("p0"): 440})
+    assert "p0" in way(chosen(known, first, other, full))[:2]  # it has most of it
+    short = replace(FACTS, due_in=9.0, ttft=9.0)
+    assert "p0" in way(chosen(short, worker("p0", queued=0.1), other, full))[:2]
+
+
+def test_prompts_beside_decodes_everywhere_are_not_counted_twice() -> None:
+    """Their work is counted as it takes beside decodes; so two such workers do two seconds of it in
+    a second."""
+    alone = [worker("p0"), worker("p1")]
+    beside = [worker("m0", decoding=40), worker("m1", decoding=40)]
+    for pool in (alone, beside):
+        near, far = (outlook(FACTS, pool, ahead, NOW) for ahead in (5.0, 7.0))
+        assert near is not None
+        assert far is not None
+        assert far - near == pytest.approx(1.0)
+    uneven = [worker("m0"), worker("m1", decoding=40)]
+    near, far = (outlook(FACTS, uneven, ahead, NOW) for ahead in (5.0, 7.0))
+    assert near is not None
+    assert far is not None
+    assert 1.0 < far - near < 2.0
+
+
 def test_who_waits_behind_makes_a_decode_workers_headroom_worth_its_price() -> None:
     """The worker for prompts is free next, for the first in line as good as ever; but twenty wait
     for it too, and the last of them in vain."""
