@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from baton.bench.report import Row
+from baton.bench.results import Row
 from baton.bench.routing.paired import Ratio, ratio
 from baton.bench.routing.systems import System, automatic, split, static_systems
 from baton.bench.routing.trial import Trial
