@@ -28,8 +28,8 @@ class SchedulerLimits:
     """By role: the part of `max_batch_tokens` that prompts get in a step that also decodes."""
 
     kv_share: float = 0.5
-    """Part of the pool that the prompt of one sequence with a due time, or a reservation for it, may
-    have while smaller ones wait (until it has aged)."""
+    """Part of the pool that the prompt of one sequence with a due time, or a reservation for it,
+    may have while smaller ones wait (until it has aged)."""
 
     def __post_init__(self) -> None:
         for name in ("max_model_len", "max_running", "prefill_chunk"):
