@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -56,10 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "first_ms": round(1e3 * served.server.first, 2), **side,
             "beside": beside(figures, side.get("times", {})),
         }},
+        ran=_ran(options.api_key),
     )
     if not deliver(result, options.json):
         show(served, figures)
     return _STOPPED if served.stopped else 0
+
+
+def _ran(api_key: str | None) -> dict[str, Any]:
+    """What it ran on, without the key: results are for others to read."""
+    from baton.bench.machine import describe
+
+    ran = describe()
+    return {**ran, "command": ran["command"].replace(api_key, "KEY")} if api_key else ran
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Served]]) -> Served:
@@ -174,7 +184,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_load(parser)
     how = parser.add_argument_group("how")
     how.add_argument("--model", help="its name; default: the first one served")
-    how.add_argument("--api-key")
+    how.add_argument("--api-key", default=os.environ.get("BATON_API_KEY"),
+                     help="default: BATON_API_KEY of the environment")
     how.add_argument("--text", nargs="?", const="", default=None, metavar="FILE",
                      help="real text, through chat, in place of token ids")
     how.add_argument("--completions", action="store_true", help="text to be continued, no chat")

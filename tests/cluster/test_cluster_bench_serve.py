@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 from cluster import Cluster
 
 from baton.bench.results import read
 from baton.bench.serve.command import main
 
 
-def test_client_and_cluster_count_the_same(tiny_model: Path, tmp_path: Path) -> None:
+def test_client_and_cluster_count_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "results.jsonl"
     load = ["--prompt", "120", "--output", "24", "--vocabulary", "500", "--warmup", "0s",
             "--quiet", "--json", str(file)]
@@ -23,9 +27,13 @@ def test_client_and_cluster_count_the_same(tiny_model: Path, tmp_path: Path) -> 
             cluster.url, *load, "--concurrency", "4", "--requests", "20", "--turns", "2",
             "--cancel", "60%",
         ]) == 0
+        monkeypatch.setattr(sys, "argv", ["baton", "--api-key", "sk-nobody-asks"])
         assert main([
             cluster.url, *load, "--concurrency", "2", "--requests", "6", "--text",
+            "--api-key", "sk-nobody-asks",
         ]) == 0
+    assert "sk-nobody-asks" not in file.read_text()
+    assert "--api-key KEY" in file.read_text()
     open_loop, closed, text = (result.metrics for result in read(file))
 
     assert open_loop["requests"] == 40
