@@ -19,7 +19,8 @@ from baton.bench.planning.plan import (
     Traffic,
     ms,
 )
-from baton.bench.planning.survivors import Setting, Survivor, rate_for
+from baton.bench.planning.processes import Setting
+from baton.bench.planning.survivors import Survivor, rate_for
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.curves import StepShape
 from baton.router.planner import split
@@ -168,6 +169,7 @@ def _simulated(survivor: Survivor, rate: float) -> Simulated | None:
         ]),
         e2e_ms=percentiles([s.e2e for s in seen]),
         hit_rate=share(hits),
+        handed=share(s.handed for s in seen),
     )
 
 

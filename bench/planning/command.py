@@ -25,8 +25,8 @@ from baton.bench.planning.inputs import (
 from baton.bench.planning.limits import Limits
 from baton.bench.planning.plan import Plan, encode
 from baton.bench.planning.planner import Asked, make_plan
+from baton.bench.planning.processes import EFFORTS
 from baton.bench.planning.progress import progress
-from baton.bench.planning.survivors import EFFORTS
 from baton.bench.planning.table import show
 from baton.protocol.errors import ConfigError
 

@@ -97,6 +97,8 @@ def seen_of(accounts: Sequence[Account], wishes: Wishes) -> Seen:
         hit_rate=sum(a.cached_tokens or 0 for a in served) / prompts if prompts else 0.0,
         busy={},
         busy_over_time={},
+        handed=sum(a.attempts[-1].route == "remote" for a in judged if a.attempts)
+        / max(1, sum(bool(a.attempts) for a in judged)),
         missed={},
     )
 

@@ -157,6 +157,8 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     e2e_ms: Percentiles
     hit_rate: Estimate
     """Of prompt tokens, those found in a cache."""
+    handed: Estimate
+    """Share of decisions to hand a prompt over."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

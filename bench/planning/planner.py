@@ -24,9 +24,10 @@ from baton.bench.planning.plan import (
     Question,
 )
 from baton.bench.planning.plots import plots_of
+from baton.bench.planning.processes import EFFORTS, Setting, processes
 from baton.bench.planning.progress import Tell
 from baton.bench.planning.sensitivity import same_devices, sensitivity
-from baton.bench.planning.survivors import EFFORTS, Setting, processes, simulate
+from baton.bench.planning.survivors import simulate
 from baton.bench.planning.verdict import verdict
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.errors import ConfigError

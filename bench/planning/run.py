@@ -79,6 +79,8 @@ class Seen:
     """Share of their time, by role."""
     busy_over_time: dict[str, tuple[tuple[float, float], ...]]
     """By role: (seconds, share)."""
+    handed: float
+    """Share of all decisions to read a prompt at one worker and decode it at another."""
     missed: dict[str, int]
     """Requests that did not keep "ttft", "itl" or "e2e", or were "refused"."""
 
@@ -225,6 +227,7 @@ def _seen(
             for role, part in points.items()
         },
         busy_over_time=points,
+        handed=_handed(run),
         missed={
             "refused": sum(not o.served for o in outcomes),
             "ttft": sum(o.ttft is not None and o.ttft > wishes.ttft for o in served),
@@ -236,3 +239,7 @@ def _seen(
     )
 
 
+def _handed(run: Run) -> float:
+    total = sum(run.decisions.values())
+    remote = sum(count for way, count in run.decisions.items() if way.startswith("remote"))
+    return remote / total if total else 0.0

@@ -68,6 +68,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Of single tokens; of what was seen only the means of requests are known."""
     e2e_ms: Percentiles
     hit_rate: Estimate
+    handed: Estimate
+    """Share of decisions to hand a prompt over."""
     busy: dict[str, Estimate]
 
 
@@ -113,6 +115,7 @@ def figures_of(name: str, runs: Sequence[Seen]) -> Figures:
         ]),
         e2e_ms=percentiles([run.e2e for run in runs]),
         hit_rate=share(run.hit_rate for run in runs),
+        handed=share(run.handed for run in runs),
         busy={role: share(run.busy[role] for run in runs) for role in runs[0].busy},
     )
 
@@ -194,7 +197,7 @@ def _show(report: Report) -> None:
     show_table(
         f"{report.workload}; TTFT {figure(report.ttft_ms)} ms, ITL {figure(report.itl_ms)} ms{e2e}",
         ("", "requests", "/s", "attained", "goodput/s", "TTFT p50", "p95 ms", "ITL p50", "p95 ms",
-         "gap p99", "E2E p95", "hits"),
+         "gap p99", "E2E p95", "hits", "handed"),
         [
             (
                 row.name, row.requests, figure(row.rate_per_s), f"{row.attainment.value:.1%}",
@@ -202,7 +205,7 @@ def _show(report: Report) -> None:
                 *(_figure(row.ttft_ms.at(s)) for s in (0.5, 0.95)),
                 *(_figure(row.itl_ms.at(s)) for s in (0.5, 0.95)),
                 _figure(row.gap_ms.p99) if row.busy else "-", _figure(row.e2e_ms.p95),
-                f"{row.hit_rate.value:.0%}",
+                f"{row.hit_rate.value:.0%}", f"{row.handed.value:.0%}",
             )
             for row in report.rows
         ],

@@ -12,74 +12,20 @@ does not depend on how many.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from typing import Any, TypeVar
 
 import numpy as np
 
 from baton.bench.planning.candidates import Candidate, choose, closed_of
-from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.limits import Limits
-from baton.bench.planning.loads import Load
 from baton.bench.planning.plan import SHAPES
-from baton.bench.planning.progress import Tell
+from baton.bench.planning.processes import Processes, Setting
 from baton.bench.planning.run import Seen, run_load, span_of
 from baton.bench.planning.search import GROWTH, Border, highest
-from baton.bench.planning.wishes import Wishes
-from baton.router.planner.workload import Workload
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    per_shape: int
-    """Layouts of each shape that are simulated."""
-    kept: int
-    """Of these, with all seeds."""
-    requests: int
-    """That count in a run."""
-    tokens: int
-    """Of output in a run, at most."""
-    seeds: int
-    rounds: int
-    """Times that closed forms are corrected."""
-    precise: float
-    """Relative distance of the rates on either side of a capacity; between them it is linear."""
-
-
-EFFORTS = {
-    "quick": Effort(per_shape=1, kept=1, requests=250, tokens=40_000, seeds=3, rounds=1,
-                    precise=0.1),
-    "normal": Effort(per_shape=3, kept=1, requests=500, tokens=150_000, seeds=5, rounds=2,
-                     precise=0.06),
-    "thorough": Effort(per_shape=6, kept=3, requests=2000, tokens=1_000_000, seeds=8,
-                       rounds=3, precise=0.04),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The same for all tasks."""
-
-    kinds: tuple[WorkerKind, ...]
-    load: Load
-    workload: Workload
-    """As closed forms see it."""
-    wishes: Wishes
-    effort: Effort
-    seed: int = 1
-
-    @property
-    def seeds(self) -> range:
-        return range(self.seed, self.seed + self.effort.seeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,53 +53,6 @@ class Survivor:
     @property
     def capacity(self) -> float:
         return sum(self.rates) / len(self.rates) if self.borders else 0.0
-
-
-class Processes:
-    """Runs tasks, here or in other processes. `tell` hears how many more there are, and of each
-    that is done."""
-
-    def __init__(
-        self, setting: Setting, jobs: int, tell: Tell
-    ) -> None:
-        self._setting = setting
-        self._tell = tell
-        self._pool = (
-            ProcessPoolExecutor(jobs, initializer=_begin, initargs=(setting,)) if jobs > 1 else None
-        )
-
-    def map(self, tasks: Sequence[Callable[[Setting], T]]) -> list[T]:
-        """In the order of the tasks."""
-        self._tell(len(tasks), 0)
-        if self._pool is None:
-            results = []
-            for task in tasks:
-                results.append(task(self._setting))
-                self._tell(0, 1)
-            return results
-        futures = [self._pool.submit(_run, task) for task in tasks]
-        for future in futures:
-            future.add_done_callback(lambda _: self._tell(0, 1))
-        return [future.result() for future in futures]
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def processes(
-    setting: Setting,
-    jobs: int | None = None,
-    tell: Tell = lambda more, done: None,
-) -> Iterator[Processes]:
-    """`jobs`: None for one per core that there is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = Processes(setting, jobs or cores or 1, tell)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def simulate(
@@ -202,7 +101,7 @@ def _first(
         ])
         for candidate, (border, points) in zip(new, found, strict=True):
             tried[candidate.layout] = Survivor(candidate, [border], list(points))
-        factors = _corrections(list(tried.values()), setting.wishes.attainment)
+        factors = corrections(list(tried.values()), setting.wishes.attainment)
     return list(tried.values()), factors
 
 
@@ -239,7 +138,8 @@ def _expected(candidate: Candidate, factors: dict[str, float], setting: Setting)
     return closed * factors.get(candidate.layout.shape, 0.9) or candidate.model.bound / 4
 
 
-def _corrections(survivors: Sequence[Survivor], attainment: float) -> dict[str, float]:
+def corrections(survivors: Sequence[Survivor], attainment: float) -> dict[str, float]:
+    """By shape: simulated over closed form, the middle one."""
     ratios: dict[str, list[float]] = {}
     for survivor in survivors:
         closed = closed_of(survivor.candidate, attainment).rate
@@ -250,19 +150,6 @@ def _corrections(survivors: Sequence[Survivor], attainment: float) -> dict[str, 
 
 
 # -- tasks, in any process -----------------------------------------------------------------------
-
-_setting: Setting | None = None
-
-
-def _begin(setting: Setting) -> None:
-    global _setting
-    _setting = setting
-
-
-def _run(task: Callable[[Setting], Any]) -> Any:
-    assert _setting is not None
-    return task(_setting)
-
 
 def look(setting: Setting, *, layout: Layout, rate: float, seed: int, watch: bool = False) -> Seen:
     effort, wishes = setting.effort, setting.wishes

@@ -85,6 +85,7 @@ def choice(
             attainment=estimate(0.95, 0.01), goodput_per_s=estimate(capacity * 0.95),
             served=estimate(1.0), ttft_ms=percentiles(200.0), itl_ms=percentiles(12.0),
             gap_ms=percentiles(15.0), e2e_ms=percentiles(900.0), hit_rate=estimate(0.0),
+            handed=estimate(1.0),
         ),
     )
 

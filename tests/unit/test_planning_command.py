@@ -11,8 +11,9 @@ import msgspec
 import pytest
 from planned import kind
 
-from baton.bench.planning import command, survivors
+from baton.bench.planning import command
 from baton.bench.planning.break_even import break_even
+from baton.bench.planning.candidates import Candidate, closed_of, model_of
 from baton.bench.planning.closed import Answer, World
 from baton.bench.planning.infeasible import infeasible
 from baton.bench.planning.layout import parse_layout
@@ -20,9 +21,11 @@ from baton.bench.planning.limits import Limits
 from baton.bench.planning.loads import Lengths
 from baton.bench.planning.plan import Plan, read_plan
 from baton.bench.planning.planner import Asked, make_plan
+from baton.bench.planning.processes import EFFORTS, Effort, Setting, processes
 from baton.bench.planning.run import run_load, span_of
+from baton.bench.planning.search import Border
 from baton.bench.planning.sensitivity import same_devices, sensitivity
-from baton.bench.planning.survivors import Effort, Setting, processes
+from baton.bench.planning.survivors import Survivor, corrections
 from baton.bench.planning.wishes import Wishes
 from baton.deploy.planning import COMMANDS
 from baton.protocol.profile import Profile, encode_profile
@@ -34,7 +37,7 @@ TINY = Effort(per_shape=1, kept=1, requests=60, tokens=4_000, seeds=2, rounds=0,
 
 @pytest.fixture(autouse=True)
 def tiny_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(survivors.EFFORTS, "quick", TINY)
+    monkeypatch.setitem(EFFORTS, "quick", TINY)
 
 
 @pytest.fixture
@@ -165,6 +168,28 @@ def test_a_run_is_the_same_for_the_same_seed_and_shows_how_busy_pools_are() -> N
     assert sum(busy for _, busy in points) / len(points) == pytest.approx(one.busy["prefill"])
     # 10 prompts of 400 tokens a second at 0.1 ms, and their steps of 8 ms each at most.
     assert 0.4 * one.came / 10 < one.busy["prefill"] < 0.5 * one.came / 10
+
+
+@pytest.mark.parametrize(("code", "least", "most"), [
+    ("1p+1d", 1.0, 1.0), ("2m", 0.0, 0.0), ("~2m", 0.2, 1.0), ("1p+1m", 0.2, 1.0),
+])
+def test_roles_are_as_strict_as_the_layout_says(code: str, least: float, most: float) -> None:
+    kinds, load = (kind(),), Lengths(prompt=800, output=40)
+    span = span_of(load.sample(WISHES.targets), WISHES, 8.0, 60, 10**6, sessions=False)
+    seen = run_load(parse_layout(code, kinds), kinds, load, WISHES, rate=8.0, span=span, seed=1)
+    assert least <= seen.handed <= most
+
+
+def test_closed_forms_are_corrected_by_what_was_simulated() -> None:
+    workload = LOAD.sample(WISHES.targets)
+    found = []
+    for code, factor in (("2m", 0.5), ("3m", 0.7), ("4m", 0.6), ("1p+1d", 1.1)):
+        layout = parse_layout(code, (kind(),))
+        candidate = Candidate(layout, model_of(layout, (kind(),), workload))
+        rate = factor * closed_of(candidate, 0.95).rate
+        found.append(Survivor(candidate, [Border(rate, ())]))
+    factors = corrections(found, 0.95)
+    assert factors == {"colocated": pytest.approx(0.6), "disaggregated": pytest.approx(1.1)}
 
 
 def test_unlike_workers_share_one_model() -> None:
