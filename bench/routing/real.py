@@ -26,7 +26,7 @@ import msgspec
 from baton.bench.planning.hardware.kinds import load_machine
 from baton.bench.report import at_least, at_most, show_rows, show_table
 from baton.bench.results import Row, add_json, chosen, deliver, found
-from baton.bench.routing.suite import SHAPES, load_of, warm_up
+from baton.bench.routing.suite import SHAPES, load_of, longest_prompt, warm_up
 from baton.bench.routing.systems import automatic
 from baton.bench.routing.trial import lanes_for, run_trial
 from baton.bench.routing.workloads import arrivals, targets_for
@@ -34,7 +34,6 @@ from baton.bench.serve.asking import Asking
 from baton.bench.serve.run import serve
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import summary
-from baton.bench.workloads.named import KINDS
 from baton.protocol.profile import Profile, encode_profile
 from baton.protocol.records import Targets
 
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = load_machine(options.machine).slower(options.slower)
     warm, workers = warm_up(options.kind), options.prefills + options.decodes
     parts = load_of(options.kind, options.load, workers, machine, options.seconds)
-    targets = targets_for(machine, max(KINDS[part.kind].prompt for part in parts))
+    targets = targets_for(machine, longest_prompt(options.kind))
     stream = list(arrivals(parts, machine, options.seed, targets=targets))
     count = (warm, warm + options.seconds)
     with tempfile.TemporaryDirectory() as directory:

@@ -43,6 +43,11 @@ def warm_up(shape: str) -> float:
     return WARM[any(KINDS[kind].turns > 1 for kind, _ in SHAPES[shape][0])]
 
 
+def longest_prompt(shape: str) -> int:
+    """Uncached tokens of the longest of its kinds."""
+    return max(KINDS[kind].prompt for kind, _ in SHAPES[shape][0])
+
+
 def load_of(
     shape: str, load: float, workers: int, machine: Machine, seconds: float
 ) -> list[Part]:
@@ -91,7 +96,7 @@ def _one(
     seed: int,
 ) -> Trial:
     parts = load_of(shape, load, workers, machine, seconds)
-    targets = targets_for(machine, max(KINDS[part.kind].prompt for part in parts))
+    targets = targets_for(machine, longest_prompt(shape))
     warm = warm_up(shape)
     return run_trial(
         system,
