@@ -24,6 +24,8 @@ BLOCK = 5.0
 ROUNDS = 1000
 SURE = 0.9
 """Of the draws, what lies within the bounds."""
+FEWEST = 6
+"""Blocks from which on their spread says anything."""
 
 
 class Ratio(NamedTuple):
@@ -41,6 +43,8 @@ def ratio(ours: Sequence[Iterable[Outcome]], theirs: Sequence[Iterable[Outcome]]
     blocks = [(mine[block], others[block]) for block in sorted(mine.keys() | others.keys())]
     if not blocks:
         return Ratio(1.0, 1.0, 1.0)
+    if len(blocks) < FEWEST:
+        return Ratio(_of(blocks), 0.0, math.inf)
     random = Random(len(blocks))
     drawn = sorted(_of(random.choices(blocks, k=len(blocks))) for _ in range(ROUNDS))
     outside = round((1 - SURE) / 2 * ROUNDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,6 +43,7 @@ def test_the_same_is_one_and_sure() -> None:
     runs = [some(0.8, seed) for seed in (1, 2)]
     assert ratio(runs, runs) == Ratio(1.0, 1.0, 1.0)
     assert ratio([], []) == Ratio(1.0, 1.0, 1.0)
+    assert ratio([outcomes([True] * 100)], [outcomes([True] * 50)]) == (2.0, 0.0, math.inf)
     assert str(Ratio(0.98, 0.9, 1.06)) == "0.980 (0.900 to 1.060)"
 
 
