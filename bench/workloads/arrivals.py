@@ -10,7 +10,7 @@ from itertools import count
 from random import Random
 
 from baton.bench.workloads.arrival import Arrival, output_tokens
-from baton.bench.workloads.named import KINDS
+from baton.bench.workloads.named import kind_of
 from baton.bench.workloads.processes import times
 from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS, Kind
 from baton.bench.workloads.tokens import VOCABULARY, random_tokens
@@ -47,7 +47,7 @@ def arrivals(
     waiting: list[tuple[float, int, Arrival]] = []
     number = count()
     for index, part in enumerate(parts):
-        kind = KINDS[part.kind] if isinstance(part.kind, str) else part.kind
+        kind = kind_of(part.kind)
         wanted = targets(kind)
         rng = Random(f"{seed} {index} {kind.draws or kind.name}")
         last_rate = None if part.last_rate is None else part.last_rate / kind.turns

@@ -29,6 +29,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def kind_of(kind: str | Kind) -> Kind:
+    """By its name, or itself."""
+    return KINDS[kind] if isinstance(kind, str) else kind
+
+
 def listed() -> str:
     """One line for each."""
     return "\n".join(f"  {name:<13} {w.about}" for name, w in WORKLOADS.items())
