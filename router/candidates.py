@@ -12,10 +12,18 @@ from baton.router.speed import WorkerModel
 
 ROLES = ("prefill", "decode", "mixed")
 
-URGENT, PATIENT = 5.0, 10.0
-"""Seconds: of two prompts of which one is due within the first, and the other after the second,
-the other gives way wherever they meet: workers compute by due time, and what is due far later
-than the first of a step waits for another step."""
+URGENT = 5.0
+"""Seconds until it is due, within which a request is urgent."""
+PATIENT = 10.0
+"""Seconds of a target for first tokens, above which requests are patient: they give way to urgent
+ones wherever they meet, for what is due far later than the first of a step waits for another step.
+Also when their own time runs out: in a flood of them it has for all, and they would be urgent, all
+of them, for good."""
+
+
+def is_patient(ttft: float | None) -> bool:
+    """Of a request with this target."""
+    return ttft is not None and ttft > PATIENT
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
@@ -66,12 +74,12 @@ class RequestFacts(msgspec.Struct, frozen=True):
     @property
     def urgent(self) -> bool:
         """Whether patient prompts give way to it. (To one that is late already they do not.)"""
-        return self.due_in is not None and 0 < self.due_in <= URGENT
+        return self.due_in is not None and 0 < self.due_in <= URGENT and not self.patient
 
     @property
     def patient(self) -> bool:
         """Whether it gives way to urgent ones."""
-        return self.due_in is not None and self.due_in > PATIENT
+        return is_patient(self.ttft)
 
     @property
     def worth(self) -> float:

@@ -24,7 +24,7 @@ from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.records import Request, TokenDelta
 from baton.protocol.tokens import pack_tokens, unpack_tokens
-from baton.router.candidates import URGENT
+from baton.router.candidates import is_patient
 from baton.router.policy import Decision
 
 MAX_EARLY = 1024
@@ -184,13 +184,11 @@ class Flight:
             return None
         return (last - first) / (len(self.accepted) - 1)
 
-    def gives_way(self, dispatch: Dispatch) -> bool:
-        """Whether its prompt was due so much later than predicted that it had to let others pass:
-        when its first token came says nothing of its worker then."""
-        predicted = dispatch.decision.prediction
-        if self.due is None or predicted is None:
-            return False
-        return self.due - (dispatch.at + predicted.ttft) > URGENT
+    @property
+    def gives_way(self) -> bool:
+        """Whether its prompt lets others pass: when its first token comes says nothing of its
+        worker then."""
+        return is_patient(self.request.targets.ttft)
 
     @property
     def num_tokens(self) -> int:

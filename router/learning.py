@@ -40,7 +40,7 @@ class Learning:
         worker = self._registry.get(decision.prefill or decision.decode)
         if worker is not None and predicted is not None and predicted.measured:
             self._observer.predicted("ttft", predicted.ttft, dispatch.ttft)
-            if not flight.gives_way(dispatch):
+            if not flight.gives_way:
                 worker.accuracy.first_token(predicted.queue, predicted.work, dispatch.ttft)
                 worker.corrected()
         decoder = self._registry.get(decision.decode)

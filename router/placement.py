@@ -19,7 +19,7 @@ import msgspec
 from baton.protocol.ids import Identity
 from baton.protocol.records import Cancel, Generate, Prefill, Reserve
 from baton.router.affinity import Sessions
-from baton.router.candidates import Candidate, RequestFacts
+from baton.router.candidates import PATIENT, Candidate, RequestFacts
 from baton.router.flight import Dispatch, Flight
 from baton.router.lane_room import LaneRoom
 from baton.router.learning import Learning
@@ -240,7 +240,8 @@ class Placement:
         work = 0.0 if decision.prediction is None else decision.prediction.prefill
         request = flight.request
         if facts.due_in is not None:
-            request = msgspec.structs.replace(request, due_in=facts.due_in)
+            due_in = max(facts.due_in, PATIENT) if facts.patient else facts.due_in
+            request = msgspec.structs.replace(request, due_in=due_in)
         if decision.prefill is None:
             decode.hold_prefill(flight, facts.tokens, work, now)
             flight.holders = {decode.identity: "local"}

@@ -34,7 +34,7 @@ from baton.protocol.records import (
 )
 from baton.router.accuracy import Accuracy
 from baton.router.backlog import Backlog
-from baton.router.candidates import PATIENT, ROLES, Candidate
+from baton.router.candidates import ROLES, Candidate, is_patient
 from baton.router.flight import Flight
 from baton.router.speed import COUNTING, WorkerModel
 from baton.router.worker_view import WorkerView, view_of
@@ -198,7 +198,7 @@ class Worker:
         """`work`: seconds that its prompt should take."""
         self.known = None
         self.backlog.add(flight, work, now)
-        if flight.due is None or flight.due - now <= PATIENT:
+        if not is_patient(flight.request.targets.ttft):
             self.rush.add(flight, work, now)
         self.prefilling[flight] = tokens
         self.prefill_tokens += tokens

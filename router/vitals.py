@@ -91,7 +91,7 @@ class Vitals:
         known = predicted is not None and predicted.measured
         if count <= 1:
             ratio = None
-            if known and dispatch.ttft is not None and not flight.gives_way(dispatch):
+            if known and dispatch.ttft is not None and not flight.gives_way:
                 assert predicted is not None
                 ratio = dispatch.ttft / max(predicted.queue + predicted.work, LEAST_TTFT)
             self._worked(decision.prefill or decision.decode, ratio, now)
@@ -136,7 +136,7 @@ class Vitals:
         predicted, waited = dispatch.decision.prediction, now - dispatch.at
         if predicted is None or not predicted.measured or waited < PATIENT:
             return
-        if flight.gives_way(dispatch):
+        if flight.gives_way:
             return
         ratio = waited / max(predicted.queue + predicted.work, LEAST_TTFT)
         if ratio > 2 * OUTLIER:

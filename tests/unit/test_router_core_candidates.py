@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from baton.protocol.curves import StepCurve
@@ -11,7 +12,15 @@ from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.link import Session
-from baton.protocol.records import BlockCounts, Curves, Load, ModelCard, Request, WorkerHello
+from baton.protocol.records import (
+    BlockCounts,
+    Curves,
+    Load,
+    ModelCard,
+    Request,
+    Targets,
+    WorkerHello,
+)
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.tokens import pack_tokens
 from baton.router.candidates import PATIENT
@@ -106,8 +115,8 @@ def test_a_worker_whose_steps_have_no_room_is_refused(limits: dict[str, int]) ->
 
 def due_in(seconds: float | None, number: int = 3) -> Flight:
     flight = make_flight(number)
-    flight.due = seconds
-    return flight
+    request = msgspec.structs.replace(flight.request, targets=Targets(ttft=seconds))
+    return Flight(request, number, 0.0, lambda flight, outcome, reason: None)
 
 
 @pytest.mark.parametrize(("due", "gives_way"), [(60.0, True), (PATIENT, False), (None, False)])
