@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,5 +175,6 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--apply", action="store_true", help="change roles; default: only say so")
     live.add_argument("--every", default="10s", metavar="DURATION", help="between looks")
     live.add_argument("--once", action="store_true", help="look once and end")
-    live.add_argument("--api-key", metavar="KEY")
+    live.add_argument("--api-key", metavar="KEY", default=os.environ.get("BATON_API_KEY"),
+                      help="default: $BATON_API_KEY")
     return found

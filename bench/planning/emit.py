@@ -11,6 +11,10 @@ from baton.deploy.settings import WorkerSettings
 
 ROUTER = "ROUTER:7777"
 """Stands for the address that workers dial, where it is not known yet."""
+_LEAST_STEP = 512
+"""Tokens of a step on any device unless told otherwise."""
+_STEP = 2048
+"""Tokens of a step that has to be larger than that."""
 _WIDE_GPUS = 8
 """More than so many are of several machines."""
 
@@ -80,8 +84,11 @@ def _limits(choice: Choice) -> list[str]:
     most = max(pool.batch_limit for pool in choice.pools)
     if most <= WorkerSettings.max_running:
         return []
-    tokens = max(max(pool.chunk for pool in choice.pools), 2 * most)
-    return ["--max-running", str(most), "--max-batch-tokens", str(tokens)]
+    running = ["--max-running", str(most)]
+    if 2 * most <= _LEAST_STEP:
+        return running
+    tokens = max(_STEP, 2 * most, *(pool.chunk for pool in choice.pools))
+    return [*running, "--max-batch-tokens", str(tokens)]
 
 
 def _profile(hardware: Sequence[str]) -> str | None:

@@ -107,6 +107,8 @@ def test_large_batches_get_room() -> None:
     options = parsed(commands(plan(choice(batch=300)), None)[-1])
     assert options["max_running"] == 300
     assert options["max_batch_tokens"] > 300  # type: ignore[operator]
+    middle = parsed(commands(plan(choice(batch=100)), None)[-1])
+    assert (middle["max_running"], middle["max_batch_tokens"]) == (100, None)
     small = parsed(commands(plan(choice(batch=10)), None)[-1])
     assert (small["max_running"], small["max_batch_tokens"]) == (64, None)
 
