@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from baton.protocol.errors import BatonError
 from baton.protocol.records import TokenDelta, TokenLogprobs
@@ -142,7 +143,7 @@ class Generation(AbstractContextManager["Generation"]):
         self._timer.finished(self.choices)
         self.close()
 
-    def usage(self) -> dict[str, object]:
+    def usage(self) -> dict[str, Any]:
         """OpenAI's `usage`. A prompt with several choices counts once."""
         prompt_tokens = sum(self._prompt_lens())
         completion_tokens = sum(choice.num_tokens for choice in self.choices)

@@ -17,7 +17,12 @@ from baton.router.api.generation import Generation
 from baton.router.api.order import order_of
 from baton.router.api.plan import ChoicePlan, plan_chat, plan_completion
 from baton.router.api.respond import respond_stream, respond_whole
-from baton.router.api.schemas import ChatRequest, CompletionRequest, GenerationRequest
+from baton.router.api.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    StreamOptions,
+)
 from baton.router.api.shapes import ChatShape, CompletionShape, Shape
 from baton.router.api.told import GENERATION
 from baton.router.api.validation import Model, parse_body
@@ -90,6 +95,5 @@ async def _respond(
     request[GENERATION] = generation = Generation(api, plans, timer)
     if not body.stream:
         return await respond_whole(generation, shape)
-    options = body.stream_options
-    include_usage = bool(options and options.include_usage)
-    return await respond_stream(request, generation, shape, timer, include_usage=include_usage)
+    usage = body.stream_options or StreamOptions()
+    return await respond_stream(request, generation, shape, timer, usage)

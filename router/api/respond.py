@@ -10,6 +10,7 @@ from aiohttp import web
 from baton.protocol.errors import BatonError
 from baton.router.api.errors import error_object, internal_error, json_response
 from baton.router.api.generation import Choice, Generation
+from baton.router.api.schemas import StreamOptions
 from baton.router.api.shapes import ChunkWriter, Shape
 from baton.router.api.sse import DONE, SseWriter, event
 from baton.router.metrics import RequestTimer
@@ -36,18 +37,25 @@ async def respond_stream(
     generation: Generation,
     shape: Shape,
     timer: RequestTimer,
-    *,
-    include_usage: bool,
+    options: StreamOptions,
 ) -> web.StreamResponse:
     """Headers are sent with the first token, so that a failure before it is a proper status
     (raises BatonError); a later failure is an error event, no [DONE], and the end of the
     stream."""
+    include_usage = bool(options.include_usage)
+    continuous = include_usage and bool(options.continuous_usage_stats)
     with generation:
         generation.start()
         writer = SseWriter(request)
         streams = {
             choice.index: _ChoiceStream(
-                ChunkWriter(shape, choice.index, include_usage=include_usage), writer
+                ChunkWriter(
+                    shape,
+                    choice.index,
+                    include_usage=include_usage,
+                    usage=generation.usage if continuous else None,
+                ),
+                writer,
             )
             for choice in generation.choices
         }

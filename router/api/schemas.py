@@ -92,6 +92,9 @@ class _Model(BaseModel):
 
 class StreamOptions(_Model):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = Field(
+        None, description="with include_usage: each event says what was used until then"
+    )
 
 
 class GenerationRequest(_Model):
@@ -100,7 +103,9 @@ class GenerationRequest(_Model):
     model: str | None = Field(None, description="the served model's name")
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(
-        None, description="an object with include_usage (true or false); only with stream"
+        None,
+        description="an object with include_usage and continuous_usage_stats (true or false); "
+        "only with stream",
     )
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -104,11 +104,19 @@ def _token_ids(piece: Piece) -> dict[str, Any]:
 
 class ChunkWriter:
     """Renders one choice's chunks. The common one, text and nothing else, is two constant pieces
-    around the escaped text."""
+    around the escaped text. `usage`: what each chunk says was used until then."""
 
-    def __init__(self, shape: Shape, index: int, *, include_usage: bool) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        index: int,
+        *,
+        include_usage: bool,
+        usage: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         self._shape = shape
         self._index = index
+        self._usage = usage
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
         opening = shape.opening_choice(index)
         self._opening = self._event(opening) if opening is not None else b""
@@ -120,11 +128,12 @@ class ChunkWriter:
         """Events for a piece; empty when there is nothing to tell yet."""
         opening, self._opening = self._opening, b""
         special = piece.entries or piece.token_ids or piece.finish_reason is not None
-        if special or (piece.text and self._has_logprobs):
+        if special or (piece.text and (self._has_logprobs or self._usage is not None)):
             return opening + self._event(self._shape.chunk_choice(self._index, piece))
         if piece.text:
             return opening + self._prefix + msgspec.json.encode(piece.text) + self._suffix
         return opening
 
     def _event(self, choice: dict[str, Any]) -> bytes:
-        return event({**self._shape.chunk_head, "choices": [choice], **self._tail})
+        tail = self._tail if self._usage is None else {"usage": self._usage()}
+        return event({**self._shape.chunk_head, "choices": [choice], **tail})

@@ -68,7 +68,6 @@ CHAT = {
 
 STREAM_OPTIONS = {
     "include_obfuscation": Unsupported("events are not padded; remove it", (False,)),
-    "continuous_usage_stats": Unsupported("usage comes with the last event", (False,)),
 }
 
 MESSAGE = {

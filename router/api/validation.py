@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from baton.protocol.errors import BatonError
 from baton.router.api import unsupported
-from baton.router.api.schemas import ChatRequest, CompletionRequest
+from baton.router.api.schemas import ChatRequest, CompletionRequest, StreamOptions
 from baton.router.api.unsupported import Unsupported
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -56,7 +56,7 @@ def check(raw: dict[str, Any], model: type[Model]) -> Model:
     options = raw.get("stream_options")
     if isinstance(options, dict):
         _refuse_foreign(
-            options, ("include_usage",), unsupported.STREAM_OPTIONS, "stream_options."
+            options, StreamOptions.model_fields, unsupported.STREAM_OPTIONS, "stream_options."
         )
     messages = raw.get("messages")
     if isinstance(messages, list):

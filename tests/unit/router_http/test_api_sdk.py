@@ -95,6 +95,22 @@ async def test_completion_stream(sdk):
     assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 3
 
 
+async def test_each_event_can_say_what_was_used_until_then(sdk):
+    for create in (
+        lambda **more: sdk.completions.create(prompt="x", **more),
+        lambda **more: sdk.chat.completions.create(messages=[USER], **more),
+    ):
+        stream = await create(
+            model="tiny", max_tokens=50, stream=True,
+            stream_options={"include_usage": True, "continuous_usage_stats": True},
+        )
+        used = [chunk.usage async for chunk in stream]
+        counts = [usage.completion_tokens for usage in used]
+        assert counts == sorted(counts)
+        assert counts[0] < counts[-2] == counts[-1]
+        assert {u.total_tokens - u.completion_tokens for u in used} == {used[-1].prompt_tokens}
+
+
 async def test_chat(sdk, server, tokenizer):
     messages = [
         {"role": "developer", "content": "be brief"},
