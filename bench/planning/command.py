@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from baton.bench.planning.candidates import MOST_DEVICES
+from baton.bench.planning.files import write_file
 from baton.bench.planning.inputs import (
     AT_MOST,
     add_hardware,
@@ -118,7 +119,7 @@ def deliver(plan: Plan, options: argparse.Namespace) -> int:
 
         write_html(plan, options.html)
     if options.json not in (None, "-"):
-        _write(Path(options.json), encode(plan))
+        write_file(Path(options.json), encode(plan))
     if options.json == "-":
         sys.stdout.buffer.write(encode(plan))
         sys.stdout.flush()
@@ -129,14 +130,6 @@ def deliver(plan: Plan, options: argparse.Namespace) -> int:
     else:
         show(plan, console)
     return plan.code
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from baton.bench.planning.figures import figure
+from baton.bench.planning.files import write_file
 from baton.bench.planning.plan import COLOCATED, DISAGGREGATED, HYBRID, Choice, Line, Plan
 from baton.protocol.errors import ConfigError
 
@@ -24,11 +25,7 @@ figure{margin:1.5rem 0}svg{max-width:100%;height:auto}small{color:#666}
 
 def write_html(plan: Plan, path: Path) -> None:
     """Raises ConfigError when it cannot be written, or nothing can draw."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(plan), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    write_file(path, page(plan).encode())
 
 
 def page(plan: Plan) -> str:

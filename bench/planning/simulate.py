@@ -13,6 +13,7 @@ from rich.console import Console
 
 from baton.bench.planning.estimates import estimate, over_runs, percentiles, share
 from baton.bench.planning.figures import figure
+from baton.bench.planning.files import write_file
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.inputs import (
     USUAL,
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json == "-":
             sys.stdout.write(text)
         else:
-            Path(options.json).write_text(text)
+            write_file(Path(options.json), text.encode())
     return 0
 
 

@@ -155,6 +155,12 @@ def test_the_report_holds_its_plots_and_needs_nothing_else(tmp_path: Path) -> No
     assert page(plan()) == page(plan()), "the same plan, the same file"
 
 
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_html(plan(), tmp_path / "file" / "report.html")
+
+
 def test_text_in_a_report_is_no_markup() -> None:
     assert "<script>" not in page(plan(verdict="<script>alert()</script>"))
 
