@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -18,11 +19,13 @@ from baton.protocol.records import (
     Generate,
     Prefill,
     Reserve,
+    Targets,
     TokenBatch,
     TokenDelta,
 )
 from baton.protocol.tokens import unpack_tokens
 from baton.router.accuracy import OutputLengths
+from baton.router.candidates import PATIENT
 from baton.router.control import RouterControl
 from baton.router.flight import Flight
 from baton.router.health import Health
@@ -54,6 +57,24 @@ async def test_local(cluster: Cluster) -> None:
     assert worker.keys(Cancel) == []
     assert cluster.counts.decisions == [("local", "mixed_worker")]
     assert cluster.counts.finished == ["length"]
+
+
+@pytest.mark.parametrize(("ttft", "waited", "said"), [
+    (60.0, 1.0, 59.0), (60.0, 55.0, PATIENT), (60.0, 99.0, PATIENT), (2.0, 1.5, 0.5),
+])
+async def test_a_patient_request_is_never_told_to_be_urgent(
+    cluster: Cluster, ttft: float, waited: float, said: float
+) -> None:
+    """However long it has waited: those that are urgent would have to give way to it."""
+    worker = await cluster.add("m0", "mixed")
+    now = asyncio.get_running_loop().time()
+    request = msgspec.structs.replace(make_request("r", [1, 2, 3]), targets=Targets(ttft=ttft))
+    flight = Flight(request, 0, now - waited, lambda *_: None)
+    cluster.dispatcher._placement.place(flight, now)
+    await until(lambda: any(isinstance(record, Generate) for record in worker.seen))
+    [generate] = [record for record in worker.seen if isinstance(record, Generate)]
+    assert generate.request.due_in == pytest.approx(said)
+    cluster.dispatcher._placement.release(flight, "the test is over")
 
 
 async def test_remote(cluster: Cluster) -> None:
