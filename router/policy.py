@@ -59,7 +59,7 @@ worker that decodes pays the same for a step, however few it decodes, and prompt
 HARDLY = 0.8
 """Targets missed, its own and others', from which on a way within the roles is as good as none."""
 
-LONG = 4
+LONG = 8
 """Steps that a prompt takes which gains nothing by sharing them."""
 
 ALTERNATIVES = 3
