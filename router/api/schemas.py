@@ -92,9 +92,9 @@ class _Model(BaseModel):
 
 class StreamOptions(_Model):
     include_usage: bool | None = None
-    continuous_usage_stats: bool | None = Field(
-        None, description="with include_usage: each event says what was used until then"
-    )
+    continuous_usage_stats: Annotated[
+        bool | None, Field(description="with include_usage: each event says what was used by then")
+    ] = None
 
 
 class GenerationRequest(_Model):
