@@ -29,7 +29,8 @@ def choice(layout: str, capacity: float, goodput: float | None) -> dict[str, Any
     times = {"p50": estimate(100.0), "p90": None, "p95": None, "p99": estimate(300.0)}
     simulated = None if goodput is None else {
         "capacity_per_s": estimate(capacity), "capacities_per_s": [capacity], "rate_per_s": 2.0,
-        "seeds": 1, "requests": 9, "attainment": estimate(0.95), "goodput_per_s": estimate(goodput), "served": estimate(1.0),
+        "seeds": 1, "requests": 9, "attainment": estimate(0.95),
+        "goodput_per_s": estimate(goodput), "served": estimate(1.0),
         "ttft_ms": times, "itl_ms": times, "gap_ms": times, "e2e_ms": times,
         "hit_rate": estimate(0.0), "handed": estimate(0.5),
     }
