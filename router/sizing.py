@@ -220,6 +220,7 @@ class Sizing:
                     hello.num_blocks * hello.layout.block_size,
                     hello.max_running,
                     hello.max_batch_tokens,
+                    hello.prefill_chunk,
                 ),
                 pinned=load is not None and load.pinned,
                 decoding=len(worker.decoding - worker.prefilling.keys())

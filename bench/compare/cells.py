@@ -126,7 +126,7 @@ def _fleet(
 ) -> Fleet:
     limits = machine.limits
     kind = Kind(machine.curve, machine.num_blocks * machine.layout.block_size,
-                limits.max_running, limits.max_batch_tokens)
+                limits.max_running, limits.max_batch_tokens, limits.prefill_chunk)
     item = Item(prompt, 0, output, targets.ttft or math.inf, targets.itl or math.inf)
     handoff = machine.link.seconds(machine.layout.blocks_for(prompt) * machine.layout.block_bytes)
     return Fleet([Group(kind, workers)], Workload(1.0, (item,)), handoff)

@@ -38,6 +38,7 @@ def device_of(kind: WorkerKind) -> Device:
             machine.num_blocks * layout.block_size,
             machine.limits.max_running,
             machine.limits.max_batch_tokens,
+            machine.limits.prefill_chunk,
         ),
         machine.link,
         layout.block_bytes / layout.block_size,

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from baton.protocol.curves import StepCurve
 from baton.router.planner.queueing import Waiting, normal_below, waiting
 from baton.router.planner.tails import Between, FirstToken
-from baton.router.planner.workload import Workload
+from baton.router.planner.workload import CHUNK, Workload
 
 STARVED = 0.02
 """The part of a step that prompts get where decodes alone exceed the budget."""
@@ -44,6 +44,12 @@ class Kind(NamedTuple):
     max_running: int
     step_tokens: int = 2048
     """Most tokens of a step."""
+    prefill_chunk: int = CHUNK
+    """Most of these that are of one prompt."""
+
+    @property
+    def chunk(self) -> int:
+        return min(self.prefill_chunk, self.step_tokens)
 
 
 class Prefilling(NamedTuple):
@@ -80,7 +86,10 @@ class PhaseModel:
         curve = kind.curve
         self.base = curve.base
         self._bins = tuple(
-            tuple((part.weight, part.work(curve), part.chunks) for part in group.bins)
+            tuple(
+                (part.weight, part.work(curve, chunks := part.chunks(kind.chunk)), chunks)
+                for part in group.bins
+            )
             for group in workload.classes
         )
         self.work = sum(weight * work for group in self._bins for weight, work, _ in group)

@@ -352,4 +352,5 @@ def _blend(kinds: Sequence[Kind], shares: Sequence[float]) -> Kind:
         sum(kind.kv_tokens for kind in kinds) // count,
         sum(kind.max_running for kind in kinds) // count,
         sum(kind.step_tokens for kind in kinds) // count,
+        sum(kind.prefill_chunk for kind in kinds) // count,
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from baton.protocol.curves import LinkCurve
 from baton.router.planner.phases import Kind
 from baton.router.planner.queueing import waiting
-from baton.router.planner.workload import CHUNK, Workload
+from baton.router.planner.workload import Workload
 
 
 class Traffic(NamedTuple):
@@ -55,7 +55,7 @@ def traffic(
     spread = workload.handed.variation
     # Prompts leave a worker about as evenly as it reads them.
     wait = waiting(1, rate / senders, service, spread, 1.0).mean
-    reading = kind.curve.prefill_seconds(round(workload.tokens), 0, CHUNK)
-    last = token_bytes * min(CHUNK, workload.tokens) * link.byte
+    reading = kind.curve.prefill_seconds(round(workload.tokens), 0, kind.chunk)
+    last = token_bytes * min(kind.chunk, workload.tokens) * link.byte
     behind = max(0.0, link.byte * per_request - reading)
     return Traffic(demand, capacity, link.latency + max(last, behind) + wait)

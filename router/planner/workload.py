@@ -19,7 +19,7 @@ from baton.protocol.curves import StepCurve, attention_pairs
 BINS = 12
 """Of each class."""
 CHUNK = 512
-"""Tokens of one prompt that a prefill worker computes in a step."""
+"""Tokens of one prompt that a worker computes in a step, unless it says otherwise."""
 
 
 class Item(NamedTuple):
@@ -46,11 +46,19 @@ class Bin(NamedTuple):
     tokens: float
     """To be computed, on average."""
     pairs: float
-    chunks: float
+    sizes: tuple[int, ...]
+    """Tokens to be computed, of each, in ascending order."""
 
-    def work(self, curve: StepCurve) -> float:
-        """Seconds of its prompt in steps, without what every step costs."""
-        return curve.chunk * self.chunks + curve.token * self.tokens + curve.pair * self.pairs
+    def chunks(self, most: int) -> float:
+        """Steps that a prompt needs, on average, with `most` tokens in each."""
+        first, last = (max(1, -(-size // most)) for size in (self.sizes[0], self.sizes[-1]))
+        if first == last:
+            return float(first)
+        return sum(max(1, -(-size // most)) for size in self.sizes) / len(self.sizes)
+
+    def work(self, curve: StepCurve, chunks: float) -> float:
+        """Seconds of its prompt in so many steps, without what every step costs."""
+        return curve.chunk * chunks + curve.token * self.tokens + curve.pair * self.pairs
 
 
 class Class(NamedTuple):
@@ -184,6 +192,6 @@ def _binned(items: list[Item], total: int) -> tuple[Bin, ...]:
             size / total,
             sum(tokens for tokens, _ in part) / size,
             sum(attention_pairs(tokens, cached) for tokens, cached in part) / size,
-            sum(max(1, math.ceil(tokens / CHUNK)) for tokens, _ in part) / size,
+            tuple(tokens for tokens, _ in part),
         ))
     return tuple(bins)

@@ -61,7 +61,8 @@ def queue(machine: Machine, prompt: int, load: float, count: int, seed: int = 1)
             prefill_chunk=prompt,
         ),
     )
-    kind = Kind(curve, machine.num_blocks * machine.layout.block_size, prompt - 1, prompt)
+    kind = Kind(curve, machine.num_blocks * machine.layout.block_size, prompt - 1, prompt,
+                prompt)
     planned = PhaseModel(Workload(rate, (Item(prompt, 0, 1),)), kind).prefill(1, rate)
     times = _times(rate, count, seed)
     run = Cluster([("mixed", single)], seed=seed).run(
