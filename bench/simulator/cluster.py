@@ -18,6 +18,7 @@ from baton.bench.simulator.engine import Work
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Network
 from baton.bench.simulator.outcome import Gaps, Outcome
+from baton.bench.simulator.quiet import quiet
 from baton.bench.simulator.session import SimulatedSession
 from baton.bench.simulator.shared_names import PromptNames
 from baton.bench.simulator.worker import HEARTBEAT, SimulatedWorker
@@ -131,7 +132,7 @@ class Cluster:
     def run(self, arrivals: Iterable[Arrival], *, until: float | None = None) -> Run:
         """Until all requests have ended, or to this second."""
         clients = self._clients = Clients(self.loop, self.dispatchers, iter(arrivals))
-        with _rare_collection():
+        with _rare_collection(), quiet():
             while not clients.finished and (until is None or self.loop.time() < until):
                 step = self.loop.time() + 10.0
                 self.loop.run_until(step if until is None else min(step, until))
