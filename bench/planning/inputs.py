@@ -11,8 +11,9 @@ from typing import NoReturn
 
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
 from baton.bench.planning.hardware.links import parse_link
-from baton.bench.planning.loads import Lengths, Load, Named, Trace
+from baton.bench.planning.loads import Load, Named, Stated, Trace
 from baton.bench.planning.wishes import Wishes
+from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.named import check_name, listed
 from baton.bench.workloads.traces import read_trace
 from baton.protocol.errors import ConfigError
@@ -47,7 +48,7 @@ def add_hardware(found: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--model", metavar="MODEL",
                        help="a config directory or a hub id, for hardware by name")
-    group.add_argument("--dtype", help="of weights and KV, for hardware by name")
+    group.add_argument("--dtype", help="of the weights, for hardware by name; KV is of 16 bits")
     group.add_argument("--tp", metavar="1,2,...",
                        help="tensor-parallel sizes that may be; default: all that are known")
     group.add_argument("--link", metavar="25GB/s[,1ms]",
@@ -132,16 +133,21 @@ def read_load(options: argparse.Namespace, kinds: tuple[WorkerKind, ...]) -> Loa
               zero=("prompt_spread", "output_spread"))
     if not 0 <= options.prefix_share < 1:
         raise ConfigError(f"--prefix-share must be from 0 to below 1, got {options.prefix_share:g}")
-    if options.prompt + options.output >= longest:
+    lengths = Lengths(
+        prompt=max(1, round(options.prompt)), output=max(1, round(options.output)),
+        spread=options.prompt_spread, output_spread=options.output_spread,
+        shared=options.prefix_share, groups=options.prefixes,
+    )
+    if lengths.prompt + lengths.longest_output >= longest:
+        most = "" if lengths.longest_output == lengths.output else (
+            f" (of which some are of {lengths.longest_output})"
+        )
         raise ConfigError(
-            f"--prompt {options.prompt:g} and --output {options.output:g} are more than the "
+            f"--prompt {options.prompt:g} and --output {options.output:g}{most} are more than the "
             f"{longest} tokens that the model allows"
         )
     variation = 1.0 if options.burstiness is None else options.burstiness
-    return Lengths(
-        options.prompt, options.output, rate, options.prompt_spread, options.output_spread,
-        options.prefix_share, options.prefixes, variation, longest,
-    )
+    return Stated(lengths, rate, variation, longest)
 
 
 def read_rate(text: str | None) -> float | None:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from random import Random
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from typing import Protocol
 
 from baton.bench.planning.caching import EndlessCache
 from baton.bench.workloads.arrival import Arrival
 from baton.bench.workloads.arrivals import Fit, arrivals
+from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.named import WORKLOADS
-from baton.bench.workloads.sessions import Kind, Shared, Turn
 from baton.bench.workloads.traces import Traced, replay
-from baton.bench.workloads.workload import Part
 from baton.protocol.records import Targets
 from baton.router.planner.workload import Item, Workload
 
@@ -52,45 +51,43 @@ class Load(Protocol):
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Requests of about one size, some of whose tokens are shared."""
+class Stated:
+    """Requests of about one size, some of whose tokens are shared: those that `baton bench serve`
+    would send."""
 
-    prompt: float
-    """Tokens, on average."""
-    output: float
+    lengths: Lengths
     rate: float | None = None
-    prompt_spread: float = 0.0
-    """Standard deviation of the logarithm (lognormal); 0: all alike."""
-    output_spread: float = 0.0
-    prefix_share: float = 0.0
-    """Of a mean prompt: what it has in common with others."""
-    prefixes: int = 8
-    """Of which each request has one."""
     variation: float = 1.0
     """Standard deviation of intervals over their mean; 1 is Poisson."""
     longest: int = 1 << 30
-    sessions: bool = False
+    """Tokens of prompt and output."""
 
     @property
     def name(self) -> str:
-        return f"{self.prompt:g}/{self.output:g}"
+        return f"{self.lengths.prompt}/{self.lengths.output}"
+
+    @property
+    def sessions(self) -> bool:
+        return self.lengths.turns > 1
 
     def arrivals(
         self, rate: float, seconds: float, seed: int, targets: Targets
     ) -> Iterator[Arrival]:
-        kind = Kind("lengths", partial(_one, self), 1.0, round(self.prompt), round(self.output))
-        part = Part(kind, rate, 0.0, seconds, self.variation)
-        fit = Fit(longest=self.longest, max_tokens=_most(self.output, self.output_spread))
-        return arrivals([part], seed, lambda kind: targets, fit)
+        parts = self.lengths.workload().parts(rate, seconds, variation=self.variation)
+        most = self.lengths.longest_output
+        fit = Fit(longest=self.longest - most, max_tokens=most)
+        return arrivals(parts, seed, lambda kind: targets, fit)
 
     def sample(self, targets: Targets) -> Workload:
-        count = SAMPLE if self.prompt_spread or self.output_spread else 1
-        rng = Random("sample")
-        shared = round(self.prefix_share * self.prompt)
-        items = []
-        for _ in range(count):
-            turn = _one(self, rng)[1][0]
-            items.append(Item(shared + turn.new, shared, turn.output, *_wanted(targets)))
+        lengths = self.lengths
+        count = SAMPLE if lengths.spread or lengths.output_spread or lengths.turns > 1 else 1
+        even = replace(self, variation=1.0)
+        stream = islice(even.arrivals(SAMPLE / 100.0, 200.0, 0, targets), count)
+        shared = round(lengths.shared * lengths.prompt)
+        items = [
+            Item(len(arrival.prompt()) // 4, shared, arrival.length, *_wanted(targets))
+            for arrival in stream
+        ]
         return Workload(self.rate or 1.0, tuple(items), max(1e-3, self.variation**2))
 
 
@@ -221,28 +218,6 @@ def dispersion(times: Sequence[float]) -> float:
 
 
 # -- inside ----------------------------------------------------------------------------------
-
-
-def _one(spec: Lengths, rng: Random) -> tuple[Shared, list[Turn]]:
-    shared = round(spec.prefix_share * spec.prompt)
-    own = _drawn(rng, spec.prompt - shared, spec.prompt_spread)
-    output = min(_drawn(rng, spec.output, spec.output_spread), _most(
-        spec.output, spec.output_spread) - 1)
-    head = ((9000 + rng.randrange(spec.prefixes), shared),) if shared else ()
-    return head, [Turn(0.0, own, output)]
-
-
-def _drawn(rng: Random, mean: float, spread: float) -> int:
-    """Lognormal of this mean; never more than a normal one is four deviations away."""
-    if not spread:
-        return max(1, round(mean))
-    draw = max(-4.0, min(4.0, rng.gauss(0.0, 1.0)))
-    return max(1, round(mean * math.exp(spread * draw - spread**2 / 2)))
-
-
-def _most(output: float, spread: float) -> int:
-    """Output tokens that clients allow: what hardly any answer comes to."""
-    return max(16, round(output * math.exp(4 * spread)) + 2)
 
 
 def _wanted(targets: Targets) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from baton.bench.planning.break_even import break_even
 from baton.bench.planning.candidates import all_candidates
 from baton.bench.planning.choices import choice_of
 from baton.bench.planning.closed import Answer, World
+from baton.bench.planning.doubts import doubts
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.infeasible import infeasible
 from baton.bench.planning.layout import kind_name
@@ -27,7 +28,7 @@ from baton.bench.planning.plots import plots_of
 from baton.bench.planning.processes import EFFORTS, Setting, processes
 from baton.bench.planning.progress import Tell
 from baton.bench.planning.sensitivity import same_devices, sensitivity
-from baton.bench.planning.survivors import simulate
+from baton.bench.planning.survivors import Survivor, simulate
 from baton.bench.planning.verdict import verdict
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.errors import ConfigError
@@ -80,7 +81,7 @@ def make_plan(asked: Asked, tell: Tell = lambda more, done: None) -> Plan:
         infeasible=infeasible(world, most if survivors[0].capacity > 0 else None)
         if failed else None,
         plots=plots_of(here, survivors),
-        notes=_notes(asked, len(candidates), choices, factors),
+        notes=_notes(asked, len(candidates), choices, survivors, factors),
     )
 
 
@@ -147,7 +148,11 @@ def _kind_facts(asked: Asked) -> list[KindFacts]:
 
 
 def _notes(
-    asked: Asked, candidates: int, choices: Sequence[Choice], factors: dict[str, float]
+    asked: Asked,
+    candidates: int,
+    choices: Sequence[Choice],
+    survivors: Sequence[Survivor],
+    factors: dict[str, float],
 ) -> list[str]:
     notes = [
         f"{candidates} layout{'s' if candidates > 1 else ''} by closed forms, the best of each "
@@ -159,6 +164,7 @@ def _notes(
             "simulated over closed form: " + ", ".join(told)
             + "; sensitivity and break-even are closed forms corrected by it"
         )
+    notes += doubts(survivors, asked.kinds, asked.wishes.attainment)
     if isinstance(asked.load, Trace) and asked.load.left_out:
         notes.append(
             f"{asked.load.left_out} of {len(asked.load.requests)} requests of the trace are longer "

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.loads import Load
 from baton.bench.planning.progress import Tell
+from baton.bench.planning.steady import Length
 from baton.bench.planning.wishes import Wishes
 from baton.router.planner.workload import Workload
 
@@ -26,9 +27,11 @@ class Effort:
     kept: int
     """Of these, with all seeds."""
     requests: int
-    """That count in a run."""
+    """That count in a run, at least."""
+    lives: float
+    """Of requests, one after the other, that a run lasts while they count (`steady.Length`)."""
     tokens: int
-    """Of output in a run, at most."""
+    """Of output in a run, about, beyond which a slice of a layout is simulated."""
     seeds: int
     rounds: int
     """Times that closed forms are corrected."""
@@ -37,11 +40,11 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(per_shape=1, kept=1, requests=250, tokens=40_000, seeds=3, rounds=1,
-                    precise=0.1),
-    "normal": Effort(per_shape=3, kept=1, requests=500, tokens=150_000, seeds=5, rounds=2,
-                     precise=0.06),
-    "thorough": Effort(per_shape=6, kept=3, requests=2000, tokens=1_000_000, seeds=8,
+    "quick": Effort(per_shape=1, kept=1, requests=250, lives=2.5, tokens=250_000, seeds=3,
+                    rounds=1, precise=0.15),
+    "normal": Effort(per_shape=3, kept=1, requests=500, lives=6.0, tokens=1_000_000, seeds=5,
+                     rounds=2, precise=0.06),
+    "thorough": Effort(per_shape=6, kept=3, requests=2000, lives=16.0, tokens=10_000_000, seeds=8,
                        rounds=3, precise=0.04),
 }
 
@@ -57,6 +60,11 @@ class Setting:
     wishes: Wishes
     effort: Effort
     seed: int = 1
+
+    @property
+    def length(self) -> Length:
+        """Of every run."""
+        return Length(requests=self.effort.requests, lives=self.effort.lives)
 
     @property
     def seeds(self) -> range:

@@ -19,15 +19,12 @@ from baton.bench.simulator.outcome import Outcome, window
 from baton.bench.workloads.arrival import Arrival
 from baton.router.dispatcher import Dispatcher
 from baton.router.observer import Observer
-from baton.router.planner.workload import Workload
 from baton.router.policy import Decide, decide
 
 POINTS = 60
 """Of how busy pools are over time."""
 _PATIENCE = 20.0
 """Times a TTFT target, or the seconds of an answer, that a run goes on after its last arrival."""
-_SESSION_SECONDS = 30.0
-"""That it takes until conversations of all ages are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +81,10 @@ class Seen:
     missed: dict[str, int]
     """Requests that did not keep "ttft", "itl" or "e2e", or were "refused"."""
 
-
-def span_of(workload: Workload, wishes: Wishes, rate: float, requests: int, tokens: int,
-            *, sessions: bool) -> Span:
-    """`requests` that count, `tokens` of output in all at most."""
-    answer = wishes.ttft + workload.gaps * wishes.itl
-    if wishes.e2e is not None:
-        answer = min(answer, wishes.e2e)
-    warm = max(1.5 * answer, _SESSION_SECONDS if sessions else 0.0)
-    span = Span(warm, max(requests / rate, answer), 0.5 * answer)
-    much = rate * span.all * max(1.0, workload.gaps + 1)
-    if much <= tokens:
-        return span
-    factor = tokens / much
-    return Span(span.warm * factor, span.counted * factor, span.after * factor)
+    @property
+    def life(self) -> float:
+        """Seconds from a request's arrival to its last token, on average; 0 where none ended."""
+        return sum(self.e2e) / len(self.e2e) if self.e2e else 0.0
 
 
 def run_load(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-GROWTH = 1.35
-"""From one look to the next while only one side of the border has been seen."""
+GROWTH = 1.15
+"""From one look to the next while only one side of the border has been seen; the next step is
+twice as large."""
 PRECISE = 0.04
 """Relative distance of the two sides of the border that is near enough."""
 _DOWN = 2.0
@@ -39,9 +41,11 @@ def highest(
     precise: float = PRECISE,
     growth: float = GROWTH,
     most: int = 12,
+    ceiling: float = math.inf,
 ) -> Border:
     """`look(rate)` gives the rate at which requests came indeed, which varies around the one asked
-    for, and the share that attained. `wanted`: share. At most `most` looks.
+    for, and the share that attained. `wanted`: share. At most `most` looks, none at a rate above
+    `ceiling`, which is the most that is found.
 
     Attainment is taken to fall with the rate; between the two sides of the border it is taken as
     linear in what came.
@@ -49,7 +53,7 @@ def highest(
     looks: list[Look] = []
     low: Look | None = None
     high: Look | None = None
-    rate = start
+    rate = min(start, ceiling)
     while len(looks) < most:
         seen = Look(rate, *look(rate))
         looks.append(seen)
@@ -61,13 +65,17 @@ def highest(
             if len(looks) >= _HOPELESS:
                 break
             rate /= growth if len(looks) < 3 else _DOWN
+            growth = max(growth, 1.35)
         elif high is None:
-            rate *= growth
+            if rate >= ceiling:
+                break
+            rate = min(ceiling, rate * growth)
+            growth *= growth
         elif high.asked <= low.asked * (1 + precise):
             break
         else:
             rate = _between(low, high, wanted)
-    return Border(_crossing(low, high, wanted), tuple(looks))
+    return Border(min(ceiling, _crossing(low, high, wanted)), tuple(looks))
 
 
 def _between(low: Look, high: Look, wanted: float) -> float:

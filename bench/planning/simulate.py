@@ -30,7 +30,8 @@ from baton.bench.planning.journals import layout_of, read_journal, seen_of, targ
 from baton.bench.planning.layout import Layout, parse_layout
 from baton.bench.planning.plan import SHARES, Estimate, Percentiles
 from baton.bench.planning.progress import progress
-from baton.bench.planning.run import Seen, run_load, span_of
+from baton.bench.planning.run import Seen
+from baton.bench.planning.steady import Length, run_steady
 from baton.bench.planning.what_if import POLICIES, Case, case_of, replayed
 from baton.bench.planning.wishes import Wishes
 from baton.bench.report import show_table
@@ -50,7 +51,8 @@ EXAMPLES = """\
   baton simulate 4m --hardware made --prompt 2000 --output 200 --rate 3/s --json
   baton simulate --hardware here.json --trace journal.jsonl --what-if 3p+1d --what-if cost
   baton simulate 2p+2d --hardware here.json --trace journal.jsonl --what-if h100"""
-_MOST_TOKENS = 20_000_000
+_LIVES = 8.0
+"""Of requests, one after the other, that a run lasts at least: or no rate is kept up."""
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,13 +137,14 @@ def _simulated(options: argparse.Namespace) -> Report:
         raise ConfigError("--rate is needed: requests per second, such as 4/s (baton plan finds "
                           "the most that can be)")
     layout = parse_layout(options.layout, kinds)
-    workload = load.sample(wishes.targets)
-    span = span_of(workload, wishes, rate, options.requests, _MOST_TOKENS, sessions=load.sessions)
+    workload = wishes.within(load.sample(wishes.targets))
+    length = Length(requests=options.requests, lives=_LIVES)
     runs = []
     with progress() as tell:
         tell(options.seeds, 0)
         for seed in range(options.seed, options.seed + options.seeds):
-            runs.append(run_load(layout, kinds, load, wishes, rate=rate, span=span, seed=seed))
+            runs.append(run_steady(layout, kinds, load, workload, wishes, rate=rate,
+                                   length=length, seed=seed))
             tell(0, 1)
     return _report(load.name, wishes, [figures_of(layout.name(kinds), runs)])
 
@@ -238,7 +241,8 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--what-if", action="append", metavar="SPLIT|POLICY|HARDWARE",
                      help=f"one thing that is otherwise; policies: {', '.join(POLICIES)}; repeat "
                      "for several")
-    how.add_argument("--requests", type=int, default=1000, help="that count")
+    how.add_argument("--requests", type=int, default=1000,
+                     help="that count, at least: high rates need more")
     how.add_argument("--seeds", type=int, default=1, help="for confidence intervals: 3 or more")
     how.add_argument("--seed", type=int, default=1)
     how.add_argument("--json", nargs="?", const="-", metavar="FILE", help="print JSON, or to FILE")

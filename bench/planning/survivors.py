@@ -13,7 +13,7 @@ does not depend on how many.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
@@ -24,8 +24,14 @@ from baton.bench.planning.layout import Layout
 from baton.bench.planning.limits import Limits
 from baton.bench.planning.plan import SHAPES
 from baton.bench.planning.processes import Processes, Setting
-from baton.bench.planning.run import Seen, run_load, span_of
-from baton.bench.planning.search import GROWTH, Border, highest
+from baton.bench.planning.run import Seen
+from baton.bench.planning.search import Border, highest
+from baton.bench.planning.slices import Slice, slice_of, whole
+from baton.bench.planning.steady import run_steady
+
+_ABOVE = 1.3
+"""Times what closed forms say that the busiest resource allows: no simulation is believed that
+says more. Closed forms keep every step within the target, requests only the mean of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class Survivor:
     borders: list[Border] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    part: Slice | None = None
+    """Of the layout, that was simulated. None: all of it."""
 
     @property
     def rates(self) -> list[float]:
@@ -71,8 +79,8 @@ def simulate(
         best += sorted(of_shape, key=score, reverse=True)[: setting.effort.kept]
     others = [(s, seed) for s in best for seed in setting.seeds[1:]]
     found = run.map([
-        partial(find_border, layout=s.candidate.layout, start=_start(s), seed=seed, growth=1.15,
-                precise=2 * setting.effort.precise)
+        partial(find_border, part=_part(s), start=_start(s), ceiling=ceiling_of(s.candidate),
+                seed=seed, precise=2 * setting.effort.precise)
         for s, seed in others
     ])
     for (survivor, _), (border, points) in zip(others, found, strict=True):
@@ -94,13 +102,18 @@ def _first(
         new = [c for c in chosen if c.layout not in tried]
         if not new:
             break
-        found = run.map([
-            partial(find_border, layout=c.layout, start=_expected(c, factors, setting),
-                    seed=setting.seed, precise=setting.effort.precise)
+        parts = [
+            slice_of(c, setting.kinds, setting.workload, setting.wishes, length=setting.length,
+                     tokens=setting.effort.tokens, sessions=setting.load.sessions)
             for c in new
+        ]
+        found = run.map([
+            partial(find_border, part=part, start=_expected(c, factors, setting),
+                    ceiling=ceiling_of(c), seed=setting.seed, precise=setting.effort.precise)
+            for c, part in zip(new, parts, strict=True)
         ])
-        for candidate, (border, points) in zip(new, found, strict=True):
-            tried[candidate.layout] = Survivor(candidate, [border], list(points))
+        for candidate, part, (border, points) in zip(new, parts, found, strict=True):
+            tried[candidate.layout] = Survivor(candidate, [border], list(points), part=part)
         factors = corrections(list(tried.values()), setting.wishes.attainment)
     return list(tried.values()), factors
 
@@ -110,7 +123,7 @@ def _measure(
 ) -> None:
     tasks = [(survivor, seed) for survivor in best for seed in setting.seeds]
     found = run.map([
-        partial(look, layout=survivor.candidate.layout, rate=rate_for(survivor, limits),
+        partial(look, part=_part(survivor), rate=rate_for(survivor, limits),
                 seed=seed, watch=seed == setting.seed)
         for survivor, seed in tasks
     ])
@@ -127,6 +140,15 @@ def rate_for(survivor: Survivor, limits: Limits) -> float:
     if capacity > 0:
         return capacity
     return max(1e-3, 0.5 * survivor.candidate.model.bound)
+
+
+def _part(survivor: Survivor) -> Slice:
+    return survivor.part or whole(survivor.candidate.layout)
+
+
+def ceiling_of(candidate: Candidate) -> float:
+    """Requests per second that are not searched beyond."""
+    return _ABOVE * candidate.model.bound
 
 
 def _start(survivor: Survivor) -> float:
@@ -151,35 +173,51 @@ def corrections(survivors: Sequence[Survivor], attainment: float) -> dict[str, f
 
 # -- tasks, in any process -----------------------------------------------------------------------
 
-def look(setting: Setting, *, layout: Layout, rate: float, seed: int, watch: bool = False) -> Seen:
-    effort, wishes = setting.effort, setting.wishes
-    span = span_of(setting.workload, wishes, rate, effort.requests, effort.tokens,
-                   sessions=setting.load.sessions)
-    return run_load(layout, setting.kinds, setting.load, wishes, rate=rate, span=span, seed=seed,
-                    watch=watch)
+
+def look(
+    setting: Setting,
+    *,
+    part: Slice,
+    rate: float,
+    seed: int,
+    watch: bool = False,
+    lived: float = 0.0,
+) -> Seen:
+    """`rate`: of the whole layout, as are those that come back."""
+    seen = run_steady(
+        part.layout, setting.kinds, setting.load, setting.workload, setting.wishes,
+        rate=rate / part.scale, length=setting.length, seed=seed, watch=watch,
+        lived=lived,
+    )
+    return replace(seen, rate=rate, came=seen.came * part.scale, goodput=seen.goodput * part.scale)
 
 
 def find_border(
     setting: Setting,
     *,
-    layout: Layout,
+    part: Slice,
     start: float,
+    ceiling: float,
     seed: int,
     precise: float,
-    growth: float = GROWTH,
 ) -> tuple[Border, tuple[Point, ...]]:
     wanted = setting.wishes.attainment
     points: list[Point] = []
+    lived = 0.0
 
     def at(rate: float) -> tuple[float, float]:
-        seen = look(setting, layout=layout, rate=rate, seed=seed)
+        nonlocal lived
+        seen = look(setting, part=part, rate=rate, seed=seed, lived=lived)
+        if seen.attainment >= wanted:
+            lived = max(lived, seen.life)
         came = seen.came or rate
         points.append(Point(
             came, seen.attainment, _quantile(seen.ttft, wanted), _quantile(seen.itl, wanted)
         ))
         return came, seen.attainment
 
-    return highest(at, start, wanted, growth=growth, precise=precise), tuple(points)
+    border = highest(at, start, wanted, precise=precise, ceiling=ceiling)
+    return border, tuple(points)
 
 
 def _quantile(values: Sequence[float], share: float) -> float | None:

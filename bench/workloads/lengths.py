@@ -3,6 +3,7 @@ asks for with numbers."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from random import Random
 
@@ -11,16 +12,21 @@ from baton.bench.workloads.workload import Workload, steady
 
 _THINK = 2.0
 """Seconds between turns, at least; as many again on average."""
+_MOST = 4
+"""Times as long as the mean, or as short."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
     prompt: int = 512
-    """Tokens of the first turn's prompt, those it shares included."""
+    """Tokens of the first turn's prompt, those it shares included; their mean."""
     output: int = 64
+    """Their mean."""
     spread: float = 0.0
-    """Of the logarithms of both lengths; 0: all alike. They stay within a quarter and four times
-    the median."""
+    """Standard deviation of the logarithms of both lengths (lognormal); 0: all alike. They stay
+    within a quarter and four times the mean."""
+    output_spread: float | None = None
+    """Of answers, if it is another."""
     shared: float = 0.0
     """Share of the prompt that it has in common with others, at its head."""
     groups: int = 1
@@ -37,15 +43,24 @@ class Lengths:
     def _session(self, rng: Random) -> tuple[Shared, list[Turn]]:
         head = round(self.shared * self.prompt)
         own = max(1, self.prompt - head)
+        answers = self.spread if self.output_spread is None else self.output_spread
         turns = [
             Turn(0.0 if n == 0 else _THINK + rng.expovariate(1 / _THINK),
-                 self._drawn(rng, own), self._drawn(rng, self.output) - 1)
+                 _drawn(rng, own, self.spread), _drawn(rng, self.output, answers) - 1)
             for n in range(self.turns)
         ]
         shared = ((500 + rng.randrange(self.groups), head),) if head else ()
         return shared, turns
 
-    def _drawn(self, rng: Random, median: int) -> int:
-        if not self.spread:
-            return median
-        return max(1, around(rng, median, median / 4, median * 4, self.spread))
+    @property
+    def longest_output(self) -> int:
+        """Tokens: no answer is longer."""
+        spread = self.spread if self.output_spread is None else self.output_spread
+        return _MOST * self.output if spread else self.output
+
+
+def _drawn(rng: Random, mean: int, spread: float) -> int:
+    if not spread:
+        return mean
+    median = mean * math.exp(-(spread**2) / 2)
+    return max(1, around(rng, median, mean / _MOST, mean * _MOST, spread))

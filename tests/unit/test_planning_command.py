@@ -18,21 +18,23 @@ from baton.bench.planning.closed import Answer, World
 from baton.bench.planning.infeasible import infeasible
 from baton.bench.planning.layout import parse_layout
 from baton.bench.planning.limits import Limits
-from baton.bench.planning.loads import Lengths
+from baton.bench.planning.loads import Stated
 from baton.bench.planning.plan import Plan, read_plan
 from baton.bench.planning.planner import Asked, make_plan
 from baton.bench.planning.processes import EFFORTS, Effort, Setting, processes
-from baton.bench.planning.run import run_load, span_of
+from baton.bench.planning.run import Span, run_load
 from baton.bench.planning.search import Border
 from baton.bench.planning.sensitivity import same_devices, sensitivity
 from baton.bench.planning.survivors import Survivor, corrections
 from baton.bench.planning.wishes import Wishes
+from baton.bench.workloads.lengths import Lengths
 from baton.deploy.planning import COMMANDS
 from baton.protocol.profile import Profile, encode_profile
 
 WISHES = Wishes(ttft=0.3, itl=0.02)
-LOAD = Lengths(prompt=400, output=16, prompt_spread=0.3)
-TINY = Effort(per_shape=1, kept=1, requests=60, tokens=4_000, seeds=2, rounds=0, precise=0.1)
+LOAD = Stated(Lengths(prompt=400, output=16, spread=0.3, output_spread=0.0))
+TINY = Effort(per_shape=1, kept=1, requests=60, lives=6.0, tokens=200_000, seeds=2, rounds=0,
+              precise=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -153,8 +155,7 @@ def test_the_commands_are_where_the_command_line_looks() -> None:
 
 
 def test_a_run_is_the_same_for_the_same_seed_and_shows_how_busy_pools_are() -> None:
-    kinds, workload = (kind(),), LOAD.sample(WISHES.targets)
-    span = span_of(workload, WISHES, 10.0, 60, 10**6, sessions=False)
+    kinds, span = (kind(),), Span(1.0, 6.0, 0.3)
     layout = parse_layout("1p+1d", kinds)
     one, again, other = (
         run_load(layout, kinds, LOAD, WISHES, rate=10.0, span=span, seed=seed, watch=True)
@@ -174,8 +175,8 @@ def test_a_run_is_the_same_for_the_same_seed_and_shows_how_busy_pools_are() -> N
     ("1p+1d", 1.0, 1.0), ("2m", 0.0, 0.0), ("~2m", 0.2, 1.0), ("1p+1m", 0.2, 1.0),
 ])
 def test_roles_are_as_strict_as_the_layout_says(code: str, least: float, most: float) -> None:
-    kinds, load = (kind(),), Lengths(prompt=800, output=40)
-    span = span_of(load.sample(WISHES.targets), WISHES, 8.0, 60, 10**6, sessions=False)
+    kinds, load = (kind(),), Stated(Lengths(prompt=800, output=40))
+    span = Span(1.0, 7.5, 0.3)
     seen = run_load(parse_layout(code, kinds), kinds, load, WISHES, rate=8.0, span=span, seed=1)
     assert least <= seen.handed <= most
 
@@ -195,8 +196,8 @@ def test_closed_forms_are_corrected_by_what_was_simulated() -> None:
 def test_unlike_workers_share_one_model() -> None:
     """What a worker of one kind computes must be known to one of another by the same name."""
     kinds = (kind(1, name="small"), kind(2, speed=1.8, name="large"))
-    load = Lengths(prompt=400, output=8, prefix_share=0.5, prefixes=1)
-    span = span_of(load.sample(WISHES.targets), WISHES, 5.0, 40, 10**6, sessions=False)
+    load = Stated(Lengths(prompt=400, output=8, shared=0.5))
+    span = Span(1.0, 8.0, 0.3)
     layout = parse_layout("1p@tp1+1d@tp2", kinds)
     seen = run_load(layout, kinds, load, WISHES, rate=5.0, span=span, seed=1)
     assert seen.served == 1.0

@@ -15,11 +15,11 @@ import pytest
 from baton.bench.planning import command
 from baton.bench.planning.caching import BLOCK, EndlessCache
 from baton.bench.planning.inputs import read_rate, read_wishes
-from baton.bench.planning.loads import Lengths, Load, Named, Trace, dispersion
-from baton.bench.planning.run import span_of
+from baton.bench.planning.loads import Load, Named, Stated, Trace, dispersion
 from baton.bench.planning.simulate import main as simulate
 from baton.bench.planning.wishes import Wishes
 from baton.bench.simulator.outcome import Outcome
+from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.traces import Traced
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
@@ -27,6 +27,7 @@ from baton.protocol.tokens import pack_tokens
 from baton.router.planner.workload import Item, Workload
 
 TARGETS = Targets(ttft=0.5, itl=0.05)
+SHORT = Lengths(prompt=10, output=2)
 TRACE = Trace("t", tuple(
     Traced(n * 0.5, 600, 5 + n, (("a", 512),) if n % 2 else (("b", 512),)) for n in range(40)
 ))
@@ -36,26 +37,27 @@ TRACE = Trace("t", tuple(
 
 
 def test_lengths_are_as_asked() -> None:
-    load = Lengths(1000, 200, prompt_spread=0.4, output_spread=0.6, prefix_share=0.3, prefixes=2)
+    load = Stated(Lengths(prompt=1000, output=200, spread=0.4, output_spread=0.6, shared=0.3,
+                          groups=2))
     found = list(load.arrivals(50.0, 40.0, 1, TARGETS))
     assert len(found) == pytest.approx(2000, rel=0.08)
     prompts = [arrival.prompt() for arrival in found[:400]]
     assert mean(len(p) // 4 for p in prompts) == pytest.approx(1000, rel=0.06)
-    assert mean(arrival.length - 1 for arrival in found) == pytest.approx(200, rel=0.08)
+    assert mean(arrival.length for arrival in found) == pytest.approx(200, rel=0.08)
     assert len({p[: 4 * 300] for p in prompts}) == 2, "two prefixes of 300 tokens"
     assert found[0].targets == TARGETS
 
 
 def test_even_arrivals_and_bursts() -> None:
-    even = list(Lengths(10, 2, variation=0.0).arrivals(4.0, 10.0, 1, TARGETS))
+    even = list(Stated(SHORT, variation=0.0).arrivals(4.0, 10.0, 1, TARGETS))
     assert [arrival.at for arrival in even[:3]] == [0.25, 0.5, 0.75]
-    bursts = [a.at for a in Lengths(10, 2, variation=3.0).arrivals(50.0, 200.0, 1, TARGETS)]
-    poisson = [a.at for a in Lengths(10, 2).arrivals(50.0, 200.0, 1, TARGETS)]
+    bursts = [a.at for a in Stated(SHORT, variation=3.0).arrivals(50.0, 200.0, 1, TARGETS)]
+    poisson = [a.at for a in Stated(SHORT).arrivals(50.0, 200.0, 1, TARGETS)]
     assert dispersion(bursts) > 4 > 1.5 > dispersion(poisson) > 0.7
 
 
 @pytest.mark.parametrize("load", [
-    Lengths(100, 20, prompt_spread=0.3), Named("agent"), TRACE,
+    Stated(Lengths(prompt=100, output=20, spread=0.3, output_spread=0.0)), Named("agent"), TRACE,
 ], ids=lambda load: load.name)
 def test_the_same_seed_the_same_requests_in_any_process(load: Load) -> None:
     again: Load = pickle.loads(pickle.dumps(load))
@@ -87,7 +89,7 @@ def test_what_is_too_long_for_the_model_is_left_out_of_a_trace() -> None:
 def test_samples_know_what_is_cached() -> None:
     items = TRACE.sample(TARGETS).items
     assert [item.cached for item in items[:4]] == [0, 0, 512, 512]
-    shared = Lengths(1000, 20, prefix_share=0.3).sample(TARGETS).items[0]
+    shared = Stated(Lengths(prompt=1000, output=20, shared=0.3)).sample(TARGETS).items[0]
     assert (shared.prompt, shared.cached, shared.ttft, shared.itl) == (1000, 300, 0.5, 0.05)
     agents = Named("agent").sample(TARGETS).items
     assert 0.4 < sum(i.cached for i in agents) / sum(i.prompt for i in agents) < 0.95
@@ -116,18 +118,6 @@ def test_closed_forms_get_what_a_whole_answer_leaves_between_tokens() -> None:
     wishes = Wishes(ttft=0.5, itl=0.05, e2e=2.5, attainment=0.9)
     assert wishes.within(Workload(1.0, items)).itl == pytest.approx(0.02)
     assert Wishes(ttft=0.5, itl=0.05).within(Workload(1.0, items)).itl == 0.05
-
-
-def test_a_run_is_long_enough_and_no_longer_than_its_tokens() -> None:
-    workload = Workload(1.0, (Item(100, 0, 101, 1.0, 0.05),))
-    wishes = Wishes(ttft=1.0, itl=0.05)
-    span = span_of(workload, wishes, 10.0, 100, 10**9, sessions=False)
-    assert (span.warm, span.counted, span.after) == (9.0, 10.0, 3.0)
-    fast = span_of(workload, wishes, 1000.0, 100, 10**9, sessions=False)
-    assert fast.counted == 6.0, "as long as an answer at least"
-    short = span_of(workload, wishes, 1000.0, 100, 50_000, sessions=False)
-    assert 1000.0 * short.all * 101 == pytest.approx(50_000)
-    assert span_of(workload, wishes, 10.0, 100, 10**9, sessions=True).warm == 30.0
 
 
 # -- options ---------------------------------------------------------------------------------
