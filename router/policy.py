@@ -53,7 +53,7 @@ from baton.router.prediction import Prediction
 RECOMPUTE_TOKENS = 512
 """Prompt tokens that a worker with running streams may have to recompute at a time: a chunk."""
 
-KEPT_APART = 0.75
+KEPT_APART = 0.7
 """Share of their time that prompts take of workers for prompts, from which on roles are kept: every
 worker that decodes pays the same for a step, however few it decodes, and prompts wait for it."""
 HARDLY = 0.8
@@ -202,7 +202,9 @@ class _Ways:
         readers = self.ready_prefills or [
             c for c in receivers if c.prefilling < c.max_running
         ]
-        self._for_prompts, self._for_tokens = _pool(facts, prefills), _pool(facts, receivers)
+        apart = [c for c in prefills if not c.model.decoding]
+        self._for_prompts = _pool(facts, prefills, len(apart))
+        self._for_tokens = _pool(facts, receivers)
         price = self._price(self._for_tokens)
         if self.ready_prefills:
             price = self._price(self._for_prompts) + price_of_queue(facts, readers, now)
@@ -317,14 +319,16 @@ class _Ways:
         return self._may_recompute(worker)
 
 
-def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
+def _pool(facts: RequestFacts, workers: Sequence[Candidate], free: int = 0) -> Pool:
+    """`free`: how many of them have their time for prompts. Where some decode it is what these
+    have to do that counts: long prompts go to them, and who decodes is given more to decode."""
     models = [worker.model for worker in workers]
     pressure = sum([model.pressure for model in models])
     if pressure <= 0:
         return EMPTY
     work = sum([model.pressure * model.typical for model in models])
     ttft, worth = facts.tightest
-    return Pool(pressure / len(models), work / pressure, ttft, worth, len(models))
+    return Pool(pressure / (free or len(models)), work / pressure, ttft, worth, len(models))
 
 
 def _rank(option: Option) -> tuple[float, bool]:

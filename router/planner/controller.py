@@ -169,7 +169,7 @@ class Controller:
         else:
             entry = yield from self._compare(cluster, trigger, current, estimate, now)
         if trigger == "starvation" and self._moves_left > 0 and not entry.moves:
-            relief = self._relief.move(workers)
+            relief = self._relief.move(workers, None if estimate is None else estimate.workload)
             if relief is not None:
                 entry = _moving(now, trigger, workers, [relief], self._relief.reason)
         if trigger == "starvation" and entry.moves:

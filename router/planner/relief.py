@@ -6,16 +6,19 @@ it asks for little (one worker, which does both from then on) and only when it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from baton.router.planner.moves import Move, WorkerState
+from baton.router.planner.workload import Workload
 
 PATIENCE = 3.0
 """Seconds for which a queue must have grown or stood."""
 LONG = 3.0
 """Seconds of work that make a queue."""
 IDLE = 0.6
-"""Of its sequences, what a decoding worker that has time runs at most."""
+"""Of the sequences that its slots and their targets allow, what a decoding worker that has time
+runs at most."""
 
 
 class Relief:
@@ -41,14 +44,16 @@ class Relief:
             return False
         return now - self._since >= PATIENCE
 
-    def move(self, workers: Sequence[WorkerState]) -> Move | None:
-        """None when nobody has time."""
+    def move(
+        self, workers: Sequence[WorkerState], workload: Workload | None = None
+    ) -> Move | None:
+        """None when nobody has time. `workload`: as it was observed, if it is known."""
         if self._phase == "prefill":
             donors = [
-                w for w in workers
-                if w.role == "decode" and not w.pinned and _fullness(w) < IDLE
+                (used, w.name, w) for w in workers
+                if w.role == "decode" and not w.pinned and (used := _used(w, workload)) < IDLE
             ]
-            best = min(donors, key=lambda w: (_fullness(w), w.name), default=None)
+            best = min(donors, default=(0.0, "", None))[2]
             self.reason = "prompts queue and do not drain, while decode workers have time"
         else:
             donors = [
@@ -62,6 +67,18 @@ class Relief:
 
 def _fullness(worker: WorkerState) -> float:
     return worker.decoding / max(1, worker.kind.max_running)
+
+
+def _used(worker: WorkerState, workload: Workload | None) -> float:
+    """Of what it could decode: with so many sequences that its steps take what their targets allow
+    it is full, however many slots it has."""
+    if workload is None:
+        return _fullness(worker)
+    curve = worker.kind.curve
+    each = curve.decode + curve.context * workload.context
+    if each <= 0 or not math.isfinite(workload.itl):
+        return _fullness(worker)
+    return max(_fullness(worker), worker.decoding * each / max(each, workload.itl - curve.base))
 
 
 def _pressure(workers: Sequence[WorkerState], queued: int) -> tuple[str, float]:

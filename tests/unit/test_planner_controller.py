@@ -11,7 +11,9 @@ from toy_cluster import KIND, Outcome, ToyCluster
 from baton.router.planner.controller import Cluster, Controller
 from baton.router.planner.moves import Move, MoveCost, WorkerState, choose, groups_of, split_of
 from baton.router.planner.phases import Kind
+from baton.router.planner.relief import Relief
 from baton.router.planner.split import Split
+from baton.router.planner.workload import Item, Workload
 
 READING = (17.0, 2500.0, 60.0)
 """Requests per second, mean prompt, mean output: nine tenths of what 6 + 2 workers carry."""
@@ -92,6 +94,24 @@ def test_what_the_curves_did_not_foresee_is_relieved() -> None:
     assert triggers == {"starvation"}
     assert all(move.role == "mixed" for _, move, _ in cluster.outcome.moves)
     assert len(cluster.queue) < 10
+
+
+def test_steps_that_take_what_targets_allow_are_no_time_that_is_left() -> None:
+    """A hundred answers may leave most of a worker's slots free, and none of its time."""
+    answers = Workload(10.0, (Item(300, 0, 200, 1.5, 0.03),))
+    most = (0.03 - KIND.curve.base) / (
+        KIND.curve.decode + KIND.curve.context * answers.context
+    )
+    assert most < 0.9 * KIND.max_running
+    for share, helps in ((0.8, False), (0.4, True)):
+        relief = Relief()
+        pool = [
+            worker("a", "prefill", backlog=9.0),
+            worker("b", "decode", decoding=int(share * most)),
+        ]
+        assert not relief.starving(pool, 50, 0.0)
+        assert relief.starving(pool, 50, 4.0)
+        assert (relief.move(pool, answers) is not None) is helps
 
 
 def worker(name: str, role: str, **more: object) -> WorkerState:

@@ -358,6 +358,17 @@ def test_while_prompts_press_roles_are_kept_by_who_is_in_time_so() -> None:
     assert way(chosen(replace(due, due_in=0.04), *busy, decodes))[:2] == (None, "d0")
 
 
+def test_what_decodes_beside_does_not_hide_how_hard_prompts_press_the_rest() -> None:
+    """They go to those that are free for them. Else the roles of some are swapped for good: they
+    take no more prompts and go on to be given what is to be decoded, for that is cheap there."""
+    due = replace(FACTS, due_in=FACTS.ttft, tokens=200, blocks=13)
+    strays = [worker(f"p{n}", decoding=6, pressure=0.1, typical=0.12) for n in (2, 3, 4)]
+    for pressing, decoder in ((HEAVY, "d0"), (LIGHT, "p2")):
+        free = [worker(f"p{n}", queued=0.3, **pressing) for n in (0, 1)]
+        decision = chosen(due, *free, *strays, worker("d0", decoding=60))
+        assert decision.decode.node_id == decoder
+
+
 # -- links that are cut ----------------------------------------------------------------------
 
 
