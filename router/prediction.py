@@ -66,9 +66,12 @@ def outlook(
     pool = [c for c in prompt_pool(candidates) if c.model.measured]
     if not pool:
         return None
-    # Work is counted as long as it takes on the fastest, so that is one.
     shares = [_share_for_prompts(c) for c in pool]
-    capacity = sum(shares) / max(shares)
+    capacity = sum(shares)
+    if all(c.role != "prefill" for c in pool):
+        # What they decode makes the work longer already, as it is counted. With workers for
+        # prompts it is counted where nobody decodes, until those do that as well.
+        capacity /= max(shares)
     waiting = sum(c.model.queue(now) for c in pool)
     best = min(
         c.model.first_token(c.model.queue(now), prefill_seconds(facts, c)) for c in pool

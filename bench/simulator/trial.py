@@ -20,7 +20,9 @@ from baton.protocol.records import Targets
 from baton.router.dispatcher import Dispatcher
 from baton.router.lanes import Lanes, configure
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).parents[2]
+"""As the interpreter names the files of this package, which a profile goes by: behind a symbolic
+link that is another path than the resolved one."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,12 @@ def test_prompts_beside_decodes_everywhere_are_not_counted_twice() -> None:
         assert near is not None
         assert far is not None
         assert far - near == pytest.approx(1.0)
+    # A worker for prompts that decodes besides has less of itself for what was counted before.
+    stray = [worker("p0", decoding=40)]
+    near, far = (outlook(FACTS, stray, ahead, NOW) for ahead in (5.0, 7.0))
+    assert near is not None
+    assert far is not None
+    assert far - near > 2.0
     uneven = [worker("m0"), worker("m1", decoding=40)]
     near, far = (outlook(FACTS, uneven, ahead, NOW) for ahead in (5.0, 7.0))
     assert near is not None
