@@ -20,6 +20,7 @@ from baton.bench.planning.plan import (
     ms,
 )
 from baton.bench.planning.processes import Setting
+from baton.bench.planning.run import Seen
 from baton.bench.planning.survivors import Survivor, rate_for
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.curves import StepShape
@@ -106,8 +107,13 @@ def _pool(pool: Role, survivor: Survivor, setting: Setting, rate: float) -> Pool
         kind=kind_name(setting.kinds, pool.kind) if len(setting.kinds) > 1 else kind.machine.name,
         batch_limit=batch,
         chunk=chunk,
-        busy=share(s.busy.get(pool.role, 0.0) for s in survivor.seen) if survivor.seen else None,
+        busy=share(_busy(s, pool.role) for s in survivor.seen) if survivor.seen else None,
     )
+
+
+def _busy(seen: Seen, role: str) -> float:
+    """Of a slice in which workers do both, all are as busy as each."""
+    return seen.busy.get(role, seen.busy.get("mixed", 0.0))
 
 
 def _binds(survivor: Survivor, setting: Setting, rate: float) -> str:

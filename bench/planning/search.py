@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 GROWTH = 1.15
-"""From one look to the next while only one side of the border has been seen; the next step is
-twice as large."""
+"""From one look to the next while only one side of the border has been seen; from the third one
+on steps are ever larger."""
 PRECISE = 0.04
 """Relative distance of the two sides of the border that is near enough."""
 _DOWN = 2.0
@@ -70,7 +70,7 @@ def highest(
             if rate >= ceiling:
                 break
             rate = min(ceiling, rate * growth)
-            growth *= growth
+            growth = growth if len(looks) < 2 else growth * growth
         elif high.asked <= low.asked * (1 + precise):
             break
         else:

@@ -2,25 +2,28 @@
 
 What the whole carries is what the part does, times what closed forms say of the whole over what
 they say of the part: they know that more workers share their queues better, and what another ratio
-of roles makes of it where the part cannot have the same one.
+of roles makes of it where the part cannot have the same one. What ends it is the same for both
+where that can be: a correction of how prompts are read says nothing of how tokens are written.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from baton.bench.planning.candidates import Candidate, closed_of, model_of
 from baton.bench.planning.hardware.kinds import WorkerKind
-from baton.bench.planning.layout import Layout, Role
+from baton.bench.planning.layout import Layout
 from baton.bench.planning.steady import Length, expected_life, span_of
 from baton.bench.planning.wishes import Wishes
 from baton.router.planner.workload import Workload
 
 REQUEST_TOKENS = 100
 """Output tokens that take as long to simulate as what every request takes beside its tokens."""
+_MORE = 2
+"""Times as many workers as there should be, so that the same ends the part as ends the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +60,45 @@ def slice_of(
     wanted = max(least, math.floor(layout.workers * min(1.0, tokens / work)))
     if wanted >= layout.workers:
         return whole(layout)
-    found = _like(layout, wanted)
-    part = Candidate(found, model_of(found, kinds, workload))
-    return Slice(found, _over(candidate, part, wishes.attainment))
+    binds = closed_of(candidate, wishes.attainment).binds
+    parts = [
+        Candidate(found, model_of(found, kinds, workload))
+        for found in _likes(layout, binds, min(_MORE * wanted, layout.workers))
+    ]
+
+    def unlike(part: Candidate) -> tuple[float, ...]:
+        other = closed_of(part, wishes.attainment).binds != binds
+        workers = part.layout.workers
+        return other, max(0, workers - wanted), _far(layout, part.layout), -workers
+
+    part = min(parts, key=unlike)
+    return Slice(part.layout, _over(candidate, part, wishes.attainment))
 
 
-def _like(layout: Layout, workers: int) -> Layout:
-    """Of at most so many, with roles as nearly in the same ratio as can be; of those that are
-    equally near, the largest."""
+def _likes(layout: Layout, binds: str, workers: int) -> list[Layout]:
+    """Of at most so many workers."""
     pools = layout.pools
-    counts = [
-        found for found in product(*(range(1, pool.workers + 1) for pool in pools))
+    mixed = layout.pool("mixed")
+    if binds == "all" and mixed is not None and len(pools) > 1 and (
+        len({pool.kind for pool in pools}) == 1
+    ):
+        # The time of all together ends it, so who has which role does not matter.
+        pools = (replace(mixed, workers=layout.workers),)
+    least = 2 if len(pools) == 1 and not layout.strict else 1
+    return [
+        Layout(tuple(replace(p, workers=n) for n, p in zip(found, pools, strict=True)),
+               layout.strict)
+        for found in product(*(range(least, pool.workers + 1) for pool in pools))
         if sum(found) <= workers
     ]
 
-    def far(found: Sequence[int]) -> tuple[float, int]:
-        shares = [math.log(n / pool.workers) for n, pool in zip(found, pools, strict=True)]
-        return round(max(shares) - min(shares), 6), -sum(found)
 
-    best = min(counts, key=far)
-    return Layout(
-        tuple(Role(p.role, n, p.kind) for n, p in zip(best, pools, strict=True)), layout.strict
-    )
+def _far(layout: Layout, part: Layout) -> float:
+    """From the same ratio of roles; 0 where there is but one."""
+    if len(part.pools) == 1:
+        return 0.0
+    shares = [math.log(part.count(p.role) / p.workers) for p in layout.pools]
+    return round(max(shares) - min(shares), 6)
 
 
 def _over(candidate: Candidate, part: Candidate, attainment: float) -> float:

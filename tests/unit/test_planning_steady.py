@@ -101,7 +101,7 @@ def test_what_is_small_enough_is_simulated_whole() -> None:
 
 
 @pytest.mark.parametrize(("code", "part"), [
-    ("8m", "1m"), ("~8m", "~2m"), ("4p+4d", "1p+1d"), ("2p+4d", "1p+1d"), ("1p+7m", "1p+1m"),
+    ("8m", "1m"), ("4p+4d", "1p+1d"), ("4m+4d", "1m+1d"),
 ])
 def test_a_slice_has_the_ratio_of_roles_or_nearly(code: str, part: str) -> None:
     found = slice_for(code, 1.0)  # as small as can be
@@ -110,8 +110,21 @@ def test_a_slice_has_the_ratio_of_roles_or_nearly(code: str, part: str) -> None:
     assert found.scale == pytest.approx(ratio)
 
 
+@pytest.mark.parametrize(("code", "binds", "part"), [
+    ("2p+6d", "decode", "1p+3d"),  # 1p+1d would end with a target
+    ("1p+7m", "all", "~2m"),  # 1p+1m as well
+])
+def test_what_ends_a_slice_ends_the_whole(code: str, binds: str, part: str) -> None:
+    writing = Workload(1.0, (Item(100, 0, 200, 0.3, 0.03),))
+    layout = parse_layout(code, KINDS)
+    here = Candidate(layout, model_of(layout, KINDS, writing))
+    assert closed_of(here, 0.95).binds == binds
+    found = slice_of(here, KINDS, writing, WISHES, length=LENGTH, tokens=1.0, sessions=False)
+    assert found.layout == parse_layout(part, KINDS)
+
+
 def test_more_may_be_simulated_where_there_is_time_for_it() -> None:
-    sizes = [slice_for("16m", tokens).layout.workers for tokens in (1.0, 2e4, 4e4, 1e6)]
+    sizes = [slice_for("16m", tokens).layout.workers for tokens in (1.0, 2e4, 6e4, 1e6)]
     assert sizes == sorted(sizes)
     assert sizes[0] == 1
     assert 1 < sizes[1] < sizes[2] < sizes[3] == 16, sizes
