@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 STRETCH = 8
 """Tokens in a row that one observation of intervals is made of."""
-LEAST_TTFT, LEAST_STEP = 0.02, 0.002
-"""Seconds: below that it is messages and threads that are measured, not a worker."""
+BESIDE_TTFT, LEAST_STEP = 0.02, 0.002
+"""Seconds: messages, threads and the step under way come on top of a first token's own work, and of
+steps below that it is they that are measured, not a worker."""
 PATIENT = 1.0
 """Seconds that a first token may take in any case."""
 
@@ -93,7 +94,7 @@ class Vitals:
             ratio = None
             if known and dispatch.ttft is not None and not flight.gives_way:
                 assert predicted is not None
-                ratio = dispatch.ttft / max(predicted.queue + predicted.work, LEAST_TTFT)
+                ratio = dispatch.ttft / (predicted.queue + predicted.work + BESIDE_TTFT)
             self._worked(decision.prefill or decision.decode, ratio, now)
         elif begun is None:  # the second token may have waited for a hand-off: count from there
             self._stretches[flight] = (count, now)
@@ -138,7 +139,7 @@ class Vitals:
             return
         if flight.gives_way:
             return
-        ratio = waited / max(predicted.queue + predicted.work, LEAST_TTFT)
+        ratio = waited / (predicted.queue + predicted.work + BESIDE_TTFT)
         if ratio > 2 * OUTLIER:
             self.health.overdue(worker.identity, ratio, self._pool(), now)
             self._show(worker.identity, "no first token", now)

@@ -119,3 +119,13 @@ def test_what_reaches_one_worker_shares_its_link() -> None:
     alone, together = gaps(1), gaps(3)
     assert alone[0] == pytest.approx(seconds, rel=0.3)
     assert together[-1] - together[0] == pytest.approx(2 * seconds, rel=0.1)
+
+
+def test_short_prompts_at_a_fast_worker_are_no_sign_of_slowness() -> None:
+    """A first token of 5 ms of work comes after 30 ms where others share its step: what is beside
+    the work of a prompt counts, too, or the only prefill worker is called slow."""
+    fast = machine(base=7.4e-3, token=1.7e-5, decode=1e-5, context=1e-8, spread=0.02)
+    cluster = Cluster([("prefill", fast), ("decode", fast)], seed=1)
+    run = cluster.run(arrivals(poisson(130, 3, seed=2), prompt=225, length=3))
+    assert len(run.outcomes) > 300
+    assert run.circuits == []
