@@ -33,6 +33,20 @@ def test_one_prefill_worker_is_m_d_1() -> None:
     assert model.prefill(2, 1.01 / service).attained[0] > 0.9
 
 
+def test_chunks_are_as_large_as_a_kind_of_workers_makes_them() -> None:
+    rng = random.Random(3)
+    items = tuple(Item(rng.randint(1, 9000), 0, 1, 1.0) for _ in range(100))
+    work = Workload(1.0, items)
+    for chunk, step_tokens, size in ((512, 8192, 512), (2048, 8192, 2048), (4096, 1024, 1024)):
+        exact = sum(
+            CURVE.prefill_seconds(item.prompt, 0, size)
+            - CURVE.base * math.ceil(item.prompt / size)
+            for item in items
+        ) / len(items)
+        there = Kind(CURVE, BIG, 1024, step_tokens, chunk)
+        assert PhaseModel(work, there).work == pytest.approx(exact, rel=1e-6)
+
+
 def test_what_is_cached_is_not_computed() -> None:
     cold = PhaseModel(Workload(1.0, (Item(4096, 0, 1, 1.0),)), kind())
     warm = PhaseModel(Workload(1.0, (Item(4096, 3584, 1, 1.0),)), kind())

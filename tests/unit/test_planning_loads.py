@@ -19,6 +19,7 @@ from baton.bench.planning.loads import Load, Named, Stated, Trace, dispersion
 from baton.bench.planning.simulate import main as simulate
 from baton.bench.planning.wishes import Wishes
 from baton.bench.simulator.outcome import Outcome
+from baton.bench.workloads.arrivals import arrivals
 from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.traces import Traced
 from baton.protocol.errors import ConfigError
@@ -46,6 +47,18 @@ def test_lengths_are_as_asked() -> None:
     assert mean(arrival.length for arrival in found) == pytest.approx(200, rel=0.08)
     assert len({p[: 4 * 300] for p in prompts}) == 2, "two prefixes of 300 tokens"
     assert found[0].targets == TARGETS
+
+
+def test_a_plan_is_for_the_requests_that_a_benchmark_sends() -> None:
+    """With spreads, too, and heads that are shared."""
+    lengths = Lengths(prompt=300, output=20, spread=0.5, shared=0.2, groups=3)
+    planned = list(Stated(lengths).arrivals(20.0, 10.0, 4, TARGETS))
+    sent = list(arrivals(lengths.workload().parts(20.0, 10.0), 4))
+    assert len(planned) > 150
+    assert [(a.at, a.length, a.prompt(), a.noise) for a in planned] == [
+        (a.at, a.length, a.prompt(), a.noise) for a in sent
+    ]
+    assert len({a.length for a in planned}) > 10
 
 
 def test_even_arrivals_and_bursts() -> None:
