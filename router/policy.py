@@ -202,9 +202,7 @@ class _Ways:
         readers = self.ready_prefills or [
             c for c in receivers if c.prefilling < c.max_running
         ]
-        apart = [c for c in prefills if not c.model.decoding]
-        self._for_prompts = _pool(facts, prefills, len(apart))
-        self._for_tokens = _pool(facts, receivers)
+        self._for_prompts, self._for_tokens = _pool(facts, prefills), _pool(facts, receivers)
         price = self._price(self._for_tokens)
         if self.ready_prefills:
             price = self._price(self._for_prompts) + price_of_queue(facts, readers, now)
@@ -265,7 +263,7 @@ class _Ways:
     def within_roles(self, options: list[Option]) -> list[Option]:
         """Those that keep to the roles and have a chance, if there are any and it matters."""
         facts, pool = self.facts, self._for_prompts
-        if pool.pressure < KEPT_APART or facts.due_in is None or facts.remaining <= 1:
+        if self._pressing() < KEPT_APART or facts.due_in is None or facts.remaining <= 1:
             return options
         if pool.ttft is not None and facts.ttft is not None and facts.ttft > pool.ttft:
             return options  # it takes what is left
@@ -279,6 +277,16 @@ class _Ways:
             and option.missed < HARDLY
         ]
         return kept or options
+
+    def _pressing(self) -> float:
+        """The share of their time that prompts take of workers for prompts; while some wait, of
+        those that do not decode besides. Long prompts go to these, and the others take few, for
+        they are given what is to be decoded: else that would go on for good."""
+        pressure = self._for_prompts.pressure
+        free = sum([not worker.model.decoding for worker in self.prefills])
+        if not free or not self.facts.behind[0]:
+            return pressure
+        return pressure * len(self.prefills) / free
 
     def _is_severed(self, reading: Reading, writing: Writing) -> bool:
         severed = self.facts.severed
@@ -319,16 +327,14 @@ class _Ways:
         return self._may_recompute(worker)
 
 
-def _pool(facts: RequestFacts, workers: Sequence[Candidate], free: int = 0) -> Pool:
-    """`free`: how many of them have their time for prompts. Where some decode it is what these
-    have to do that counts: long prompts go to them, and who decodes is given more to decode."""
+def _pool(facts: RequestFacts, workers: Sequence[Candidate]) -> Pool:
     models = [worker.model for worker in workers]
     pressure = sum([model.pressure for model in models])
     if pressure <= 0:
         return EMPTY
     work = sum([model.pressure * model.typical for model in models])
     ttft, worth = facts.tightest
-    return Pool(pressure / (free or len(models)), work / pressure, ttft, worth, len(models))
+    return Pool(pressure / len(models), work / pressure, ttft, worth, len(models))
 
 
 def _rank(option: Option) -> tuple[float, bool]:

@@ -50,10 +50,10 @@ class Relief:
         """None when nobody has time. `workload`: as it was observed, if it is known."""
         if self._phase == "prefill":
             donors = [
-                (used, w.name, w) for w in workers
-                if w.role == "decode" and not w.pinned and (used := _used(w, workload)) < IDLE
+                w for w in workers
+                if w.role == "decode" and not w.pinned and _used(w, workload) < IDLE
             ]
-            best = min(donors, default=(0.0, "", None))[2]
+            best = min(donors, key=lambda w: (_used(w, workload), w.name), default=None)
             self.reason = "prompts queue and do not drain, while decode workers have time"
         else:
             donors = [

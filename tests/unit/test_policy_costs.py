@@ -369,9 +369,10 @@ def test_what_decodes_beside_does_not_hide_how_hard_prompts_press_the_rest() -> 
     take no more prompts and go on to be given what is to be decoded, for that is cheap there."""
     due = replace(FACTS, due_in=FACTS.ttft, tokens=200, blocks=13)
     strays = [worker(f"p{n}", decoding=6, pressure=0.1, typical=0.12) for n in (2, 3, 4)]
-    for pressing, decoder in ((HEAVY, "d0"), (LIGHT, "p2")):
+    for pressing, waiting, decoder in ((HEAVY, 1, "d0"), (HEAVY, 0, "p2"), (LIGHT, 1, "p2")):
         free = [worker(f"p{n}", queued=0.3, **pressing) for n in (0, 1)]
-        decision = chosen(due, *free, *strays, worker("d0", decoding=60))
+        facts = replace(due, behind=(waiting, 0.0))
+        decision = chosen(facts, *free, *strays, worker("d0", decoding=60))
         assert decision.decode.node_id == decoder
 
 
