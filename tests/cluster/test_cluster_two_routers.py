@@ -101,8 +101,11 @@ def test_a_worker_drained_at_one_router_is_emptied_by_both(
     first, second = routers
     expected = Calls(second.url, CALLS, "undisturbed").wait()
     both = [Calls(router.url, CALLS, "drained") for router in routers]
-    wait_for(lambda: min(calls.streamed for calls in both) >= 100, "streams in their middle")
-    assert seen(second, "d")["outstanding"] > 0
+    wait_for(
+        lambda: min(calls.streamed for calls in both) >= 100
+        and seen(second, "d")["outstanding"] > 0,
+        "streams in their middle, some of the other router at the worker to be drained",
+    )
     first.post("/admin/workers/d/drain", {})
     wait_for(
         lambda: all(
