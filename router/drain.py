@@ -60,7 +60,7 @@ class Drain:
     def stop(self, worker: Worker) -> None:
         """It takes requests again, with its next heartbeat. What is leaving leaves. Whichever
         router it was that drained it. Idempotent."""
-        if worker.drained:
+        if worker.drained or worker.state == "draining":
             log.info("worker %s is no longer drained", worker.identity.node_id)
         worker.drained = False
         _tell(worker)

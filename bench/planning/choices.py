@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import asdict
+
 from baton.bench.planning.candidates import Candidate, closed_of, device_of
-from baton.bench.planning.estimates import estimate, over_runs, percentiles, share
+from baton.bench.planning.estimates import estimate, share, shortened
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.layout import Role, kind_name
 from baton.bench.planning.limits import Limits
+from baton.bench.planning.outcomes import figures_of
 from baton.bench.planning.plan import (
     SHARES,
     Choice,
@@ -46,10 +49,10 @@ def choice_of(survivor: Survivor, limits: Limits, setting: Setting) -> Choice:
         gpus=gpus,
         price_per_hour=price,
         feasible=enough,
-        capacity_per_s=_short(capacity),
-        goodput_per_s=_short(goodput),
-        goodput_per_gpu=_short(per_gpu),
-        goodput_per_cost=_short(goodput * _PER_HOUR / price) if price else None,
+        capacity_per_s=shortened(capacity),
+        goodput_per_s=shortened(goodput),
+        goodput_per_gpu=shortened(per_gpu),
+        goodput_per_cost=shortened(goodput * _PER_HOUR / price) if price else None,
         binds=_binds(survivor, setting, rate),
         traffic=_traffic(survivor.candidate, rate),
         forecast=forecast_of(survivor.candidate, setting.wishes, rate),
@@ -63,12 +66,12 @@ def forecast_of(candidate: Candidate, wishes: Wishes, rate: float) -> Forecast:
     found: split.Forecast = candidate.model.forecast(rate)
     tails = found.tails
     return Forecast(
-        capacity_per_s=_short(closed.rate),
-        bound_per_s=_short(candidate.model.bound),
-        attainment=_short(found.goodput),
+        capacity_per_s=shortened(closed.rate),
+        bound_per_s=shortened(candidate.model.bound),
+        attainment=shortened(found.goodput),
         ttft_ms={"mean": ms(found.ttft), **{_p(q): ms(tails.ttft(q)) for q in SHARES}},
         itl_ms={"mean": ms(found.itl), **{_p(q): ms(tails.itl(q)) for q in SHARES}},
-        batch=_short(found.batch),
+        batch=shortened(found.batch),
     )
 
 
@@ -146,45 +149,25 @@ def _traffic(candidate: Candidate, rate: float) -> Traffic | None:
     if found is None:
         return None
     return Traffic(
-        bytes_per_s=_short(found.bytes_per_second),
-        link_bytes_per_s=_short(found.capacity),
-        share=_short(found.share),
+        bytes_per_s=shortened(found.bytes_per_second),
+        link_bytes_per_s=shortened(found.capacity),
+        share=shortened(found.share),
         exposed_ms=ms(found.exposed) or 0.0,
     )
 
 
 def _simulated(survivor: Survivor, rate: float) -> Simulated | None:
-    seen = survivor.seen
-    if not seen:
+    if not survivor.seen:
         return None
-    hits, served = [s.hit_rate for s in seen], [s.served for s in seen]
     border = estimate(survivor.rates)
     return Simulated(
         capacity_per_s=Estimate(border.value, max(0.0, border.low), border.high),
-        capacities_per_s=[_short(found) for found in survivor.rates],
-        rate_per_s=_short(rate),
-        seeds=len(seen),
-        requests=sum(s.requests for s in seen),
-        attainment=share(s.attainment for s in seen),
-        goodput_per_s=estimate(s.goodput for s in seen),
-        served=share(served),
-        ttft_ms=percentiles([s.ttft for s in seen]),
-        itl_ms=percentiles([s.itl for s in seen]),
-        gap_ms=over_runs(lambda wanted: [
-            None if (gap := s.gaps[SHARES.index(wanted)]) is None else 1e3 * gap for s in seen
-        ]),
-        e2e_ms=percentiles([s.e2e for s in seen]),
-        hit_rate=share(hits),
-        handed=share(s.handed for s in seen),
+        capacities_per_s=[shortened(found) for found in survivor.rates],
+        seeds=len(survivor.seen),
+        **asdict(figures_of(survivor.seen, rate)),
     )
 
 
 def _p(wanted: float) -> str:
     return f"p{round(100 * wanted)}"
-
-
-def _short(value: float) -> float:
-    """Five digits: what is beyond is noise, and makes files long."""
-    return float(f"{value:.5g}")
-
 

@@ -40,7 +40,7 @@ in simulated time, with the router and the schedulers that serve. Exit code 2: n
 targets; what would be nearest is said.
 """
 EXAMPLES = """\
-  baton profile --json here.json           # how fast is this machine?
+  baton profile --out here.json            # how fast is this machine?
   baton plan --hardware here.json --gpus 4 --workload chat --ttft 500ms --itl 60ms
 
   baton plan --hardware h100 --model meta-llama/Llama-3.1-8B --gpus 8 --rate 12/s \\

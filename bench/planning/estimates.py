@@ -21,12 +21,12 @@ def estimate(values: Iterable[float]) -> Estimate:
         raise ValueError("no values")
     mean = sum(found) / len(found)
     if len(found) == 1:
-        return Estimate(*(_round(mean),) * 3)
+        return Estimate(*(shortened(mean),) * 3)
     variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
     freedom = len(found) - 1
     times = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom
     half = times * math.sqrt(variance / len(found))
-    return Estimate(_round(mean), _round(mean - half), _round(mean + half))
+    return Estimate(shortened(mean), shortened(mean - half), shortened(mean + half))
 
 
 def share(values: Iterable[float]) -> Estimate:
@@ -54,6 +54,6 @@ def over_runs(at: Callable[[float], Sequence[float | None]]) -> Percentiles:
     return Percentiles(**found)
 
 
-def _round(value: float) -> float:
+def shortened(value: float) -> float:
     """To so many digits that count: what is beyond is noise, and makes files long."""
     return float(f"{value:.{_DIGITS}g}")

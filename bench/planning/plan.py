@@ -134,17 +134,12 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences on a decoding worker."""
 
 
-class Simulated(msgspec.Struct, frozen=True, kw_only=True):
-    """By the router's and the workers' own code in simulated time, at `rate_per_s`."""
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of requests, over the runs of all seeds."""
 
-    capacity_per_s: Estimate
-    """The highest rate at which the wanted share attains."""
-    capacities_per_s: list[float]
-    """By seed. Layouts of one plan had the same requests with the same seed."""
     rate_per_s: float
-    seeds: int
     requests: int
-    """That counted, of all seeds."""
+    """That counted."""
     attainment: Estimate
     goodput_per_s: Estimate
     served: Estimate
@@ -159,6 +154,16 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     """Of prompt tokens, those found in a cache."""
     handed: Estimate
     """Share of decisions to hand a prompt over."""
+
+
+class Simulated(Figures, frozen=True, kw_only=True):
+    """By the router's and the workers' own code in simulated time, at `rate_per_s`."""
+
+    capacity_per_s: Estimate
+    """The highest rate at which the wanted share attains."""
+    capacities_per_s: list[float]
+    """By seed. Layouts of one plan had the same requests with the same seed."""
+    seeds: int
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

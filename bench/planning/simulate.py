@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import asdict
 from rich.console import Console
 
-from baton.bench.planning.estimates import estimate, over_runs, percentiles, share
+from baton.bench.planning.estimates import share
 from baton.bench.planning.figures import figure
 from baton.bench.planning.files import write_file
 from baton.bench.planning.hardware.kinds import WorkerKind
@@ -28,7 +29,8 @@ from baton.bench.planning.inputs import (
 )
 from baton.bench.planning.journals import layout_of, read_journal, seen_of, targets_of
 from baton.bench.planning.layout import Layout, parse_layout
-from baton.bench.planning.plan import SHARES, Estimate, Percentiles
+from baton.bench.planning.outcomes import figures_of
+from baton.bench.planning.plan import Estimate, Figures
 from baton.bench.planning.progress import progress
 from baton.bench.planning.run import Seen
 from baton.bench.planning.steady import Length, run_steady
@@ -55,25 +57,13 @@ _LIVES = 8.0
 """Of requests, one after the other, that a run lasts at least: or no rate is kept up."""
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one layout, or of what was seen (`busy` is not known then)."""
+class Row(Figures, frozen=True, kw_only=True):
+    """One layout, or what was seen: of that no gaps of single tokens are known, only the means of
+    requests, and not who was `busy`."""
 
     name: str
-    requests: int
-    """Of all seeds."""
-    rate_per_s: float
-    attainment: Estimate
-    goodput_per_s: Estimate
-    served: Estimate
-    ttft_ms: Percentiles
-    itl_ms: Percentiles
-    gap_ms: Percentiles
-    """Of single tokens; of what was seen only the means of requests are known."""
-    e2e_ms: Percentiles
-    hit_rate: Estimate
-    handed: Estimate
-    """Share of decisions to hand a prompt over."""
     busy: dict[str, Estimate]
+    """Share of their time, by role."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +73,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ttft_ms: float
     itl_ms: float
     e2e_ms: float | None
-    rows: list[Figures]
+    rows: list[Row]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,24 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def figures_of(name: str, runs: Sequence[Seen]) -> Figures:
-    return Figures(
-        name=name,
-        requests=sum(run.requests for run in runs),
-        rate_per_s=float(f"{sum(run.came for run in runs) / len(runs):.5g}"),
-        attainment=share(run.attainment for run in runs),
-        goodput_per_s=estimate(run.goodput for run in runs),
-        served=share(run.served for run in runs),
-        ttft_ms=percentiles([run.ttft for run in runs]),
-        itl_ms=percentiles([run.itl for run in runs]),
-        gap_ms=over_runs(lambda wanted: [
-            None if (gap := run.gaps[SHARES.index(wanted)]) is None else 1e3 * gap for run in runs
-        ]),
-        e2e_ms=percentiles([run.e2e for run in runs]),
-        hit_rate=share(run.hit_rate for run in runs),
-        handed=share(run.handed for run in runs),
-        busy={role: share(run.busy[role] for run in runs) for role in runs[0].busy},
-    )
+def row_of(name: str, runs: Sequence[Seen]) -> Row:
+    busy = {role: share(run.busy[role] for run in runs) for role in runs[0].busy}
+    return Row(name=name, busy=busy, **asdict(figures_of(runs)))
 
 
 # -- inside ----------------------------------------------------------------------------------
@@ -146,7 +121,7 @@ def _simulated(options: argparse.Namespace) -> Report:
             runs.append(run_steady(layout, kinds, load, workload, wishes, rate=rate,
                                    length=length, seed=seed))
             tell(0, 1)
-    return _report(load.name, wishes, [figures_of(layout.name(kinds), runs)])
+    return _report(load.name, wishes, [row_of(layout.name(kinds), runs)])
 
 
 def _what_if(options: argparse.Namespace) -> Report:
@@ -162,7 +137,7 @@ def _what_if(options: argparse.Namespace) -> Report:
     base = Case(name=f"the same, simulated: {layout.name(kinds)}", layout=layout, kinds=kinds)
     cases = [base, *(case_of(text, base) for text in options.what_if)]
     trace = read_trace(options.trace)
-    rows = [figures_of("really seen", [seen_of(accounts, wishes)])]
+    rows = [row_of("really seen", [seen_of(accounts, wishes)])]
     with progress() as tell:
         tell(len(cases) * options.seeds, 0)
         for case in cases:
@@ -170,7 +145,7 @@ def _what_if(options: argparse.Namespace) -> Report:
             for seed in range(options.seed, options.seed + options.seeds):
                 runs.append(replayed(case, trace, wishes, seed=seed))
                 tell(0, 1)
-            rows.append(figures_of(case.name, runs))
+            rows.append(row_of(case.name, runs))
     return _report(options.trace.name, wishes, rows)
 
 
@@ -185,7 +160,7 @@ def _base_layout(
     return seen
 
 
-def _report(workload: str, wishes: Wishes, rows: list[Figures]) -> Report:
+def _report(workload: str, wishes: Wishes, rows: list[Row]) -> Report:
     return Report(
         workload=workload,
         ttft_ms=1e3 * wishes.ttft,

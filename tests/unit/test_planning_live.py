@@ -17,7 +17,7 @@ from baton.bench.planning.journals import layout_of, read_journal, seen_of, targ
 from baton.bench.planning.layout import Layout, parse_layout
 from baton.bench.planning.live import FEWEST, compare, look_of, prediction_errors
 from baton.bench.planning.run import workers_of
-from baton.bench.planning.simulate import figures_of, main
+from baton.bench.planning.simulate import main, row_of
 from baton.bench.planning.what_if import Case, case_of, replayed
 from baton.bench.planning.wishes import Wishes
 from baton.bench.simulator.cluster import Cluster
@@ -122,8 +122,8 @@ def test_what_was_is_simulated_as_it_was_seen(journal: Path) -> None:
     accounts, trace = read_journal(journal), read_trace(journal)
     layout = layout_of(accounts)
     assert layout is not None
-    seen = figures_of("seen", [seen_of(accounts, WISHES)])
-    same = figures_of("same", [replayed(
+    seen = row_of("seen", [seen_of(accounts, WISHES)])
+    same = row_of("same", [replayed(
         Case(name="same", layout=layout, kinds=KINDS), trace, WISHES, seed=1)])
     assert same.requests == seen.requests
     assert same.attainment.value == pytest.approx(seen.attainment.value, abs=0.05)
