@@ -70,7 +70,9 @@ def test_a_drained_worker(cluster: Cluster, expected: list[Answer]) -> None:
     cluster.post(f"/admin/workers/{victim}/drain", {})
     assert_same(CALLS, running.wait(), expected)
     assert cluster.metric_sum("baton_migrations_total") > moved
-    assert cluster.metric_sum("baton_retries_total") == 0
+    retries = {k for k, v in cluster.metrics().items() if k.startswith("baton_retries_total") and v}
+    # Prompts that waited there start elsewhere; nothing that streamed is computed again.
+    assert retries <= {'baton_retries_total{reason="drained"}'}
     cluster.post(f"/admin/workers/{victim}/undrain", {})
 
 

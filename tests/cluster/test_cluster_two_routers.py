@@ -95,17 +95,21 @@ def seen(router: Cluster, worker: str) -> dict[str, Any]:
     return found
 
 
+def states(routers: tuple[Cluster, Cluster], worker: str) -> set[str]:
+    return {str(seen(router, worker)["state"]) for router in routers}
+
+
 def test_a_worker_drained_at_one_router_is_emptied_by_both(
     routers: tuple[Cluster, Cluster],
 ) -> None:
     first, second = routers
     expected = Calls(second.url, CALLS, "undisturbed").wait()
+    first.post("/admin/workers/e/drain", {})  # so all is with the one to be drained next
+    wait_for(lambda: states(routers, "e") == {"draining"}, "both leave one worker alone")
     both = [Calls(router.url, CALLS, "drained") for router in routers]
-    wait_for(
-        lambda: min(calls.streamed for calls in both) >= 100
-        and seen(second, "d")["outstanding"] > 0,
-        "streams in their middle, some of the other router at the worker to be drained",
-    )
+    wait_for(lambda: min(calls.streamed for calls in both) >= 100, "streams in their middle")
+    assert min(seen(router, "d")["outstanding"] for router in routers) > 0
+    second.post("/admin/workers/e/undrain", {})
     first.post("/admin/workers/d/drain", {})
     wait_for(
         lambda: all(
@@ -121,9 +125,7 @@ def test_a_worker_drained_at_one_router_is_emptied_by_both(
     assert_same(CALLS, Calls(second.url, CALLS, "elsewhere").wait(), expected)
     assert seen(second, "d")["load"]["steps"] == before
     second.post("/admin/workers/d/undrain", {})
-    wait_for(
-        lambda: {seen(router, "d")["state"] for router in routers} == {"ready"}, "both use it again"
-    )
+    wait_for(lambda: states(routers, "d") == {"ready"}, "both use it again")
     assert_same(CALLS, Calls(first.url, CALLS, "again").wait(), expected)
     assert seen(first, "d")["load"]["steps"] > before
     for router in routers:
