@@ -5,7 +5,7 @@
                                        one whose worker was lost
     declined for lack of room          again, elsewhere or where something has ended meanwhile
     worker lost                        again, with the accepted tokens; where streams run, only
-                                       so much of this at a time (`policy.RECOMPUTE_TOKENS`)
+                                       so much of this at a time (`ways.RECOMPUTE_TOKENS`)
     a second life lost with it         too_many_failures: it may be the cause
 
 The new attempt takes the flight's old place in the queue; words about the old one are ignored from

@@ -7,23 +7,16 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, lines_of, wait_for
+from paced import made_up_curve, write_profile
 
 from baton.engine.scripted import script_seed
-from baton.protocol.curves import StepCurve
-from baton.protocol.profile import Profile, encode_profile
 
-CURVE = StepCurve(base=8e-3, chunk=0.0, token=5e-5, pair=0.0, decode=1e-4, context=1e-7,
-                  spread=0.02, steps=100)
+CURVE = made_up_curve(token=5e-5)
 
 
 @pytest.fixture
 def profile(tmp_path: Path) -> Path:
-    path = tmp_path / "profile.json"
-    path.write_bytes(encode_profile(Profile(
-        model="paced", fingerprint="none", dtype="bfloat16", device="cuda", device_name="made up",
-        threads=1, block_size=16, curve=CURVE,
-    )))
-    return path
+    return write_profile(tmp_path / "profile.json", CURVE)
 
 
 def test_eight_workers_serve_requests_of_the_lengths_that_their_seeds_say(profile: Path) -> None:

@@ -53,6 +53,8 @@ PURE = (
     "engine/step_fit.py",
     "kvtransfer/link_fit.py",
     "router/policy.py",
+    "router/reasons.py",
+    "router/ways.py",
     "router/candidates.py",
     "router/loans.py",
     "router/options.py",

@@ -18,8 +18,9 @@ from baton.router.candidates import Candidate, RequestFacts
 from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
 from baton.router.metrics import RouterMetrics
-from baton.router.policy import RECOMPUTE_TOKENS, Decision, Wait, decide
+from baton.router.policy import Decision, Wait, decide
 from baton.router.registry import CERTAIN_BLAME, POSSIBLE_BLAME, Worker
+from baton.router.ways import RECOMPUTE_TOKENS
 
 
 class Lives:
