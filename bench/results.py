@@ -84,11 +84,15 @@ def found(
 
 
 def append(path: Path | str, result: Result) -> None:
-    """As one more line; folder and file are made where they are missing."""
+    """As one more line; folder and file are made where they are missing. Raises ConfigError."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(encode(result) + b"\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(encode(result) + b"\n")
+    except OSError as error:
+        sys.stdout.write(encode(result).decode() + "\n")  # a run is not lost for a full disk
+        raise ConfigError(f"cannot write {path}: {error.strerror}; printed instead") from error
 
 
 def read(path: Path | str) -> list[Result]:

@@ -14,6 +14,7 @@ token by token between layouts: they may differ only where the two best tokens a
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -205,7 +206,8 @@ def as_result(
         metrics={
             "verdict": verdict,
             "capacity_per_s": {
-                name: level_of([each.holds for each in found_]).to_dict()
+                name: {**level_of([each.holds for each in found_]).to_dict(),
+                       "at_least": any(each.fails == math.inf for each in found_)}
                 for name, found_ in capacities.items()
             },
             "answers": {name: each.to_dict() for name, each in agreements.items()},

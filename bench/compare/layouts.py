@@ -116,7 +116,7 @@ def peer(text: str) -> Layout:
     if not name.strip() or not what.strip():
         raise ConfigError(f"--peer {text!r}: must be NAME=URL, or NAME=COMMAND that prints one")
     if what.startswith(("http://", "https://")):
-        return Layout(name, PEER, url=what.rstrip("/"))
+        return Layout(name, PEER, url=what.rstrip("/").removesuffix("/v1"))
     return Layout(name, PEER, command=tuple(shlex.split(what)))
 
 

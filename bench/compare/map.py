@@ -30,6 +30,7 @@ from baton.bench.routing.trial import lanes_for, run_trial
 from baton.bench.simulator.machine import Machine
 from baton.bench.workloads.arrivals import arrivals
 from baton.bench.workloads.workload import Part
+from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 
 SAME = 0.8
@@ -39,6 +40,12 @@ SAME = 0.8
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code. Raises ConfigError."""
     options = _options(arguments)
+    if options.workers < 2 or min(options.prompts + options.outputs + options.chunks) < 1 or (
+        min(options.loads) <= 0 or options.jobs < 1 or options.repeat < 1
+    ):
+        raise ConfigError("a map needs --workers of 2 or more, and all numbers above 0")
+    if options.real and options.machine is None:
+        raise ConfigError("--real needs --machine PROFILE: the planner must know these workers")
     machine = load_machine(options.machine)
     asked = Targets(ttft=options.ttft, itl=options.itl)
     grid = list(places(
@@ -60,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not deliver(result, options.json):
         show(cells)
         show_rows(result.rows)
-    return 0
+    return 0 if all(row.holds for row in result.rows) else 1
 
 
 def as_result(options: argparse.Namespace, machine: Machine, cells: Sequence[Cell]) -> Result:

@@ -14,7 +14,7 @@ from baton.bench.compare.loads import Load, parse_workload
 from baton.bench.compare.measure import Serve
 from baton.bench.compare.patience import Client
 from baton.bench.compare.planned import layouts_of, rate_of
-from baton.bench.compare.running import Start, Starter
+from baton.bench.compare.running import Start, Starter, model_of
 from baton.bench.compare.wants import Want
 from baton.bench.compare.wants import parse as parse_want
 from baton.bench.planning.plan import Plan, read_plan
@@ -107,6 +107,8 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
     for name in ("workers", "repeat", "seconds", "start", "ttft", "itl"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name} must be above 0")
+    if min([*options.chunks, *(options.rates or ()), options.lengths]) <= 0:
+        parser.error("--chunks, --rates and --lengths must be above 0")
     if not 0 < options.attainment <= 1:
         parser.error("--attainment must be above 0 and at most 1")
     return options
@@ -152,6 +154,9 @@ def choose(options: argparse.Namespace) -> Chosen:
     names = [layout.name for layout in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"layouts of the same name: {', '.join(names)}")
+    for layout in chosen:
+        if layout.url is not None:
+            model_of(layout)  # a peer that is not there is better known before hours of runs
     start = start_of(options)
     return Chosen(
         layouts=chosen,
@@ -170,6 +175,11 @@ def _planned(options: argparse.Namespace) -> Plan:
     if not plan.choices:
         raise ConfigError(f"{options.plan} has no layout to measure")
     asked = plan.question
+    if asked.e2e_ms is not None:
+        raise ConfigError(f"{options.plan} has an end-to-end target, which is not measured here: "
+                          "plan without --e2e")
+    if asked.workload not in (options.load, f"{options.load} x {options.lengths:g}"):
+        raise ConfigError(f"{options.plan} is for {asked.workload}: give --load of that")
     options.ttft, options.itl = asked.ttft_ms / 1e3, asked.itl_ms / 1e3
     options.attainment = asked.attainment
     options.rates = options.rates or [rate_of(plan)]

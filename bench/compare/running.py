@@ -27,7 +27,7 @@ import msgspec
 import psutil
 
 from baton.bench.compare.layouts import Layout
-from baton.protocol.errors import BatonError
+from baton.protocol.errors import ConfigError
 from baton.router.account import Account
 
 _UP = (sys.executable, "-P", "-m", "baton.deploy.cli", "up", "--port", "0")
@@ -35,11 +35,11 @@ START_SECONDS = 600.0
 END_SECONDS = 60.0
 
 
-class LayoutFailed(BatonError):
+class LayoutFailed(ConfigError):
     """It did not start, or did not answer."""
 
     def __init__(self, layout: str, why: str) -> None:
-        super().__init__("layout_failed", f"{layout}: {why}")
+        super().__init__(f"{layout}: {why}")
 
 
 @dataclass

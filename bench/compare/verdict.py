@@ -8,6 +8,7 @@ requests that attained are compared, by their own. Where both serve all, the tai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -151,7 +152,8 @@ def _capacity(capacities: Mapping[str, Sequence[Capacity]], wanted: float) -> li
     if not capacities:
         return []
     told = ", ".join(
-        f"{layout} {_interval(level_of([c.holds for c in found]))}"
+        f"{layout} {'at least ' if any(c.fails == math.inf for c in found) else ''}"
+        f"{_interval(level_of([c.holds for c in found]))}"
         for layout, found in capacities.items()
     )
     return [f"Highest rate at which {wanted:.0%} of requests attain, requests/s: {told}."]

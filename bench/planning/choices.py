@@ -40,7 +40,8 @@ def choice_of(survivor: Survivor, limits: Limits, setting: Setting) -> Choice:
     goodput = limits.rate if limits.rate is not None and enough else capacity
     price = limits.price(layout, kinds)
     gpus = layout.devices(kinds)
-    per_gpu = goodput / (limits.gpus if limits.all_of_them else gpus)
+    # A budget buys fewer of the dear kind than `limits.gpus`, which counts the cheapest.
+    per_gpu = goodput / (limits.gpus if limits.all_of_them and limits.cost is None else gpus)
     return Choice(
         name=layout.name(kinds),
         layout=layout.code(kinds),

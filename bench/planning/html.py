@@ -75,7 +75,7 @@ def _table(choices: Sequence[Choice]) -> str:
         seen = choice.simulated
         cells = [
             choice.name, choice.shape, str(choice.gpus), figure(choice.capacity_per_s),
-            figure(choice.capacity_per_s / choice.gpus),
+            figure(choice.goodput_per_gpu),
             "" if seen is None else f"{seen.attainment.value:.1%}",
             *(("", "") if seen is None else (
                 f"{figure(found.value)} ms" if found is not None else "-"

@@ -199,6 +199,8 @@ def _trace(options: argparse.Namespace, longest: int) -> Trace:
             f"{options.trace} has {fitting} requests of less than {longest} tokens: too few for a "
             "plan"
         )
+    if found.requests[-1].at <= found.requests[0].at:
+        raise ConfigError(f"{options.trace}: all requests come at the same time, so it has no rate")
     return found
 
 

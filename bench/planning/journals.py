@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from baton.bench.planning.layout import ROLES, Layout, Role
 from baton.bench.planning.plan import SHARES
@@ -81,7 +80,6 @@ def seen_of(accounts: Sequence[Account], wishes: Wishes) -> Seen:
     kept = sum(_kept(account, wishes) for account in served)
     itl = [a.itl for a in served if a.itl is not None]
     prompts = sum(a.prompt_tokens for a in served)
-    gaps = tuple(float(np.quantile(itl, share)) if itl else None for share in SHARES)
     return Seen(
         rate=len(judged) / seconds,
         came=len(judged) / seconds,
@@ -93,7 +91,7 @@ def seen_of(accounts: Sequence[Account], wishes: Wishes) -> Seen:
         ttft=tuple(a.ttft for a in served if a.ttft is not None),
         itl=tuple(itl),
         e2e=tuple(a.e2e for a in served if a.e2e is not None),
-        gaps=gaps,
+        gaps=(None,) * len(SHARES),  # of single tokens nothing is kept
         hit_rate=sum(a.cached_tokens or 0 for a in served) / prompts if prompts else 0.0,
         busy={},
         busy_over_time={},

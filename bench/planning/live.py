@@ -14,7 +14,7 @@ import numpy as np
 from baton.bench.planning.figures import figure
 from baton.bench.planning.journals import seen_of
 from baton.bench.planning.loads import dispersion
-from baton.bench.planning.plan import Plan
+from baton.bench.planning.plan import SHARES, Plan
 from baton.bench.planning.run import Seen
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.curves import StepCurve
@@ -133,7 +133,7 @@ def compare(look: Look, plan: Plan | None, usual: Wishes) -> Findings:
                if count < FEWEST else f"{look.split} cannot serve")
         return Findings(count, [], [], [], None, None, [*remarks, why])
     wishes = _wishes(plan, usual)
-    workload = workload_of(look.accounts, wishes)
+    workload = wishes.within(workload_of(look.accounts, wishes))
     fleet = Fleet(groups_of(look.workers), workload, look.handoff)
     here = fleet.forecast(look.split)
     best, moves = _better(fleet, look, here)
@@ -234,14 +234,14 @@ def _compared(
     seen: Seen, here: Forecast, plan: Plan | None, workload: Workload, share: float
 ) -> list[Compared]:
     tails = here.tails
+    share = min(SHARES, key=lambda wanted: abs(wanted - share))  # a plan has no others
     best = None if plan is None else plan.choices[0]
     simulated = None if best is None else best.simulated
 
     def planned(name: str) -> float | None:
         if simulated is None:
             return None
-        nearest = min((0.5, 0.9, 0.95, 0.99), key=lambda q: abs(q - share))
-        found = getattr(simulated, name).at(nearest)
+        found = getattr(simulated, name).at(share)
         return None if found is None else found.value / 1e3
 
     def mean(values: list[int]) -> float:

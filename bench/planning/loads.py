@@ -173,7 +173,12 @@ class Trace:
         place = first
         while (at := self._kept[place].at + cycle - start) < wanted:
             was = self._kept[place]
-            turned.append(Traced(at, was.prompt, was.output, was.parts))
+            # Nobody asks all of it again: what comes once more has other prompts.
+            again = len(turned) // len(self._kept)
+            parts = was.parts if not again else tuple(
+                (f"{name} again {again}", tokens) for name, tokens in was.parts
+            )
+            turned.append(Traced(at, was.prompt, was.output, parts))
             place += 1
             if place == len(self._kept):
                 place, cycle = 0, cycle + self.seconds + 1 / self.rate
@@ -234,7 +239,7 @@ def _items(stream: Sequence[Arrival], targets: Targets) -> list[Item]:
         prompt = arrival.prompt()
         found = cache.add(prompt)
         items.append(Item(
-            len(prompt) // 4, min(found, len(prompt) // 4 - 1), max(1, arrival.length - 1),
+            len(prompt) // 4, min(found, len(prompt) // 4 - 1), arrival.length,
             *_wanted(targets),
         ))
     return items

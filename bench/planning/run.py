@@ -131,7 +131,7 @@ def run_arrivals(
     busy.plan(cluster)
     end = span.warm + span.counted
     limit = span.after + _PATIENCE * (wishes.ttft + span.warm)
-    run = cluster.run(arrivals, until=end + limit)
+    run = cluster.run(arrivals, until=end + limit, count=(span.warm, end))
     return _seen(run, window(run.outcomes, span.warm, end), wishes, rate, seed, span, busy)
 
 

@@ -59,7 +59,7 @@ def _choices(plan: Plan) -> Table:
         table.add_row(
             choice.name, choice.shape, str(choice.gpus),
             figure(choice.capacity_per_s) if seen is None else _around(seen.capacity_per_s),
-            figure(choice.capacity_per_s / choice.gpus),
+            figure(choice.goodput_per_gpu),
             *([figure(choice.goodput_per_cost or 0)] if by_cost else []),
             *(("", "", "", "", "") if seen is None else (
                 figure(seen.rate_per_s), f"{seen.attainment.value:.1%}",

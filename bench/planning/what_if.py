@@ -69,7 +69,7 @@ def replayed(
     fitting = [traced for traced in trace if traced.prompt + traced.output < longest]
     if not fitting:
         raise ConfigError(f"{case.name}: no request fits into {longest} tokens")
-    most = max(16, min(_MOST_TOKENS, max(traced.output for traced in fitting) + 1))
+    most = max(16, min(_MOST_TOKENS, max(traced.output for traced in fitting)))
     arrivals = replay(fitting, speed=speed, longest=longest, max_tokens=most,
                       targets=wishes.targets)
     seconds = (fitting[-1].at - fitting[0].at) / speed + 1e-6

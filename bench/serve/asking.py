@@ -169,12 +169,19 @@ async def _try(
     }
     arrival = Arrival(0.0, lambda: b"", 4, 4, 1)
     body = asking.body(model, prompts[asking.style], arrival)
-    async with http.post(
-        url + STYLES[asking.style], data=body, headers=asking.headers()
-    ) as reply:
-        content = await reply.read()
-        answer = answer_of([0.0], [content])
-        return reply.status, content, answer.counted_by
+    try:
+        async with http.post(
+            url + STYLES[asking.style], data=body, headers=asking.headers()
+        ) as reply:
+            content, status = await reply.read(), reply.status
+    except (aiohttp.ClientError, OSError) as error:
+        raise ConfigError(f"{url} does not answer a first request: {type(error).__name__} {error}"
+                          ) from error
+    answer = answer_of([0.0], [content])
+    if status == 200 and (answer.error is not None or not (answer.pieces or answer.finish)):
+        said = answer.detail or content[:200].decode(errors="replace")
+        raise ConfigError(f"{url} answers a first request with no stream of tokens: {said}")
+    return status, content, answer.counted_by
 
 
 def _less(url: str, asking: Asking, status: int, reply: bytes) -> Asking:

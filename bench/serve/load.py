@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from baton.bench.workloads.arrivals import Fit, arrivals
 from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.named import WORKLOADS, check_name
 from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
-from baton.bench.workloads.tokens import VOCABULARY
+from baton.bench.workloads.tokens import SPECIAL, VOCABULARY
 from baton.bench.workloads.traces import read_trace, replay
 from baton.bench.workloads.workload import Workload
 from baton.protocol.errors import ConfigError
@@ -77,6 +78,18 @@ def check(options: argparse.Namespace) -> None:
     if options.rate is not None and options.speed is not None:
         raise ConfigError("--rate and --speed both scale a trace: give one")
     _variation(options.arrivals)
+    for name in ("rate", "ramp_to", "concurrency", "requests", "duration", "speed", "prompt",
+                 "output", "lengths", "groups", "turns", "longest", "max_tokens"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
+    if not 0 <= options.shared < 1 or options.spread < 0 or options.vocabulary <= SPECIAL:
+        raise ConfigError("--shared is from 0 to below 1, --spread at least 0, --vocabulary above "
+                          f"{SPECIAL}")
+    if options.trace is None and (options.speed is not None or options.start):
+        raise ConfigError("--speed and --start are of a --trace")
+    if options.ramp_to is not None and (options.trace is not None or options.rate is None):
+        raise ConfigError("--ramp-to changes --rate of a workload or of lengths")
     if options.duration is None and options.requests is None:
         options.duration = 60.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,9 +37,12 @@ class Clients:
         loop: SimulatedLoop,
         dispatchers: list[Dispatcher],
         arrivals: Iterator[Arrival],
+        count: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
+        """`gaps` are those of requests that arrive within `count`, as its seconds."""
         self.outcomes: list[Outcome] = []
         self.gaps = Gaps()
+        self._count = count
         self._loop = loop
         self._dispatchers = dispatchers
         self._arrivals = arrivals
@@ -76,7 +80,7 @@ class Clients:
                     if count:
                         self.gaps.add(usual, count)
                     usual, count = gap, 0
-                count += 1
+                count += self._counts(live)
                 if gap > live.longest:
                     live.longest = gap
             elif delta.cached_tokens:
@@ -94,12 +98,14 @@ class Clients:
         first, last = times[ran.told], times[end - 1]
         steps = [times[n] - times[n - 1] for n in range(ran.told + 1, end)]
         longest = max(steps, default=0.0)
-        for gap in steps:
-            self.gaps.add(gap, len(here))
+        counted = sum(self._counts(live) for live in here)
+        for gap in steps if counted else ():
+            self.gaps.add(gap, counted)
         for live in here:
             if live.last is not None:
                 gap = first - live.last
-                self.gaps.add(gap)
+                if self._counts(live):
+                    self.gaps.add(gap)
                 live.longest = max(live.longest, gap, longest)
             live.last = last
 
@@ -110,6 +116,9 @@ class Clients:
             self._ended(name, live)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _counts(self, live: _Live) -> bool:
+        return self._count[0] <= live.arrival.at < self._count[1]
 
     def _next(self) -> None:
         arrival = next(self._arrivals, None)

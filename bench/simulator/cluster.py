@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,9 +130,13 @@ class Cluster:
             if sizing:
                 self.loop.at(0.0, self._show_often)
 
-    def run(self, arrivals: Iterable[Arrival], *, until: float | None = None) -> Run:
-        """Until all requests have ended, or to this second."""
-        clients = self._clients = Clients(self.loop, self.dispatchers, iter(arrivals))
+    def run(
+        self, arrivals: Iterable[Arrival], *, until: float | None = None,
+        count: tuple[float, float] = (-math.inf, math.inf),
+    ) -> Run:
+        """Until all requests have ended, or to this second. `gaps` are of those that arrive within
+        `count`."""
+        clients = self._clients = Clients(self.loop, self.dispatchers, iter(arrivals), count)
         with _rare_collection(), quiet():
             while not clients.finished and (until is None or self.loop.time() < until):
                 step = self.loop.time() + 10.0

@@ -99,7 +99,7 @@ def replay(
         yield Arrival(
             at=(traced.at - start) / speed,
             prompt=_prompt_of(traced, number, vocabulary),
-            length=min(traced.output, max_tokens) + 1,
+            length=min(traced.output, max_tokens),
             limit=max_tokens,
             noise=number,
             kind="trace",

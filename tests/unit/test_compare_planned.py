@@ -118,7 +118,8 @@ def test_who_is_tied_has_not_beaten_it() -> None:
 def test_a_plan_replaces_options_of_the_same_meaning(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_bytes(encode(PLAN))
-    options = parse(["--plan", str(file), "--paced", "x.json", "--ttft", "9s"], None)
+    options = parse(["--load", "chat", "--plan", str(file), "--paced", "x.json", "--ttft", "9s"],
+                    None)
     chosen = choose(options)
     assert [layout.name for layout in chosen.layouts] == ["split 1+1", "colocated", "routed 1+1"]
     assert (options.rates, options.no_tuning) == ([2.0], True)
