@@ -16,6 +16,7 @@ from baton.bench.simulator.ahead import Ran
 from baton.bench.simulator.client import Clients
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.engine import Work
+from baton.bench.simulator.events import Event, Fails, Joins, Slows, in_order
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Network
 from baton.bench.simulator.outcome import Gaps, Outcome
@@ -72,6 +73,9 @@ class Run:
     sizing: list[str] = field(default_factory=list)
     """What the controllers decided, in words."""
     log: list[tuple[Any, ...]] = field(default_factory=list)
+    happened: list[tuple[float, str, str]] = field(default_factory=list)
+    """(second, worker, what) of what was scheduled: "fails", "back", "asked for", "joined" or
+    "slows"."""
 
 
 @contextmanager
@@ -114,6 +118,7 @@ class Cluster:
         self.sizings: list[Sizing] = []
         self._sessions: dict[str, list[SimulatedSession]] = {}
         self._clients: Clients | None = None
+        self._happened: list[tuple[float, str, str]] = []
         self._before: dict[str, Work] = {}
         """What earlier lives of workers did."""
         self._make = partial(
@@ -162,7 +167,18 @@ class Cluster:
             events=self.loop.events,
             sizing=[entry.line() for sizing in self.sizings for entry in sizing.controller.log],
             log=self.log,
+            happened=self._happened,
         )
+
+    def schedule(self, events: Iterable[Event]) -> list[str]:
+        """Let this happen while it runs. Returns the names of those that join, in the order of
+        their times. Raises ConfigError of what cannot happen (see `in_order`)."""
+        joining = []
+        for event, name in in_order(events, self.workers):
+            self.loop.at(event.at, self._happen, event, name)
+            if isinstance(event, Joins):
+                joining.append(name)
+        return joining
 
     def start(self, role: str, machine: Machine, *, seconds: float = 0.0) -> str:
         """One more worker; it joins after so many seconds, which its process needs to start.
@@ -215,6 +231,32 @@ class Cluster:
             assert blocks.active == blocks.held == 0, f"{name} still has {blocks}"
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _happen(self, event: Event, name: str) -> None:
+        match event:
+            case Fails():
+                self._note(name, "fails")
+                self.kill(name, noticed=event.noticed)
+                if event.back_after is not None:
+                    self.restart(name, seconds=event.back_after)
+                    self.loop.call_later(event.back_after, self._note, name, "back")
+            case Joins():
+                self._note(name, "asked for")
+                machine = event.machine or self._machine_for(event.role)
+                started = self.start(event.role, machine, seconds=event.start_seconds)
+                assert started == name, f"{name} was announced, {started} joins"
+                self.loop.call_later(event.start_seconds, self._note, name, "joined")
+            case Slows():
+                self._note(name, "slows")
+                self.slow(name, event.factor)
+
+    def _note(self, name: str, what: str) -> None:
+        self._happened.append((self.loop.time(), name, what))
+
+    def _machine_for(self, role: str) -> Machine:
+        """As the first worker that began with this role, or the first of all."""
+        first = list(self.workers.values())
+        return next((w.machine for w in first if w.first_role == role), first[0].machine)
 
     def _start_sizing(self) -> None:
         for router, dispatcher in zip(self._router_ids, self.dispatchers, strict=True):
