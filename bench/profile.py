@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from baton.bench.durations import duration
 from baton.bench.machine import describe
 from baton.deploy.settings import ModelSettings, WorkerSettings
 from baton.deploy.status import StatusWriter
@@ -33,7 +34,7 @@ from baton.engine.step_profile import Bounds, Samples, StepTimer, random_case
 from baton.protocol.curves import StepShape
 from baton.protocol.errors import ConfigError
 from baton.protocol.profile import HeldOut, Pool, Profile
-from baton.protocol.units import format_bytes, parse_duration
+from baton.protocol.units import format_bytes
 
 _POOL_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 _BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
@@ -186,7 +187,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-batch-tokens", type=int,
                         help="tokens of one step; default: 512 on a CPU, 8192 on a GPU")
     parser.add_argument("--max-context", type=int, default=2048, help="tokens of one sequence")
-    parser.add_argument("--seconds", type=_duration, default=30.0, metavar="DURATION",
+    parser.add_argument("--seconds", type=duration, default=30.0, metavar="DURATION",
                         help="how long to measure; default: 30s")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of steps")
     parser.add_argument("--out", metavar="FILE",
@@ -197,13 +198,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if value is not None and value < 2:
             parser.error(f"--{name.replace('_', '-')} must be at least 2, got {value}")
     return options
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _p90(values: Sequence[float]) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from baton.bench.durations import duration
 from baton.bench.planning.hardware.kinds import load_machine
 from baton.bench.report import at_least, at_most, show_rows, show_table
 from baton.bench.results import Row, add_json, chosen, deliver, found
@@ -34,7 +35,6 @@ from baton.engine.limits import SchedulerLimits
 from baton.protocol.curves import LinkCurve, StepCurve
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import Targets
-from baton.protocol.units import parse_duration
 
 PARTS = ("hits", "whole", "forward", "short", "where")
 PUBLISHED_HITS = {"mooncake_conversation": 0.366}
@@ -260,15 +260,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--workers", type=int, default=16)
-    parser.add_argument("--start", type=parse_duration, default=0.0, metavar="DURATION")
+    parser.add_argument("--start", type=duration, default=0.0, metavar="DURATION")
     parser.add_argument("--seconds", type=float, help="of the trace; default: all")
     parser.add_argument("--part", type=float, default=120.0, metavar="SECONDS",
                         help="of the trace, for what is done several times")
     parser.add_argument("--short", type=int, default=5000, help="short requests")
     parser.add_argument("--block-size", type=int, default=512,
                         help="tokens of a KV block of these nodes; the trace names prefixes by 512")
-    parser.add_argument("--ttft", type=parse_duration, default=30.0, metavar="DURATION")
-    parser.add_argument("--itl", type=parse_duration, default=0.1, metavar="DURATION")
+    parser.add_argument("--ttft", type=duration, default=30.0, metavar="DURATION")
+    parser.add_argument("--itl", type=duration, default=0.1, metavar="DURATION")
     parser.add_argument("--no-sizing", action="store_true", help="roles stay as they are")
     parser.add_argument("--machine", help="other workers; as for `bench routing`")
     parser.add_argument("--seed", type=int, default=1)

@@ -17,6 +17,7 @@ from baton.bench.compare.planned import layouts_of, rate_of
 from baton.bench.compare.running import Start, Starter, model_of
 from baton.bench.compare.wants import Want
 from baton.bench.compare.wants import parse as parse_want
+from baton.bench.durations import duration, share
 from baton.bench.planning.plan import Plan, read_plan
 from baton.bench.results import add_json
 from baton.bench.serve.asking import Asking
@@ -25,7 +26,6 @@ from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
 from baton.bench.workloads.tokens import VOCABULARY
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
-from baton.protocol.units import parse_duration
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Chosen:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """What runs, how long, and what is wanted of it."""
     parser.add_argument("model", nargs="?", help="as for `baton up`; default: the embedded one")
-    parser.add_argument("--ttft", type=parse_duration, default=1.0, metavar="DURATION",
+    parser.add_argument("--ttft", type=duration, default=1.0, metavar="DURATION",
                         help="target to the first token; default: 1s")
-    parser.add_argument("--itl", type=parse_duration, default=0.05, metavar="DURATION",
+    parser.add_argument("--itl", type=duration, default=0.05, metavar="DURATION",
                         help="target of a request's mean between tokens; default: 50ms")
     parser.add_argument("--workers", type=int, default=2, help="of each layout; default: 2")
     parser.add_argument("--chunks", type=int, nargs="+", default=list(CHUNKS), metavar="TOKENS",
@@ -58,7 +58,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--up", default="", metavar="OPTIONS",
                         help="more options of `baton up`, for every layout: "
                         "--up='--kv-blocks 2000 --kv-checksum'")
-    parser.add_argument("--warm-up", type=parse_duration, default=10.0, metavar="DURATION",
+    parser.add_argument("--warm-up", type=duration, default=10.0, metavar="DURATION",
                         help="of each run, before what counts; default: 10s")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run, that count")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; default: 3")
@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         "96/192+1536/8:0.2 (the default) has a fifth of long prompts")
     parser.add_argument("--lengths", type=float, default=1.0, metavar="TIMES",
                         help="a named workload's lengths times this: for small models")
-    parser.add_argument("--attainment", type=float, default=0.95,
+    parser.add_argument("--attainment", type=share, default=0.95,
                         help="share of requests that a rate is held with; default: 0.95")
     parser.add_argument("--layout", action="append", metavar="LAYOUT",
                         help='"colocated", "colocated 256", "split 1+1", "auto", or '

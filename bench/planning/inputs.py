@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+from baton.bench import durations
+from baton.bench.durations import share
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
 from baton.bench.planning.hardware.links import parse_link
 from baton.bench.planning.loads import Load, Named, Stated, Trace
@@ -17,7 +19,6 @@ from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.named import check_name, listed
 from baton.bench.workloads.traces import read_trace
 from baton.protocol.errors import ConfigError
-from baton.protocol.units import parse_duration
 
 AT_MOST = "max"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|min|h))?")
@@ -65,7 +66,7 @@ def add_load(found: argparse.ArgumentParser) -> None:
     group.add_argument("--prompt-spread", type=float, default=0.0, metavar="SIGMA",
                        help="lognormal, standard deviation of the logarithm")
     group.add_argument("--output-spread", type=float, default=0.0, metavar="SIGMA")
-    group.add_argument("--prefix-share", type=float, default=0.0, metavar="SHARE",
+    group.add_argument("--prefix-share", type=share, default=0.0, metavar="SHARE",
                        help="of a mean prompt, what it shares with others")
     group.add_argument("--prefixes", type=int, default=8, metavar="N",
                        help="unlike prefixes that are shared")
@@ -85,7 +86,7 @@ def add_wishes(found: argparse.ArgumentParser) -> None:
     group.add_argument("--itl", metavar="DURATION",
                        help="between tokens, the mean of a request; default: 100ms")
     group.add_argument("--e2e", metavar="DURATION", help="to the last token")
-    group.add_argument("--attainment", type=float, default=0.95, metavar="SHARE",
+    group.add_argument("--attainment", type=share, default=0.95, metavar="SHARE",
                        help="of requests that keep all targets")
 
 
@@ -178,8 +179,8 @@ def read_wishes(options: argparse.Namespace, usual: Wishes = USUAL) -> Wishes:
 def duration(option: str, text: str) -> float:
     """Seconds, above 0."""
     try:
-        seconds = parse_duration(text)
-    except ValueError as error:
+        seconds = durations.duration(text)
+    except argparse.ArgumentTypeError as error:
         raise ConfigError(f"{option}: {error}") from error
     if seconds <= 0:
         raise ConfigError(f"{option} must be above 0, got {text}")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from baton.bench.durations import duration
 from baton.bench.planning.hardware.kinds import load_machine
 from baton.bench.report import show_rows
 from baton.bench.results import add_json, chosen, deliver, found
@@ -23,7 +24,6 @@ from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
 from baton.bench.workloads.traces import read_trace, replay
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
-from baton.protocol.units import parse_duration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,13 +81,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", type=Path)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--speed", type=float, default=1.0, help="times as fast as it was")
-    parser.add_argument("--start", type=parse_duration, default=0.0, metavar="DURATION",
+    parser.add_argument("--start", type=duration, default=0.0, metavar="DURATION",
                         help="into the trace")
-    parser.add_argument("--warm-up", type=parse_duration, default=30.0, metavar="DURATION")
+    parser.add_argument("--warm-up", type=duration, default=30.0, metavar="DURATION")
     parser.add_argument("--seconds", type=float, default=60.0, help="that count")
-    parser.add_argument("--ttft", type=parse_duration, metavar="DURATION",
+    parser.add_argument("--ttft", type=duration, metavar="DURATION",
                         help="default: four times what the median prompt takes alone")
-    parser.add_argument("--itl", type=parse_duration, metavar="DURATION")
+    parser.add_argument("--itl", type=duration, metavar="DURATION")
     parser.add_argument("--systems", nargs="+", metavar="NAME",
                         help='only these, such as auto "split 2+2" "colocated 256"')
     parser.add_argument("--machine", help="a file of `baton profile`, or FILE:MODEL:TP of a "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from baton.bench.durations import duration, share
 from baton.bench.results import add_json, chosen, deliver, found
 from baton.bench.serve.asking import Asking, Server, find, session
 from baton.bench.serve.client import Cancels
@@ -25,7 +26,6 @@ from baton.bench.serve.server_side import beside
 from baton.bench.serve.text import Writer, corpus, measured
 from baton.bench.workloads.named import listed
 from baton.protocol.errors import ConfigError
-from baton.protocol.units import parse_duration
 
 _STOPPED = 130
 """Exit code, as of what Ctrl-C ends."""
@@ -164,14 +164,6 @@ def _extra(text: str | None) -> dict[str, object]:
     return fields
 
 
-def _share(text: str) -> float:
-    """`5%` or `0.05`."""
-    share = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= share <= 1:
-        raise ValueError(text)
-    return share
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="baton bench serve", description=__doc__,
@@ -192,21 +184,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument("--scripted", action="store_true",
                      help="for paced workers: answers end when the seed says")
     how.add_argument("--extra", metavar="JSON", help="more fields of each request")
-    how.add_argument("--cancel", type=_share, default=0.0, metavar="SHARE",
+    how.add_argument("--cancel", type=share, default=0.0, metavar="SHARE",
                      help="of requests that their client gives up, such as 5%%")
-    how.add_argument("--timeout", type=parse_duration, default=PATIENCE, metavar="DURATION",
+    how.add_argument("--timeout", type=duration, default=PATIENCE, metavar="DURATION",
                      help="of one request")
-    how.add_argument("--drain", type=parse_duration, default=None, metavar="DURATION",
+    how.add_argument("--drain", type=duration, default=None, metavar="DURATION",
                      help="after the load ends, until what runs counts as unfinished")
-    how.add_argument("--wait", type=parse_duration, default=0.0, metavar="DURATION",
+    how.add_argument("--wait", type=duration, default=0.0, metavar="DURATION",
                      help="for the server to be there; how long it took is reported")
     how.add_argument("--tokenizer", metavar="MODEL",
                      help="counts tokens where the server does not tell")
     judged = parser.add_argument_group("how it is judged")
-    judged.add_argument("--ttft", type=parse_duration, default=None, metavar="DURATION")
-    judged.add_argument("--itl", type=parse_duration, default=None, metavar="DURATION",
+    judged.add_argument("--ttft", type=duration, default=None, metavar="DURATION")
+    judged.add_argument("--itl", type=duration, default=None, metavar="DURATION",
                         help="on average over a request")
-    judged.add_argument("--e2e", type=parse_duration, default=None, metavar="DURATION")
+    judged.add_argument("--e2e", type=duration, default=None, metavar="DURATION")
     judged.add_argument("--workers", type=int, help="among whom tokens are divided")
     judged.add_argument("--cost-per-hour", type=float)
     parser.add_argument("--quiet", action="store_true", help="no progress")

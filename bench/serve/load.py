@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from baton.bench.durations import duration, share
 from baton.bench.workloads.arrival import Arrival
 from baton.bench.workloads.arrivals import Fit, arrivals
 from baton.bench.workloads.lengths import Lengths
@@ -18,7 +19,6 @@ from baton.bench.workloads.traces import read_trace, replay
 from baton.bench.workloads.workload import Workload
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
-from baton.protocol.units import parse_duration
 
 _NOMINAL = 10.0
 """Requests per second of which a closed loop takes the next one whenever it can."""
@@ -34,7 +34,7 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--output", type=int, default=64, help="tokens")
     what.add_argument("--spread", type=float, default=0.0,
                       help="of both lengths' logarithms; 0: all alike")
-    what.add_argument("--shared", type=float, default=0.0, metavar="SHARE",
+    what.add_argument("--shared", type=share, default=0.0, metavar="SHARE",
                       help="of the prompt that sessions have in common, at its head")
     what.add_argument("--groups", type=int, default=1, help="different heads")
     what.add_argument("--turns", type=int, default=1, help="of each conversation")
@@ -54,13 +54,13 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     when.add_argument("--arrivals", default=None, metavar="PROCESS", help=_PROCESSES)
     when.add_argument("--speed", type=float, default=None,
                       help="of a trace: times as fast as it was")
-    when.add_argument("--start", type=parse_duration, default=0.0, metavar="DURATION",
+    when.add_argument("--start", type=duration, default=0.0, metavar="DURATION",
                       help="into the trace")
     when.add_argument("--concurrency", type=int, metavar="N",
                       help="closed loop of N clients, each with one request at a time")
-    when.add_argument("--warmup", type=parse_duration, default=5.0, metavar="DURATION",
+    when.add_argument("--warmup", type=duration, default=5.0, metavar="DURATION",
                       help="before what counts (default 5s)")
-    when.add_argument("--duration", type=parse_duration, default=None, metavar="DURATION",
+    when.add_argument("--duration", type=duration, default=None, metavar="DURATION",
                       help="that counts (default 60s, without --requests)")
     when.add_argument("--requests", type=int, metavar="N", help="at most, warm-up included")
 
