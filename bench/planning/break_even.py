@@ -88,7 +88,8 @@ def _both(world: World) -> list[Answer]:
 def _along(axis: Axis) -> BreakEven:
     def gain(factor: float) -> float:
         """Of disaggregated workers over colocated ones."""
-        rates = {answer.layout.shape: answer.rate for answer in _both(axis.world(factor))}
+        world = axis.world(factor)
+        rates = {answer.layout.shape: world.worth(answer) for answer in _both(world)}
         one, other = rates.get(DISAGGREGATED, 0.0), rates.get(COLOCATED, 0.0)
         if one <= 0 and other <= 0:
             return -_LIKE  # nobody serves it: no reason to take the trouble

@@ -23,13 +23,11 @@ from baton.bench.planning.plan import (
     ms,
 )
 from baton.bench.planning.processes import Setting
-from baton.bench.planning.run import Seen
+from baton.bench.planning.run import RunFigures
 from baton.bench.planning.survivors import Survivor, rate_for
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.curves import StepShape
 from baton.router.planner import split
-
-_PER_HOUR = 3600.0
 
 
 def choice_of(survivor: Survivor, limits: Limits, setting: Setting) -> Choice:
@@ -38,22 +36,20 @@ def choice_of(survivor: Survivor, limits: Limits, setting: Setting) -> Choice:
     rate = rate_for(survivor, limits)
     enough = capacity > 0 and (limits.rate is None or capacity >= limits.rate)
     goodput = limits.rate if limits.rate is not None and enough else capacity
-    price = limits.price(layout, kinds)
-    gpus = layout.devices(kinds)
-    # A budget buys fewer of the dear kind than `limits.gpus`, which counts the cheapest.
-    per_gpu = goodput / (limits.gpus if limits.all_of_them and limits.cost is None else gpus)
+    money = limits.money_of(layout, kinds)
     return Choice(
         name=layout.name(kinds),
         layout=layout.code(kinds),
         shape=layout.shape,
         pools=[_pool(pool, survivor, setting, rate) for pool in layout.pools],
-        gpus=gpus,
-        price_per_hour=price,
+        gpus=layout.devices(kinds),
+        price_per_hour=limits.price(layout, kinds),
         feasible=enough,
         capacity_per_s=shortened(capacity),
         goodput_per_s=shortened(goodput),
-        goodput_per_gpu=shortened(per_gpu),
-        goodput_per_cost=shortened(goodput * _PER_HOUR / price) if price else None,
+        goodput_per_gpu=shortened(goodput / limits.gpus_of(layout, kinds)),
+        goodput_per_cost=shortened(goodput / money) if money else None,
+        divisor=shortened(limits.divisor(layout, kinds)),
         binds=_binds(survivor, setting, rate),
         traffic=_traffic(survivor.candidate, rate),
         forecast=forecast_of(survivor.candidate, setting.wishes, rate),
@@ -115,7 +111,7 @@ def _pool(pool: Role, survivor: Survivor, setting: Setting, rate: float) -> Pool
     )
 
 
-def _busy(seen: Seen, role: str) -> float:
+def _busy(seen: RunFigures, role: str) -> float:
     """Of a slice in which workers do both, all are as busy as each."""
     return seen.busy.get(role, seen.busy.get("mixed", 0.0))
 

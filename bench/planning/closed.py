@@ -73,6 +73,10 @@ class World:
         rate = model.capacity(self.wishes.attainment).rate
         return Answer(layout, rate * self.factor(layout.shape))
 
+    def worth(self, answer: Answer) -> float:
+        """Its rate for each GPU or unit of money, as `Limits.divisor` counts them."""
+        return answer.rate / self.limits.divisor(answer.layout, self.kinds)
+
     def best(self, shapes: Sequence[str] = SHAPES) -> list[Answer]:
         """Of each of these shapes that there can be, the best first."""
         workload = self.wishes.within(self.workload)

@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from baton.bench.planning.figures import figure
+from baton.bench.planning.figures import around, figure, percent
 from baton.bench.planning.files import write_file
-from baton.bench.planning.plan import COLOCATED, DISAGGREGATED, HYBRID, Choice, Line, Plan
+from baton.bench.planning.plan import (
+    COLOCATED,
+    DISAGGREGATED,
+    HYBRID,
+    Line,
+    Plan,
+    nearest_share,
+)
 from baton.protocol.errors import ConfigError
 
 COLOURS = {DISAGGREGATED: "#1f6fb4", HYBRID: "#2e9e5b", COLOCATED: "#d1662a"}
@@ -33,9 +40,11 @@ def page(plan: Plan) -> str:
     question = plan.question
     share = f"{question.attainment:.0%}"
     busy = [line for line in plan.plots.get("busy", []) if len(line.x) > 1]
+    by_cost = question.ranked_by == "cost"
+    each = ("a unit of money", "requests") if by_cost else ("each GPU", "requests/s per GPU")
     figures = [
-        _figure("Frontier: what each GPU serves, by the ITL target", plan.plots.get("frontier", []),
-                "ITL target, ms", "requests/s per GPU"),
+        _figure(f"Frontier: what {each[0]} serves, by the ITL target",
+                plan.plots.get("frontier", []), "ITL target, ms", each[1]),
         _figure(f"TTFT of {share} against the rate", plan.plots.get("ttft", []), "requests/s",
                 "ms", limit=question.ttft_ms),
         _figure(f"ITL of {share} against the rate", plan.plots.get("itl", []), "requests/s", "ms",
@@ -54,7 +63,8 @@ def page(plan: Plan) -> str:
         f"<p>TTFT {question.ttft_ms:g} ms, ITL {question.itl_ms:g} ms for {share} of requests; "
         f"{question.gpus} GPUs; prompts of {plan.load.prompt_tokens:.0f} tokens, of which "
         f"{plan.load.cached_tokens:.0f} shared, answers of {plan.load.output_tokens:.0f}.</p>",
-        _table(plan.choices),
+        _table(plan),
+        "<small>± is half of a 95 % interval over seeds</small>",
         *figures,
         _list("If it were otherwise", [change.text for change in plan.sensitivity]),
         _list("Break-even", [entry.text for entry in plan.break_even]),
@@ -67,19 +77,25 @@ def page(plan: Plan) -> str:
 # -- inside ----------------------------------------------------------------------------------
 
 
-def _table(choices: Sequence[Choice]) -> str:
-    head = ("layout", "shape", "GPUs", "capacity/s", "per GPU", "attained", "TTFT p95", "ITL p95",
-            "links", "ends it")
+def _table(plan: Plan) -> str:
+    wanted = nearest_share(plan.question.attainment)
+    p = f"p{wanted * 100:.0f}"
+    by_cost = plan.question.ranked_by == "cost"
+    per = ("per GPU", "per cost") if by_cost else ("per GPU",)
+    head = ("layout", "shape", "GPUs", "capacity/s", *per, "at/s", "attained", f"TTFT {p}, ms",
+            f"ITL {p}, ms", "gap p99, ms", "links", "ends it")
     rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
-    for choice in choices:
+    for choice in plan.choices:
         seen = choice.simulated
         cells = [
-            choice.name, choice.shape, str(choice.gpus), figure(choice.capacity_per_s),
+            choice.name, choice.shape, str(choice.gpus),
+            figure(choice.capacity_per_s) if seen is None else around(seen.capacity_per_s),
             figure(choice.goodput_per_gpu),
-            "" if seen is None else f"{seen.attainment.value:.1%}",
-            *(("", "") if seen is None else (
-                f"{figure(found.value)} ms" if found is not None else "-"
-                for found in (seen.ttft_ms.p95, seen.itl_ms.p95)
+            *([figure(choice.goodput_per_cost or 0.0)] if by_cost else []),
+            *(("",) * 5 if seen is None else (
+                figure(seen.rate_per_s), around(percent(seen.attainment), " %"),
+                around(seen.ttft_ms.at(wanted)), around(seen.itl_ms.at(wanted)),
+                around(seen.gap_ms.p99),
             )),
             "" if choice.traffic is None else f"{choice.traffic.share:.0%}",
             choice.binds,

@@ -11,7 +11,7 @@ import msgspec
 
 from baton.bench.planning.layout import ROLES, Layout, Role
 from baton.bench.planning.plan import SHARES
-from baton.bench.planning.run import Seen
+from baton.bench.planning.run import RunFigures
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.errors import ConfigError
 from baton.router.account import Account
@@ -71,7 +71,7 @@ def layout_of(accounts: Sequence[Account], kind: int = 0) -> Layout | None:
     return Layout(pools, strict=not roles["mixed"] and not _any(accounts, "local"))
 
 
-def seen_of(accounts: Sequence[Account], wishes: Wishes) -> Seen:
+def seen_of(accounts: Sequence[Account], wishes: Wishes) -> RunFigures:
     """How they fared, as a simulation would tell it. What a client gave up before its first token
     says nothing."""
     judged = [a for a in accounts if not (a.outcome == "cancelled" and a.ttft is None)]
@@ -80,7 +80,7 @@ def seen_of(accounts: Sequence[Account], wishes: Wishes) -> Seen:
     kept = sum(_kept(account, wishes) for account in served)
     itl = [a.itl for a in served if a.itl is not None]
     prompts = sum(a.prompt_tokens for a in served)
-    return Seen(
+    return RunFigures(
         rate=len(judged) / seconds,
         came=len(judged) / seconds,
         seed=0,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.layout import Layout
 
+_HOUR = 3600.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -45,13 +47,28 @@ class Limits:
     def all_of_them(self) -> bool:
         return self.use_all or self.rate is None
 
+    def gpus_of(self, layout: Layout, kinds: Sequence[WorkerKind]) -> int:
+        """GPUs that its goodput is divided by: its own; but where all are to be used, all that
+        there are, its idle ones with them. With a budget nobody can say how many these are: it
+        buys more of the cheap kind."""
+        if self.all_of_them and self.cost is None:
+            return self.gpus
+        return layout.devices(kinds)
+
+    def money_of(self, layout: Layout, kinds: Sequence[WorkerKind]) -> float | None:
+        """For a second, by which its goodput is divided: its own; but where all is to be used, the
+        whole budget. None where it is not known."""
+        if self.all_of_them and self.cost is not None:
+            return self.cost / _HOUR
+        price = self.price(layout, kinds)
+        return None if price is None else price / _HOUR
+
     def divisor(self, layout: Layout, kinds: Sequence[WorkerKind]) -> float:
-        """What goodput is divided by. Where all are to be used, all that there are count."""
+        """By which any rate of it is divided before it is compared with another layout's: GPUs, or
+        money for a second, so that requests for a unit of money are compared."""
         if self.by_cost:
-            if self.all_of_them and self.cost is not None:
-                return self.cost
-            return self.price(layout, kinds) or math.inf
-        return float(self.gpus if self.all_of_them else layout.devices(kinds))
+            return self.money_of(layout, kinds) or math.inf
+        return float(self.gpus_of(layout, kinds))
 
     def score(
         self, capacity: float, layout: Layout, kinds: Sequence[WorkerKind]

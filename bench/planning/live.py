@@ -14,8 +14,8 @@ import numpy as np
 from baton.bench.planning.figures import figure
 from baton.bench.planning.journals import seen_of
 from baton.bench.planning.loads import dispersion
-from baton.bench.planning.plan import SHARES, Plan
-from baton.bench.planning.run import Seen
+from baton.bench.planning.plan import Plan, nearest_share
+from baton.bench.planning.run import RunFigures
 from baton.bench.planning.wishes import Wishes
 from baton.protocol.curves import StepCurve
 from baton.router.account import Account
@@ -231,10 +231,10 @@ def _wishes(plan: Plan | None, usual: Wishes) -> Wishes:
 
 
 def _compared(
-    seen: Seen, here: Forecast, plan: Plan | None, workload: Workload, share: float
+    seen: RunFigures, here: Forecast, plan: Plan | None, workload: Workload, share: float
 ) -> list[Compared]:
     tails = here.tails
-    share = min(SHARES, key=lambda wanted: abs(wanted - share))  # a plan has no others
+    share = nearest_share(share)  # a plan has no others
     best = None if plan is None else plan.choices[0]
     simulated = None if best is None else best.simulated
 

@@ -168,7 +168,8 @@ class Trace:
         """Each seed begins at another place of it, and after its end comes its beginning."""
         speed = rate / self.rate
         first = len(self._kept) * ((seed * 7) % _WINDOWS) // _WINDOWS
-        turned, start = [], self._kept[first].at
+        turned: list[Traced] = []
+        start = self._kept[first].at
         wanted, cycle = seconds * speed, 0.0
         place = first
         while (at := self._kept[place].at + cycle - start) < wanted:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from baton.bench.planning.estimates import estimate, over_runs, percentiles, share, shortened
 from baton.bench.planning.plan import SHARES, Figures
-from baton.bench.planning.run import Seen
+from baton.bench.planning.run import RunFigures
 
 
-def figures_of(runs: Sequence[Seen], rate: float | None = None) -> Figures:
+def figures_of(runs: Sequence[RunFigures], rate: float | None = None) -> Figures:
     """`rate`: that was asked for; None: the one that came."""
     came = sum(run.came for run in runs) / len(runs)
     return Figures(

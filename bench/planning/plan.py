@@ -182,8 +182,12 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     goodput_per_s: float
     """At the rate that was asked for, or at capacity."""
     goodput_per_gpu: float
+    """As `gpus_of` in `limits.py` counts them: where all are to be used, idle ones count."""
     goodput_per_cost: float | None
     """Requests that attain, for each unit of money."""
+    divisor: float
+    """By which rates are divided to compare choices (`Question.ranked_by`): GPUs, or money for a
+    second."""
     binds: str
     """What ends first: prefill, decode, all, link, ttft, itl, e2e or nothing."""
     traffic: Traffic | None
@@ -209,7 +213,7 @@ class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
     """Where disaggregated and colocated are worth the same."""
 
     of: str
-    """"prompt tokens", "output tokens", "ITL target", "link speed"."""
+    """"prompt length", "answer length", "ITL target", "link speed"."""
     unit: str
     here: float
     at: float | None
@@ -289,6 +293,11 @@ def read_plan(path: Path) -> Plan:
     if plan.format != FORMAT:
         raise ConfigError(f"{path} has format {plan.format}; this Baton reads {FORMAT}")
     return plan
+
+
+def nearest_share(wanted: float) -> float:
+    """Of SHARES."""
+    return min(SHARES, key=lambda known: abs(known - wanted))
 
 
 def ms(seconds: float) -> float | None:

@@ -75,12 +75,12 @@ def make_plan(asked: Asked, tell: Tell = lambda more, done: None) -> Plan:
         load=_load_facts(workload),
         kinds=_kind_facts(asked),
         choices=choices,
-        verdict=verdict(choices, asked.limits.rate),
+        verdict=verdict(choices, asked.limits.rate, by_cost=asked.limits.by_cost),
         sensitivity=sensitivity(world, best),
         break_even=break_even(here),
         infeasible=infeasible(world, most if survivors[0].capacity > 0 else None)
         if failed else None,
-        plots=plots_of(here, survivors),
+        plots=plots_of(here, survivors, asked.limits),
         notes=_notes(asked, len(candidates), choices, survivors, factors),
     )
 

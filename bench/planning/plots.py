@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from baton.bench.planning.closed import World
 from baton.bench.planning.estimates import estimate
+from baton.bench.planning.layout import Layout
+from baton.bench.planning.limits import Limits
 from baton.bench.planning.plan import Line
 from baton.bench.planning.survivors import Survivor
 
@@ -15,30 +17,35 @@ _TARGETS = (0.5, 0.65, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0)
 _RATES = 16
 
 
-def plots_of(world: World, survivors: Sequence[Survivor]) -> dict[str, list[Line]]:
-    """`frontier`: goodput per GPU over the ITL target; `ttft`, `itl`: milliseconds that the wanted
-    share keeps, over requests per second; `busy`: shares over seconds."""
+def plots_of(
+    world: World, survivors: Sequence[Survivor], limits: Limits
+) -> dict[str, list[Line]]:
+    """`world`: of as many devices as the best has; `limits`: the plan's. `frontier`: goodput per
+    GPU or per cost, as the plan ranks by, over the ITL target; `ttft`, `itl`: milliseconds that
+    the wanted share keeps, over requests per second; `busy`: shares over seconds."""
     firsts: list[Survivor] = []
     for survivor in survivors:
         shape = survivor.candidate.layout.shape
         if shape not in [first.candidate.layout.shape for first in firsts]:
             firsts.append(survivor)
     return {
-        "frontier": _frontier(world, firsts),
+        "frontier": _frontier(world, firsts, limits),
         "ttft": [line for s in firsts for line in _over_rate(world, s, "ttft")],
         "itl": [line for s in firsts for line in _over_rate(world, s, "itl")],
         "busy": [line for s in firsts for line in _busy(world, s)],
     }
 
 
-def _frontier(world: World, survivors: Sequence[Survivor]) -> list[Line]:
-    limits = replace(world.limits, rate=None)
+def _frontier(world: World, survivors: Sequence[Survivor], limits: Limits) -> list[Line]:
+    def each(rate: float, layout: Layout) -> float:
+        return rate / limits.divisor(layout, world.kinds)
+
     points: dict[str, list[tuple[float, float]]] = {}
     for factor in _TARGETS:
         wishes = replace(world.wishes, itl=world.wishes.itl * factor)
-        for answer in world.but(wishes=wishes, limits=limits).best():
+        for answer in world.but(wishes=wishes).best():
             points.setdefault(answer.layout.shape, []).append(
-                (1e3 * wishes.itl, answer.rate / limits.gpus)
+                (1e3 * wishes.itl, each(answer.rate, answer.layout))
             )
     lines = [
         Line(name=f"{shape}, closed form", shape=shape,
@@ -46,11 +53,10 @@ def _frontier(world: World, survivors: Sequence[Survivor]) -> list[Line]:
         for shape, found in points.items()
     ]
     for survivor in survivors:
-        gpus = survivor.candidate.layout.devices(world.kinds)
-        found = estimate(rate / gpus for rate in survivor.rates)
+        layout = survivor.candidate.layout
+        found = estimate(each(rate, layout) for rate in survivor.rates)
         lines.append(Line(
-            name=f"{survivor.candidate.layout.name(world.kinds)}, simulated",
-            shape=survivor.candidate.layout.shape,
+            name=f"{layout.name(world.kinds)}, simulated", shape=layout.shape,
             x=[_short(1e3 * world.wishes.itl)], y=[found.value],
             low=[max(0.0, found.low)], high=[found.high],
         ))

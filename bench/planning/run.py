@@ -53,7 +53,7 @@ class Way:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class RunFigures:
     """What a run found. Times in seconds, one entry for each request that counts and has it."""
 
     rate: float
@@ -97,7 +97,7 @@ def run_load(
     span: Span,
     seed: int,
     watch: bool = False,
-) -> Seen:
+) -> RunFigures:
     """`watch`: look at how busy the pools are while it runs."""
     arrivals = load.arrivals(rate, span.all, seed, wishes.targets)
     return run_arrivals(layout, kinds, arrivals, wishes, rate=rate, span=span, seed=seed,
@@ -115,7 +115,7 @@ def run_arrivals(
     seed: int,
     points: int = 1,
     way: Way | None = None,
-) -> Seen:
+) -> RunFigures:
     """`way`: how requests are decided; the usual one is the production policy, with strict roles
     where the layout has them."""
     chosen = way or Way(strict=layout.strict)
@@ -190,13 +190,13 @@ def _seen(
     seed: int,
     span: Span,
     busy: _Busy,
-) -> Seen:
+) -> RunFigures:
     kept = sum(wishes.kept(outcome) for outcome in outcomes)
     served = [outcome for outcome in outcomes if outcome.served]
     prompts = sum(outcome.prompt for outcome in served)
     itl = [value for outcome in served if (value := outcome.itl) is not None]
     points = busy.over_time()
-    return Seen(
+    return RunFigures(
         rate=rate,
         came=len(outcomes) / span.counted,
         seed=seed,

@@ -35,7 +35,7 @@ def _one_more(world: World, layout: Layout, here: float) -> list[Change]:
         )
         found = world.capacity(more)
         what = f"one more {pool.role} worker"
-        changes.append(_change(world, what, found, found, layout, here))
+        changes.append(_change(world, what, found, None, layout, here))
     return changes
 
 
@@ -60,7 +60,8 @@ def _otherwise(world: World, layout: Layout, here: float) -> list[Change]:
         all_of_them = same_devices(other, layout)
         best = all_of_them.best()
         changes.append(_change(
-            other, f"with {what}", other.capacity(layout), best[0] if best else None, layout, here
+            all_of_them, f"with {what}", other.capacity(layout), best[0] if best else None,
+            layout, here,
         ))
     return changes
 
@@ -79,8 +80,12 @@ def _change(
     text = f"{what}: {figure(mine.rate)} requests/s ({ratio - 1:+.0%})"
     found = best or mine
     shape = found.layout.shape
-    if found.layout != layout and found.rate > (1 + _NOTABLE) * mine.rate:
+    if best is not None and found.layout != layout and (
+        world.worth(found) > (1 + _NOTABLE) * world.worth(mine)
+    ):
         text += f"; {found.layout.name(world.kinds)} would serve {figure(found.rate)}"
+        if world.limits.by_cost and mine.rate > 0:
+            text += f", {world.worth(found) / world.worth(mine) - 1:.0%} more for the money"
         if COLOCATED in (shape, layout.shape) and shape != layout.shape:
             text += (
                 ": do not disaggregate then" if shape == COLOCATED else ": disaggregation pays then"

@@ -32,7 +32,7 @@ from baton.bench.planning.layout import Layout, parse_layout
 from baton.bench.planning.outcomes import figures_of
 from baton.bench.planning.plan import Estimate, Figures
 from baton.bench.planning.progress import progress
-from baton.bench.planning.run import Seen
+from baton.bench.planning.run import RunFigures
 from baton.bench.planning.steady import Length, run_steady
 from baton.bench.planning.what_if import POLICIES, Case, case_of, replayed
 from baton.bench.planning.wishes import Wishes
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def row_of(name: str, runs: Sequence[Seen]) -> Row:
+def row_of(name: str, runs: Sequence[RunFigures]) -> Row:
     busy = {role: share(run.busy[role] for run in runs) for role in runs[0].busy}
     return Row(name=name, busy=busy, **asdict(figures_of(runs)))
 

@@ -17,7 +17,7 @@ from baton.bench.planning.candidates import model_of
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.loads import Load
-from baton.bench.planning.run import Seen, Span, run_load
+from baton.bench.planning.run import RunFigures, Span, run_load
 from baton.bench.planning.wishes import Wishes
 from baton.router.planner.layouts import LayoutModel
 from baton.router.planner.workload import Workload
@@ -75,7 +75,7 @@ def run_steady(
     seed: int,
     watch: bool = False,
     lived: float = 0.0,
-) -> Seen:
+) -> RunFigures:
     """As long as it must be. `workload`: the load, as closed forms see it. `lived`: seconds that
     requests are known to live at a rate like this."""
     expected = expected_life(model_of(layout, kinds, workload), workload, wishes, rate)

@@ -24,7 +24,7 @@ from baton.bench.planning.layout import Layout
 from baton.bench.planning.limits import Limits
 from baton.bench.planning.plan import SHAPES
 from baton.bench.planning.processes import Processes, Setting
-from baton.bench.planning.run import Seen
+from baton.bench.planning.run import RunFigures
 from baton.bench.planning.search import Border, highest
 from baton.bench.planning.slices import Slice, slice_of, whole
 from baton.bench.planning.steady import run_steady
@@ -49,7 +49,7 @@ class Survivor:
     candidate: Candidate
     borders: list[Border] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[RunFigures] = field(default_factory=list)
     part: Slice | None = None
     """Of the layout, that was simulated. None: all of it."""
 
@@ -182,7 +182,7 @@ def look(
     seed: int,
     watch: bool = False,
     lived: float = 0.0,
-) -> Seen:
+) -> RunFigures:
     """`rate`: of the whole layout, as are those that come back."""
     seen = run_steady(
         part.layout, setting.kinds, setting.load, setting.workload, setting.wishes,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from baton.bench.planning.figures import figure
-from baton.bench.planning.plan import Estimate, Plan
+from baton.bench.planning.figures import around, figure
+from baton.bench.planning.plan import Plan, nearest_share
 from baton.protocol.units import format_bytes, format_duration
 
 
@@ -42,8 +42,7 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def _choices(plan: Plan) -> Table:
-    share = plan.question.attainment
-    wanted = min((0.5, 0.9, 0.95, 0.99), key=lambda q: abs(q - share))
+    wanted = nearest_share(plan.question.attainment)
     table = Table(title="plans, the best first; 95 % intervals over seeds")
     by_cost = plan.question.ranked_by == "cost"
     table.add_column("layout")
@@ -58,13 +57,13 @@ def _choices(plan: Plan) -> Table:
         seen = choice.simulated
         table.add_row(
             choice.name, choice.shape, str(choice.gpus),
-            figure(choice.capacity_per_s) if seen is None else _around(seen.capacity_per_s),
+            figure(choice.capacity_per_s) if seen is None else around(seen.capacity_per_s),
             figure(choice.goodput_per_gpu),
             *([figure(choice.goodput_per_cost or 0)] if by_cost else []),
             *(("", "", "", "", "") if seen is None else (
                 figure(seen.rate_per_s), f"{seen.attainment.value:.1%}",
-                _around(seen.ttft_ms.at(wanted)), _around(seen.itl_ms.at(wanted)),
-                _around(seen.gap_ms.p99),
+                around(seen.ttft_ms.at(wanted)), around(seen.itl_ms.at(wanted)),
+                around(seen.gap_ms.p99),
             )),
             choice.binds, style="" if choice.feasible else "dim",
         )
@@ -91,15 +90,6 @@ def _pools(plan: Plan) -> Table:
                 )),
             )
     return table
-
-
-def _around(found: Estimate | None) -> str:
-    """A figure and half its interval."""
-    if found is None:
-        return "-"
-    half = (found.high - found.low) / 2
-    around = "" if half == 0 else f" ± {figure(float(f'{half:.2g}'))}"
-    return figure(found.value) + around
 
 
 def _list(console: Console, title: str, lines: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
 from baton.bench.planning.layout import Layout, parse_layout
-from baton.bench.planning.run import Seen, Span, Way, run_arrivals
+from baton.bench.planning.run import RunFigures, Span, Way, run_arrivals
 from baton.bench.planning.wishes import Wishes
 from baton.bench.routing.systems import colocated
 from baton.bench.workloads.traces import Traced, replay
@@ -63,7 +63,7 @@ def case_of(text: str, base: Case) -> Case:
 
 def replayed(
     case: Case, trace: Sequence[Traced], wishes: Wishes, *, seed: int, speed: float = 1.0
-) -> Seen:
+) -> RunFigures:
     """All of the trace, from its beginning, `speed` times as fast."""
     longest = min(kind.machine.limits.max_model_len for kind in case.kinds)
     fitting = [traced for traced in trace if traced.prompt + traced.output < longest]

@@ -72,6 +72,7 @@ def choice(
         goodput_per_s=capacity,
         goodput_per_gpu=capacity / gpus,
         goodput_per_cost=None,
+        divisor=float(gpus),
         binds="prefill",
         traffic=Traffic(bytes_per_s=1e9, link_bytes_per_s=1e10, share=0.1, exposed_ms=2.0),
         forecast=Forecast(

@@ -38,6 +38,7 @@ def choice(layout: str, capacity: float, goodput: float | None) -> dict[str, Any
         "name": layout, "layout": layout, "shape": "x", "pools": [], "gpus": 2,
         "price_per_hour": None, "feasible": True, "capacity_per_s": capacity,
         "goodput_per_s": goodput or 0.0, "goodput_per_gpu": 1.0, "goodput_per_cost": None,
+        "divisor": 2.0,
         "binds": "all", "traffic": None, "simulated": simulated,
         "forecast": {"capacity_per_s": capacity, "bound_per_s": 3.0, "attainment": 1.0,
                      "ttft_ms": {}, "itl_ms": {}, "batch": 1.0},

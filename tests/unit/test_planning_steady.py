@@ -16,7 +16,7 @@ from baton.bench.planning.doubts import doubts
 from baton.bench.planning.layout import parse_layout
 from baton.bench.planning.loads import Stated
 from baton.bench.planning.processes import Effort, Setting
-from baton.bench.planning.run import Seen, Span, run_load
+from baton.bench.planning.run import RunFigures, Span, run_load
 from baton.bench.planning.search import Border, highest
 from baton.bench.planning.slices import Slice, slice_of
 from baton.bench.planning.steady import Length, longest_life, run_steady, span_of
@@ -81,7 +81,7 @@ def test_a_run_is_repeated_where_requests_live_longer_than_expected(
     monkeypatch.setattr(steady, "expected_life", lambda *_: 0.05)
     spans = []
 
-    def watched(*args: object, span: Span, **named: object) -> Seen:
+    def watched(*args: object, span: Span, **named: object) -> RunFigures:
         spans.append(span)
         return run_load(*args, span=span, **named)  # type: ignore[arg-type]
 
@@ -168,7 +168,7 @@ def test_no_layout_is_said_to_serve_more_than_its_busiest_resource_allows(
     """Whatever a simulation says."""
     here = candidate("2p+2d")
 
-    def always(*args: object, rate: float, **named: object) -> Seen:
+    def always(*args: object, rate: float, **named: object) -> RunFigures:
         seen = run_load(here.layout, KINDS, LOAD, WISHES, rate=1.0, span=Span(0, 5, 0), seed=1)
         return replace(seen, came=rate, attainment=1.0)
 

@@ -18,8 +18,10 @@ from baton.bench.planning.html import page, write_html
 from baton.bench.planning.plan import (
     INFEASIBLE_CODE,
     Choice,
+    Estimate,
     Infeasible,
     Nearest,
+    Percentiles,
     encode,
     ms,
     read_plan,
@@ -212,3 +214,31 @@ def test_the_terminal_shows_everything() -> None:
         "TTFT 450 ms instead", "one more prefill worker", "a note", "10%",
     ):
         assert said in text, said
+
+
+# -- intervals -------------------------------------------------------------------------------
+
+
+def test_the_report_has_the_intervals_that_the_table_has() -> None:
+    """Of the share that was asked for, not of another."""
+    made = choice()
+    assert made.simulated is not None
+    seen = msgspec.structs.replace(
+        made.simulated,
+        ttft_ms=replaced(made.simulated.ttft_ms, p90=Estimate(211.0, 204.0, 218.0)),
+        itl_ms=replaced(made.simulated.itl_ms, p90=Estimate(12.3, 11.9, 12.7)),
+        gap_ms=replaced(made.simulated.gap_ms, p99=Estimate(44.0, 41.0, 47.0)),
+    )
+    wanted = plan(msgspec.structs.replace(made, simulated=seen))
+    wanted = msgspec.structs.replace(
+        wanted, question=msgspec.structs.replace(wanted.question, attainment=0.9))
+    report, written = page(wanted), io.StringIO()
+    show(wanted, Console(file=written, width=200))
+    for text in (report, written.getvalue()):
+        for said in ("TTFT p90", "ITL p90", "211 ± 7", "12.3 ± 0.4", "44 ± 3", "10 ± 1"):
+            assert said in text, said
+    assert "95 ± 1 %" in report
+
+
+def replaced(made: Percentiles, **changes: Estimate) -> Percentiles:
+    return msgspec.structs.replace(made, **changes)
