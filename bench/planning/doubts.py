@@ -8,10 +8,34 @@ from collections.abc import Sequence
 from baton.bench.planning.candidates import closed_of
 from baton.bench.planning.figures import figure
 from baton.bench.planning.hardware.kinds import WorkerKind
+from baton.bench.planning.loads import Trace
 from baton.bench.planning.survivors import Survivor, ceiling_of
 
 MOST = 1.5
 """Times that simulation and closed form may differ without a word."""
+
+
+_SAME = 0.9
+"""Of the seeds there are, as how many at least they must be for their intervals to hold."""
+
+
+def repeated(trace: Trace, survivors: Sequence[Survivor]) -> list[str]:
+    """One line where seeds have so many requests of the trace in common that an interval over them
+    says nothing of other traffic like it."""
+    runs = [survivor.seen for survivor in survivors if survivor.seen]
+    if not runs:
+        return []
+    most = max(run.requests for seen in runs for run in seen)
+    seeds = [run.seed for run in runs[0]]
+    unlike = trace.unlike(seeds, most)
+    if len(seeds) < 2 or unlike >= _SAME * len(seeds):
+        return []
+    there = len(trace.requests) - trace.left_out
+    return [
+        f"the trace is too short for independent seeds: of its {there:,} requests a run counts up "
+        f"to {most:,}, so {len(seeds)} seeds are worth {figure(unlike)}; intervals are too narrow, "
+        "they leave out what other traffic like it would do"
+    ]
 
 
 def doubts(

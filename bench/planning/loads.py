@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Protocol
 
 from baton.bench.planning.caching import EndlessCache
@@ -24,8 +24,9 @@ from baton.router.planner.workload import Item, Workload
 
 SAMPLE = 400
 """Requests that closed forms are fed with."""
-_WINDOWS = 16
-"""Places of a trace from which seeds begin."""
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Of the trace, from one seed's beginning to the next one's: any few seeds in a row are as far from
+each other as can be, and no two begin at the same place."""
 
 
 class Load(Protocol):
@@ -167,7 +168,7 @@ class Trace:
     ) -> Iterator[Arrival]:
         """Each seed begins at another place of it, and after its end comes its beginning."""
         speed = rate / self.rate
-        first = len(self._kept) * ((seed * 7) % _WINDOWS) // _WINDOWS
+        first = int(len(self._kept) * _beginning(seed))
         turned: list[Traced] = []
         start = self._kept[first].at
         wanted, cycle = seconds * speed, 0.0
@@ -186,6 +187,16 @@ class Trace:
         return replay(
             turned, speed=speed, longest=self.longest, max_tokens=self.max_tokens, targets=targets
         )
+
+    def unlike(self, seeds: Sequence[int], requests: int) -> float:
+        """As how many seeds that have no request in common these are, of runs of so many requests.
+        Below 1 where one run alone has all of them more than once."""
+        each = requests / len(self._kept)
+        if each >= 1 or not seeds:
+            return 1 / each if each else 0.0
+        begin = sorted(_beginning(seed) for seed in seeds)
+        gaps = [b - a for a, b in pairwise([*begin, begin[0] + 1])]
+        return sum(min(gap, each) for gap in gaps) / each
 
     def sample(self, targets: Targets) -> Workload:
         seen: set[str] = set()
@@ -224,6 +235,11 @@ def dispersion(times: Sequence[float]) -> float:
 
 
 # -- inside ----------------------------------------------------------------------------------
+
+
+def _beginning(seed: int) -> float:
+    """Of a trace, from 0 to 1."""
+    return (seed * _GOLDEN) % 1.0
 
 
 def _wanted(targets: Targets) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from baton.bench.planning.break_even import break_even
 from baton.bench.planning.candidates import all_candidates
 from baton.bench.planning.choices import choice_of
 from baton.bench.planning.closed import Answer, World
-from baton.bench.planning.doubts import doubts
+from baton.bench.planning.doubts import doubts, repeated
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.infeasible import infeasible
 from baton.bench.planning.layout import kind_name
@@ -165,11 +165,13 @@ def _notes(
             + "; sensitivity and break-even are closed forms corrected by it"
         )
     notes += doubts(survivors, asked.kinds, asked.wishes.attainment)
-    if isinstance(asked.load, Trace) and asked.load.left_out:
-        notes.append(
-            f"{asked.load.left_out} of {len(asked.load.requests)} requests of the trace are longer "
-            "than the model allows and were left out"
-        )
+    if isinstance(asked.load, Trace):
+        notes += repeated(asked.load, survivors)
+        if asked.load.left_out:
+            notes.append(
+                f"{asked.load.left_out} of {len(asked.load.requests)} requests of the trace are "
+                "longer than the model allows and were left out"
+            )
     for kind in {kind.origin: kind for kind in asked.kinds}.values():
         if kind.origin == "roofline":
             notes.append(

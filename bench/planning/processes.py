@@ -68,7 +68,13 @@ class Setting:
 
     @property
     def seeds(self) -> range:
+        """Of the runs that count; layouts are chosen with the first."""
         return range(self.seed, self.seed + self.effort.seeds)
+
+    @property
+    def fresh(self) -> range:
+        """As many, none of which chose anything."""
+        return range(self.seed + 1, self.seed + 1 + self.effort.seeds)
 
 
 class Processes:

@@ -3,8 +3,12 @@ latencies they have at it, and how sure that is.
 
     first      of each: the highest rate, with one seed
     again      closed forms are corrected by what came of it; who would be best now is tried, too
-    others     of the best of each shape: the highest rate with the other seeds
-    measured   of these: latencies and how busy they are, at the rate in question, with all seeds
+    others     of the best of each shape: the highest rate with other seeds
+    measured   of these: latencies and how busy they are, at the rate in question, with these seeds
+
+The best of several by one seed are not as good by others: that seed's requests suited them. So
+where any were left out, the figures are of seeds that chose nothing; of all layouts the same, so
+that they can be compared seed by seed.
 
 Every step is a list of independent tasks, for as many processes as there are cores; what comes out
 does not depend on how many.
@@ -48,6 +52,7 @@ class Point:
 class Survivor:
     candidate: Candidate
     borders: list[Border] = field(default_factory=list)
+    """By seed; at first of the one that layouts are chosen with."""
     points: list[Point] = field(default_factory=list)
     seen: list[RunFigures] = field(default_factory=list)
     part: Slice | None = None
@@ -77,16 +82,20 @@ def simulate(
     for shape in SHAPES:
         of_shape = [s for s in tried if s.candidate.layout.shape == shape]
         best += sorted(of_shape, key=score, reverse=True)[: setting.effort.kept]
-    others = [(s, seed) for s in best for seed in setting.seeds[1:]]
+    chosen = len(best) < len(tried)
+    seeds = setting.fresh if chosen else setting.seeds
+    others = [(s, seed) for s in best for seed in (seeds if chosen else seeds[1:])]
     found = run.map([
         partial(find_border, part=_part(s), start=_start(s), ceiling=ceiling_of(s.candidate),
                 seed=seed, precise=2 * setting.effort.precise)
         for s, seed in others
     ])
+    for survivor in best if chosen else ():
+        survivor.borders.clear()
     for (survivor, _), (border, points) in zip(others, found, strict=True):
         survivor.borders.append(border)
         survivor.points += points
-    _measure(best, limits, setting, run)
+    _measure(best, limits, setting, seeds, run)
     return sorted(best, key=score, reverse=True), factors
 
 
@@ -119,12 +128,13 @@ def _first(
 
 
 def _measure(
-    best: Sequence[Survivor], limits: Limits, setting: Setting, run: Processes
+    best: Sequence[Survivor], limits: Limits, setting: Setting, seeds: Sequence[int],
+    run: Processes,
 ) -> None:
-    tasks = [(survivor, seed) for survivor in best for seed in setting.seeds]
+    tasks = [(survivor, seed) for survivor in best for seed in seeds]
     found = run.map([
         partial(look, part=_part(survivor), rate=rate_for(survivor, limits),
-                seed=seed, watch=seed == setting.seed)
+                seed=seed, watch=seed == seeds[0])
         for survivor, seed in tasks
     ])
     for (survivor, _), seen in zip(tasks, found, strict=True):
