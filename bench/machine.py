@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,24 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "versions": _versions(),
         "commit": _commit(),
         "command": shlex.join(["baton", *sys.argv[1:]]),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of what moves bytes between processes. Those for CUDA 12 and 13 are of different names."""
+    found = {}
+    for package in ("ucxx", "libucx", "pyzmq"):
+        for name in (package, f"{package}-cu13", f"{package}-cu12"):
+            try:
+                found[package] = metadata.version(name)
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return found
 
 
 def _cpu_name() -> str:

@@ -64,15 +64,16 @@ def found(
     versions: Mapping[str, str] | None = None,
     ran: Mapping[str, Any] | None = None,
 ) -> Result:
-    """The result of this process, now. `versions`: of packages that matter besides torch. `ran`: of
-    `describe()` when the run began, for a run with many results."""
+    """The result of this process, now. `versions`: of what mattered besides what `describe()`
+    names: other packages, servers of others. `ran`: of `describe()` when the run began, for a run
+    with many results."""
     if ran is None:
         from baton.bench.machine import describe
 
         ran = describe()
     return Result(
         bench=bench,
-        ran={**ran, **({"versions": dict(versions)} if versions else {})},
+        ran={**ran, "versions": {**ran.get("versions", {}), **(versions or {})}},
         settings=dict(settings),
         metrics=dict(metrics or {}),
         rows=list(rows),

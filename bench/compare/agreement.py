@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from baton.bench.compare.layouts import Layout
+from baton.bench.compare.loads import Load
+from baton.bench.compare.measure import Run
+from baton.bench.compare.running import Start
+from baton.bench.faults.judge import two_best
 from baton.bench.serve.seen import Seen
+from baton.protocol.tokens import unpack_tokens
 
 TIES = {"float32": 1e-4, "bfloat16": 0.25, "float16": 0.03}
 """Two roundings of a logit between 16 and 32, where it is rounded to 8 or 11 bits."""
@@ -90,3 +96,47 @@ def judge(
             else:
                 changed += 1
     return Agreement(compared, compared - len(parted), ties, changed, unchecked, widest)
+
+
+def check_answers(
+    runs: Sequence[Run], layouts: Sequence[Layout], load: Load, dtype: str, start: Start | None
+) -> dict[str, Agreement]:
+    """By layout: its answers beside those of the first of ours, over the first repetition at the
+    lowest rate that was measured. That layout is started once more where somebody has to say how
+    near a tie was; `start` None: nobody is asked. Raises LayoutFailed."""
+    first = _first(runs)
+    reference = next((layout for layout in layouts if layout.ours and layout.name in first), None)
+    if reference is None:
+        return {}
+    base = first[reference.name]
+    compared = {
+        layout.name: compare(base.seen, first[layout.name].seen)
+        for layout in layouts
+        if layout is not reference and layout.name in first
+        and len(first[layout.name].seen) == len(base.seen)
+    }
+    arrivals = load.arrivals(base.point.rate, base.point.seed)
+    answers = {one.number: one.ids or [] for one in base.seen}
+
+    def prefix(parting: Parting) -> list[int]:
+        prompt = unpack_tokens(arrivals[parting.number].prompt())
+        return [*prompt, *answers[parting.number][: parting.position]]
+
+    def judged(ask: TwoBest | None) -> dict[str, Agreement]:
+        tie = TIES.get(dtype, max(TIES.values()))
+        return {name: judge(count, parted, prefix, ask, tie=tie)
+                for name, (count, parted) in compared.items()}
+
+    if start is None or not any(parted for _, parted in compared.values()):
+        return judged(None)
+    with start(reference) as running:
+        return judged(lambda ids: two_best(running.url, ids))
+
+
+def _first(runs: Sequence[Run]) -> dict[str, Run]:
+    """By layout, those of the same requests as the first run of the lowest rate."""
+    if not runs:
+        return {}
+    base = min(runs, key=lambda run: (run.point.rate, run.point.repetition)).point
+    return {run.point.layout: run for run in runs
+            if (run.point.rate, run.point.seed) == (base.rate, base.seed)}

@@ -21,6 +21,8 @@ from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 
 COLOCATED, SPLIT, AUTO, PEER = "colocated", "split", "auto", "peer"
+DISAGGREGATED = (SPLIT, AUTO)
+"""Families that hand over."""
 CHUNKS = (128, 256, 512, 1024)
 _MAX_RUNNING = 64
 _SPLITS = 3

@@ -33,6 +33,8 @@ class Load:
     """Seconds before what counts."""
     seconds: float
     """That count."""
+    e2e: float | None = None
+    """Target to the last token, in seconds: one that only who measures knows of."""
 
     def arrivals(self, rate: float, seed: int) -> list[Arrival]:
         """`rate`: requests per second on average."""

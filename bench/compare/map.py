@@ -188,7 +188,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reading.add_workers(parser)
-    parser.set_defaults(ttft=None, itl=None, chunks=[128, 512], repeat=1)
+    parser.set_defaults(ttft=None, itl=None, e2e=None, chunks=[128, 512])
     parser.add_argument("--machine", help="as for `baton bench routing suite`")
     parser.add_argument("--prompts", type=int, nargs="+", metavar="TOKENS",
                         default=[64, 256, 1024, 4096])

@@ -39,8 +39,8 @@ class Served(Protocol):
     def counted(self) -> list[Seen]:
         """Those after the warm-up, in the order in which they were due."""
 
-    def summary(self) -> dict[str, Any]:
-        """Figures of these."""
+    def summary(self, *, e2e: float | None = None) -> dict[str, Any]:
+        """Figures of these; `e2e`: one more target, in seconds."""
 
     def server_side(self) -> dict[str, Any]:
         """What the server's metrics say of the same time, under "times"."""
@@ -51,9 +51,10 @@ class Serve(Protocol):
 
     async def __call__(
         self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float,
-        give_up: float | None = None,
+        give_up: float | None = None, e2e: float | None = None,
     ) -> Served:
-        """`give_up`: the attainment below which the rest need not be sent."""
+        """`give_up`: the attainment below which the rest need not be sent; of all targets, that of
+        `e2e` seconds too."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,9 +109,9 @@ def measure(
     with start(layout) as running:
         served = asyncio.run(serve(
             running.url, arrivals, model=running.model, warmup=load.warm, seconds=load.seconds,
-            give_up=give_up,
+            give_up=give_up, e2e=load.e2e,
         ))
-    seen, summary = served.counted, served.summary()
+    seen, summary = served.counted, served.summary(e2e=load.e2e)
     phases = phases_of(
         _counted(running, load, served.requests),
         np.concatenate([one.gaps for one in seen] or [np.zeros(0)]).tolist(),
@@ -143,6 +144,10 @@ def figures_of(summary: Mapping[str, Any]) -> dict[str, float | None]:
         for part in ("mean", "p50", "p90", "p99", "max"):
             figures[f"{name.removesuffix('_ms')}_{part}_ms"] = spread.get(part)
     return figures
+
+
+FIGURES = tuple(figures_of({}))
+"""Names of all that there are."""
 
 
 def _counted(running: Running, load: Load, requests: Sequence[Seen]) -> list[Account]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from baton.bench.compare import layouts as making
@@ -15,7 +16,7 @@ from baton.bench.compare.measure import Serve
 from baton.bench.compare.patience import Client
 from baton.bench.compare.planned import layouts_of, rate_of
 from baton.bench.compare.running import Start, Starter, model_of
-from baton.bench.compare.wants import Want
+from baton.bench.compare.wants import Want, check
 from baton.bench.compare.wants import parse as parse_want
 from baton.bench.durations import duration, share
 from baton.bench.planning.plan import Plan, read_plan
@@ -40,6 +41,8 @@ class Chosen:
     plan: Plan | None = None
     close: Callable[[], None] = lambda: None
     """Ends what was started and is kept."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of peers that tell theirs, once they were started."""
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +80,8 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         "96/192+1536/8:0.2 (the default) has a fifth of long prompts")
     parser.add_argument("--lengths", type=float, default=1.0, metavar="TIMES",
                         help="a named workload's lengths times this: for small models")
+    parser.add_argument("--e2e", type=duration, metavar="DURATION",
+                        help="target to the last token; default: none")
     parser.add_argument("--attainment", type=share, default=0.95,
                         help="share of requests that a rate is held with; default: 0.95")
     parser.add_argument("--layout", action="append", metavar="LAYOUT",
@@ -89,8 +94,9 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         "the best colocated layout")
     parser.add_argument("--capacity", action="store_true",
                         help="also find the highest rate of each layout, with --rates")
-    parser.add_argument("--start", type=float, default=1.0, metavar="RATE",
-                        help="where tuning and searching begin; default: 1")
+    parser.add_argument("--start", type=float, metavar="RATE",
+                        help="where tuning and searching begin; default: the first of --rates, "
+                        "or 1")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL|NAME=COMMAND",
                         help="one more column: a server that runs, with an OpenAI-compatible API "
                         "and without prefix caching; or a command that starts one, prints its URL "
@@ -104,14 +110,20 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         "what was measured")
     parser.add_argument("--html", metavar="FILE", help="also write a report with pictures")
     options = parser.parse_args(arguments)
-    for name in ("workers", "repeat", "seconds", "start", "ttft", "itl"):
-        if getattr(options, name) <= 0:
-            parser.error(f"--{name} must be above 0")
-    if min([*options.chunks, *(options.rates or ()), options.lengths]) <= 0:
-        parser.error("--chunks, --rates and --lengths must be above 0")
-    if not 0 < options.attainment <= 1:
-        parser.error("--attainment must be above 0 and at most 1")
+    for name in ("workers", "repeat", "seconds", "start", "ttft", "itl", "e2e", "chunks", "rates",
+                 "lengths", "attainment"):
+        given = getattr(options, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not 0 < value < math.inf:
+                parser.error(f"--{name} must be above 0, got {value:g}")
     return options
+
+
+def begin(options: argparse.Namespace) -> float:
+    """The rate that tuning and searching begin at."""
+    if options.start is not None:
+        return float(options.start)
+    return float(options.rates[0]) if options.rates else 1.0
 
 
 def targets_of(options: argparse.Namespace) -> Targets:
@@ -127,6 +139,7 @@ def load_of(options: argparse.Namespace, text: str, lengths: float = 1.0) -> Loa
         fit=_fit(options, lengths),
         warm=options.warm_up,
         seconds=options.seconds,
+        e2e=options.e2e,
     )
 
 
@@ -144,8 +157,9 @@ def choose(options: argparse.Namespace) -> Chosen:
     """Raises ConfigError."""
     plan = None if options.plan is None else _planned(options)
     targets, workers = targets_of(options), options.workers
-    if plan is not None and not options.layout:
-        chosen = layouts_of(plan, targets)
+    planned = [] if plan is None else layouts_of(plan, targets)
+    if planned and not options.layout:
+        chosen = planned
     elif options.layout:
         chosen = [making.parse(text, workers, targets) for text in options.layout]
     else:
@@ -154,6 +168,8 @@ def choose(options: argparse.Namespace) -> Chosen:
     names = [layout.name for layout in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"layouts of the same name: {', '.join(names)}")
+    wants = [parse_want(text) for text in options.want]
+    check(wants, chosen, rates=options.rates, tuned=not options.no_tuning, repeat=options.repeat)
     for layout in chosen:
         if layout.url is not None:
             model_of(layout)  # a peer that is not there is better known before hours of runs
@@ -163,8 +179,9 @@ def choose(options: argparse.Namespace) -> Chosen:
         load=load_of(options, options.load, options.lengths),
         start=start,
         close=start.close,
+        versions=start.versions,
         serve=serve_of(options),
-        wants=[parse_want(text) for text in options.want],
+        wants=wants,
         plan=plan,
     )
 
@@ -175,12 +192,10 @@ def _planned(options: argparse.Namespace) -> Plan:
     if not plan.choices:
         raise ConfigError(f"{options.plan} has no layout to measure")
     asked = plan.question
-    if asked.e2e_ms is not None:
-        raise ConfigError(f"{options.plan} has an end-to-end target, which is not measured here: "
-                          "plan without --e2e")
     if asked.workload not in (options.load, f"{options.load} x {options.lengths:g}"):
         raise ConfigError(f"{options.plan} is for {asked.workload}: give --load of that")
     options.ttft, options.itl = asked.ttft_ms / 1e3, asked.itl_ms / 1e3
+    options.e2e = None if asked.e2e_ms is None else asked.e2e_ms / 1e3
     options.attainment = asked.attainment
     options.rates = options.rates or [rate_of(plan)]
     options.no_tuning = True

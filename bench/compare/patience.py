@@ -9,6 +9,7 @@ attained is below what is wanted, too.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,16 +38,17 @@ class Client:
         warmup: float,
         seconds: float,
         give_up: float | None = None,
+        e2e: float | None = None,
     ) -> Served:
-        """`give_up`: the wanted attainment, below which the rest need not be measured. Raises
-        ConfigError when the server cannot be asked."""
+        """`give_up`: the wanted attainment, below which the rest need not be measured. `e2e`: one
+        more target, in seconds. Raises ConfigError when the server cannot be asked."""
         stream = list(arrivals)
         stop = asyncio.Event()
         expected = sum(warmup <= arrival.at < warmup + seconds for arrival in stream)
         may_miss = expected if give_up is None else (1 - give_up) * expected
 
         def watch(run: Run) -> None:
-            task = asyncio.create_task(self._look(run, warmup, may_miss, stop))
+            task = asyncio.create_task(self._look(run, warmup, may_miss, stop, e2e))
             self._watching.add(task)
 
         try:
@@ -57,25 +59,28 @@ class Client:
                 self._watching.pop().cancel()
 
     async def _look(
-        self, run: Run, warmup: float, may_miss: float, stop: asyncio.Event
+        self, run: Run, warmup: float, may_miss: float, stop: asyncio.Event, e2e: float | None
     ) -> None:
         while not stop.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             counted = [seen for seen in run.seen if seen.due >= warmup]
-            if misses(counted, run.now) > may_miss:
+            if misses(counted, run.now, e2e) > may_miss:
                 stop.set()
 
 
-def misses(seen: Sequence[Seen], now: float) -> int:
+def misses(seen: Sequence[Seen], now: float, e2e: float | None = None) -> int:
     """Of these, those that have missed for certain by `now`, seconds since the load began."""
-    return sum(_missed(one, now) for one in seen)
+    return sum(_missed(one, now, e2e) for one in seen)
 
 
-def _missed(seen: Seen, now: float) -> bool:
+def _missed(seen: Seen, now: float, e2e: float | None) -> bool:
     if seen.ended is not None:
-        return not seen.attained()
+        return not seen.attained(e2e)
     targets = seen.targets
-    if seen.sent is None or targets.ttft is None or targets.itl is None:
+    if seen.sent is None:
         return False
-    # Whoever keeps both targets is over by then.
-    return now - seen.sent > targets.ttft + targets.itl * max(0, seen.asked - 1)
+    # Whoever keeps all targets is over by then.
+    over = math.inf if e2e is None else e2e
+    if targets.ttft is not None and targets.itl is not None:
+        over = min(over, targets.ttft + targets.itl * max(0, seen.asked - 1))
+    return now - seen.sent > over

@@ -6,6 +6,9 @@ Pure.
     1p+1d            split 1+1
     ~1p+1d           routed 1+1: the router decides for each request, roles stay
     1p+1m            1p+1m
+
+A worker of ours has one device. Layouts whose workers have several, or are of several kinds, cannot
+be started, and are refused: workers of another size would say nothing of the plan.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from baton.protocol.records import Targets
 
 NEAR = 0.1
 """Of what was planned: so far off may be what is measured."""
-_CODE = re.compile(r"(\d+)([pmd])(?:@\S+)?")
+_CODE = re.compile(r"(\d+)([pmd])(?:@(\S+))?")
+_ONE_DEVICE = "tp1"
 _FIGURES = {
     "ttft_p50_ms": "TTFT P50",
     "ttft_p99_ms": "TTFT P99",
@@ -36,10 +40,16 @@ _FIGURES = {
 
 
 def layout_of(code: str, targets: Targets) -> Layout:
-    """Raises ConfigError for what is no layout."""
+    """Raises ConfigError for what is no layout, or cannot be started."""
     found = [_CODE.fullmatch(part) for part in code.removeprefix("~").split("+")]
     if not all(found):
         raise ConfigError(f"the plan's layout {code!r} is of a form that is not known here")
+    kinds = {each[3] for each in found if each}
+    if any(re.fullmatch(r"tp\d+", kind or "") for kind in kinds - {_ONE_DEVICE}):
+        raise _several(code)
+    if len(kinds) > 1:
+        raise ConfigError(f"the plan's layout {code} has workers of several kinds of hardware, and "
+                          "here all are alike: plan with one --hardware")
     count = {each[2]: int(each[1]) for each in found if each}
     prefill, mixed, decode = (count.get(letter, 0) for letter in "pmd")
     if not prefill and not decode:
@@ -59,12 +69,22 @@ def layout_of(code: str, targets: Targets) -> Layout:
 
 
 def layouts_of(plan: Plan, targets: Targets) -> list[Layout]:
-    """Of all choices, the best first."""
+    """Of all choices, the best first. Raises ConfigError where one cannot be started."""
     found: dict[str, Layout] = {}
     for choice in plan.choices:
+        # Of workers that are all of one size the code does not tell it.
+        if any(pool.devices > 1 for pool in choice.pools):
+            raise _several(choice.layout)
         layout = layout_of(choice.layout, targets)
         found.setdefault(layout.name, layout)
     return list(found.values())
+
+
+def _several(code: str) -> ConfigError:
+    return ConfigError(
+        f"the plan's layout {code} has workers of several devices (tensor parallelism), which "
+        "cannot be started here: plan with --tp 1"
+    )
 
 
 def rate_of(plan: Plan) -> float:

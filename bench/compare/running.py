@@ -61,6 +61,8 @@ class Starter:
 
     def __init__(self, common: Sequence[str]) -> None:
         """`common`: what `baton up` gets for every layout, such as the model and its dtype."""
+        self.versions: dict[str, str] = {}
+        """Of peers that ran and told theirs, by name."""
         self._common = list(common)
         self._kept: dict[str, tuple[Running, int]] = {}
         """Peers that were started, and their process ids."""
@@ -70,7 +72,9 @@ class Starter:
     def __call__(self, layout: Layout) -> Iterator[Running]:
         """Raises LayoutFailed."""
         if layout.url is not None:
-            yield Running(layout.url, model_of(layout))
+            running = Running(layout.url, model_of(layout))
+            self._ask_version(layout, layout.url)
+            yield running
         elif layout.command:
             with self._awake(layout) as running:
                 yield running
@@ -94,12 +98,29 @@ class Starter:
             url, process = self._stack.enter_context(_begun(layout, layout.command))
             self._stack.callback(_signal_all, process.pid, signal.SIGCONT)
             self._kept[layout.name] = Running(url, model_of(layout, url)), process.pid
+            self._ask_version(layout, url)
         running, pid = self._kept[layout.name]
         _signal_all(pid, signal.SIGCONT)
         try:
             yield running
         finally:
             _signal_all(pid, signal.SIGSTOP)
+
+
+    def _ask_version(self, layout: Layout, url: str) -> None:
+        if layout.name not in self.versions and (version := version_of(url)) is not None:
+            self.versions[layout.name] = version
+
+
+def version_of(url: str) -> str | None:
+    """As vLLM and those like it tell it at `/version`; None of servers that do not."""
+    try:
+        with urllib.request.urlopen(f"{url}/version", timeout=10) as reply:
+            told = json.load(reply)
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    version = told.get("version") if isinstance(told, dict) else None
+    return str(version) if version else None
 
 
 def model_of(layout: Layout, url: str | None = None) -> str:

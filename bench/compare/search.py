@@ -23,6 +23,8 @@ class Capacity:
     fails: float = math.inf
     probes: list[tuple[float, float]] = field(default_factory=list)
     """(rate, attainment), in the order in which they were measured."""
+    repetition: int = 0
+    """Searches of the same repetition had the same requests."""
 
     @property
     def found(self) -> bool:

@@ -74,6 +74,16 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     return Interval(math.exp(mid), math.exp(mid - half), _exp(mid + half), len(pairs))
 
 
+def favours(ours: Sequence[float], theirs: Sequence[float]) -> int:
+    """1 where ours are more, pair by pair, at CONFIDENCE; -1 where they are less; 0 where that is
+    open. Where one of a pair is zero there is no ratio, but by how much it is less. Raises
+    ValueError for lengths that differ, or nothing."""
+    ratio = ratio_of(ours, theirs)
+    better = ratio if ratio.known else difference_of(ours, theirs)
+    even = 1.0 if ratio.known else 0.0
+    return 1 if better.above(even) else -1 if better.below(even) else 0
+
+
 def level_of(values: Sequence[float]) -> Interval:
     """The geometric mean, of what cannot be below zero."""
     return ratio_of(values, [1.0] * len(values))

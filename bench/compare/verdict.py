@@ -12,14 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from baton.bench.compare.layouts import AUTO, COLOCATED, PEER, SPLIT
+from baton.bench.compare.capacities import ratios
+from baton.bench.compare.layouts import COLOCATED, DISAGGREGATED, PEER
 from baton.bench.compare.measure import Run
 from baton.bench.compare.phases import mean, why_between, why_first_token
 from baton.bench.compare.search import Capacity
-from baton.bench.compare.statistics import Interval, difference_of, level_of, mean_of, ratio_of
+from baton.bench.compare.statistics import Interval, favours, level_of, mean_of, ratio_of
 
 WINS, LOSES, TIED = "wins", "loses", "is tied"
-DISAGGREGATED = (SPLIT, AUTO)
+_SIDES = {1: WINS, -1: LOSES, 0: TIED}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
     ]
 
 
+def paired(ours: Standing, theirs: Standing, name: str) -> tuple[list[float], list[float]]:
+    """A figure of both, of the repetitions that both have it of: same seed, same requests."""
+    other = {_requests(run): run.point.figure(name) for run in theirs.runs}
+    pairs = [
+        (mine, value) for run in ours.runs
+        if (mine := run.point.figure(name)) is not None
+        and (value := other.get(_requests(run))) is not None
+    ]
+    return [mine for mine, _ in pairs], [value for _, value in pairs]
+
+
 def best_of(families: Sequence[str], found: Sequence[Standing]) -> Standing | None:
     """The one with the most goodput; of about equals the one with the shortest tail between
     tokens."""
@@ -75,26 +87,39 @@ def best_of(families: Sequence[str], found: Sequence[Standing]) -> Standing | No
 
 
 def outcome(ours: Standing, theirs: Standing) -> tuple[str, Interval]:
-    """WINS, LOSES or TIED, and the ratio of goodputs."""
-    ratio = ratio_of(ours.goodputs, theirs.goodputs)
-    if len(ours.runs) == 1:
-        mine, other = (each.runs[0].point.attainment_ci or [0.0, 1.0] for each in (ours, theirs))
-        if mine[0] > other[1]:
+    """WINS, LOSES or TIED, and the ratio of goodputs; of no pair of runs it is not a number."""
+    mine, other = paired(ours, theirs, "goodput_per_s")
+    if not mine:
+        return TIED, Interval(math.nan, -math.inf, math.inf, 0)
+    ratio = ratio_of(mine, other)
+    if len(mine) == 1:
+        first, second = _by_chance(ours, theirs), _by_chance(theirs, ours)
+        if first[0] > second[1]:
             return WINS, ratio
-        return (LOSES if mine[1] < other[0] else TIED), ratio
-    # Where one attained nothing there is no ratio, but by how much it is less.
-    better = ratio if ratio.known else difference_of(ours.goodputs, theirs.goodputs)
-    even = 1.0 if ratio.known else 0.0
-    if better.above(even):
-        return WINS, ratio
-    return (LOSES if better.below(even) else TIED), ratio
+        return (LOSES if first[1] < second[0] else TIED), ratio
+    return _SIDES[favours(mine, other)], ratio
+
+
+def _by_chance(one: Standing, other: Standing) -> list[float]:
+    """Attainment of the first run that has its pair, by chance in its requests."""
+    known = {_requests(run) for run in other.runs}
+    run = next(run for run in one.runs if _requests(run) in known)
+    return run.point.attainment_ci or [0.0, 1.0]
+
+
+def _requests(run: Run) -> tuple[int, int]:
+    """Runs at one rate that have this in common had the same requests."""
+    return run.point.repetition, run.point.seed
 
 
 def sentences(
-    runs: Sequence[Run], capacities: Mapping[str, Sequence[Capacity]], wanted: float
+    runs: Sequence[Run], capacities: Mapping[str, Sequence[Capacity]], wanted: float,
+    families: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The whole verdict; empty without a disaggregated layout and another."""
+    """The whole verdict; empty without a disaggregated layout and another. `families`: of layouts
+    by name, where runs do not tell."""
     found = standings(runs)
+    families = {**{each.layout: each.family for each in found}, **(families or {})}
     said: list[str] = []
     beside: list[str] = []
     by_outcome: dict[str, list[float]] = {WINS: [], LOSES: [], TIED: []}
@@ -111,7 +136,8 @@ def sentences(
         f"Disaggregation {result} at {_rates(rates)} requests/s."
         for result, rates in by_outcome.items() if rates
     ]
-    return [*_capacity(capacities, wanted), *summary, *said, *beside]
+    return [*_capacity(capacities, wanted), *_ratios(capacities, families), *summary, *said,
+            *beside]
 
 
 def _at(
@@ -136,15 +162,15 @@ def _at(
 def _beside(ours: Standing | None, peer: Standing) -> str:
     """What its tails cost or gain against a server of others."""
     assert ours is not None
-    ratios = [
-        f"{words} {_times(ratio_of(mine, theirs))} as long"
-        for name, words in (("ttft_mean_ms", "first tokens take"),
-                            ("itl_p99_ms", "P99 between tokens is"))
-        if len(mine := ours.values(name)) == len(theirs := peer.values(name)) > 0
-    ]
+    told = []
+    for name, words in (("ttft_mean_ms", "first tokens take"),
+                        ("itl_p99_ms", "P99 between tokens is")):
+        mine, theirs = paired(ours, peer, name)
+        if mine:
+            told.append(f"{words} {_times(ratio_of(mine, theirs))} as long")
     return (
         f"At {ours.rate:g} requests/s, {ours.layout} beside {peer.layout}: "
-        + ("; ".join(ratios) or "nothing to compare") + "."
+        + ("; ".join(told) or "nothing to compare") + "."
     )
 
 
@@ -159,7 +185,18 @@ def _capacity(capacities: Mapping[str, Sequence[Capacity]], wanted: float) -> li
     return [f"Highest rate at which {wanted:.0%} of requests attain, requests/s: {told}."]
 
 
+def _ratios(
+    capacities: Mapping[str, Sequence[Capacity]], families: Mapping[str, str]
+) -> list[str]:
+    return [
+        f"{ours} holds {least}{_times(ratio)} the rate that {theirs} holds."
+        for ours, theirs, ratio, least in ratios(capacities, families)
+    ]
+
+
 def _times(ratio: Interval) -> str:
+    if math.isnan(ratio.mid):
+        return "nobody knows how many times"
     if ratio.mid == float("inf"):
         return "infinitely many times"
     return f"{ratio.mid:.2f} times" + (

@@ -64,7 +64,8 @@ def goodput(result: Result) -> Any:
     settings = result.settings
     figure, (axes,) = canvas(
         f"{settings['load']}: requests within TTFT {1e3 * settings['ttft']:g} ms and ITL "
-        f"{1e3 * settings['itl']:g} ms",
+        f"{1e3 * settings['itl']:g} ms"
+        + (f", E2E {1e3 * settings['e2e']:g} ms" if settings.get("e2e") is not None else ""),
         result.ran,
     )
     looks = _looks(found)

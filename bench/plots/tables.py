@@ -86,7 +86,8 @@ def _compare(results: Sequence[Result]) -> Iterator[Table]:
     for result in results:
         yield Table(
             f"{result.settings['load']}, targets {1e3 * result.settings['ttft']:g} ms and "
-            f"{1e3 * result.settings['itl']:g} ms, {result.settings['repeat']} times each",
+            f"{1e3 * result.settings['itl']:g} ms{_e2e(result.settings)}, "
+            f"{result.settings['repeat']} times each",
             ("layout", "requests/s", "goodput/s", "in time", "TTFT mean ms", "TTFT P99 ms",
              "ITL P50 ms", "ITL P99 ms", "tokens/s"),
             [(each.layout, f"{each.rate:g}", _f(each.mid("goodput_per_s")),
@@ -95,6 +96,11 @@ def _compare(results: Sequence[Result]) -> Iterator[Table]:
               _f(each.mid("itl_p99_ms"), 1), _f(each.mid("output_tokens_per_s"), 0))
              for each in standings_of(result)],
         )
+
+
+def _e2e(settings: Mapping[str, Any]) -> str:
+    e2e = settings.get("e2e")
+    return "" if e2e is None else f" ({1e3 * e2e:g} ms to the last token)"
 
 
 def _any(results: Sequence[Result]) -> Iterator[Table]:

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from baton.bench.compare import command
+from baton.bench.compare import agreement, command
 from baton.bench.compare import options as reading
 from baton.bench.compare.layouts import Layout
 from baton.bench.compare.options import Chosen
-from baton.bench.compare.running import Running
+from baton.bench.compare.running import LayoutFailed, Running
 from baton.bench.results import Result, read
 from baton.bench.serve.lag import ClientLag
 from baton.bench.serve.seen import Seen
 from baton.bench.serve.served import Served
 from baton.bench.workloads.arrival import Arrival
+from baton.protocol.errors import ConfigError
 from baton.router.account import Account, Attempt
 
 TTFT = {"colocated 128": 0.3, "colocated 512": 0.2, "colocated": 0.25, "split 1+1": 0.4}
@@ -28,9 +29,11 @@ LIMIT = {"colocated 128": 1.0, "colocated 512": 0.8, "colocated": 0.9, "split 1+
 
 
 class Servers:
-    def __init__(self, changed: str = "") -> None:
+    def __init__(self, changed: str = "", fails: tuple[tuple[str, int], ...] = ()) -> None:
         self.changed = changed
         """The layout that answers something else."""
+        self.fails = fails
+        """(layout, which of its starts, from 1 on) that fail."""
         self.started: list[str] = []
         self._now = ""
         self._accounts: list[Account] = []
@@ -38,6 +41,8 @@ class Servers:
     @contextmanager
     def start(self, layout: Layout) -> Iterator[Running]:
         self.started.append(layout.name)
+        if (layout.name, self.started.count(layout.name)) in self.fails:
+            raise LayoutFailed(layout.name, "it did not start:\nTraceback\nOSError: no memory\n")
         self._now, self._accounts = layout.name, [_account(-1.0)]  # what asked first
         running = Running("http://nowhere", "m")
         yield running
@@ -45,7 +50,7 @@ class Servers:
 
     async def serve(
         self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float,
-        give_up: float | None = None,
+        give_up: float | None = None, e2e: float | None = None,
     ) -> Served:
         stream = list(arrivals)
         rate = len(stream) / (warmup + seconds)
@@ -81,7 +86,8 @@ def compare(
 
     def choose(options: Any) -> Chosen:
         chosen = usual(options)
-        return Chosen(chosen.layouts, chosen.load, servers.start, servers.serve, chosen.wants)
+        return Chosen(chosen.layouts, chosen.load, servers.start, servers.serve, chosen.wants,
+                      versions={"vllm": "0.32"})
 
     monkeypatch.setattr(reading, "choose", choose)
     file = tmp_path / "c.jsonl"
@@ -101,6 +107,11 @@ def test_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert list(capacity) == ["colocated 128", "split 1+1", "auto"]
     assert 0.8 < capacity["colocated 128"] <= 1.1
     assert 1.6 < capacity["split 1+1"] <= 2.2
+    ratio = result.metrics["capacity_ratio"][0]
+    assert (ratio["ours"], ratio["theirs"]) == ("split 1+1", "colocated 128")
+    assert 1.4 < ratio["mid"] < 2.6
+    assert ratio["low"] < ratio["mid"] < ratio["high"]
+    assert result.ran["versions"]["vllm"] == "0.32"
     highest = max(point["rate"] for point in result.series["points"])
     verdict = " ".join(result.metrics["verdict"])
     assert f"Disaggregation wins at {highest:g} requests/s" in verdict
@@ -140,7 +151,7 @@ def test_other_answers_are_near_ties_or_changed(
         asked.append(ids)
         return (7, 8), gap
 
-    monkeypatch.setattr(command, "two_best", two_best)
+    monkeypatch.setattr(agreement, "two_best", two_best)
     servers = Servers(changed="split 1+1")
     got, result = compare(
         monkeypatch, tmp_path, servers, "--rates", "0.2", "--no-tuning", "--dtype", "float32",
@@ -152,3 +163,111 @@ def test_other_answers_are_near_ties_or_changed(
     assert bool(answers["ties"]) == (tie > 0)
     assert all(list(ids)[-2:] == [7, 7] and len(ids) == 18 for ids in asked), "prompt and 2 tokens"
     assert servers.started[-1] == "colocated 128", "started once more, to be asked"
+
+
+TWO = ("--rates", "0.5", "--no-tuning", "--layout", "colocated 128", "--layout", "split 1+1")
+
+
+def test_an_end_to_end_target_counts_as_the_others_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Eight tokens take 0.3 + 7 * 0.03 s colocated and 0.4 + 7 * 0.01 s split; all are within the
+    other targets."""
+    _, result = compare(monkeypatch, tmp_path, Servers(), *TWO, "--e2e", "490ms", "--repeat", "4")
+    attained = {p["layout"]: p["figures"]["attainment"] for p in result.series["points"]}
+    assert attained == {"colocated 128": 0.0, "split 1+1": 1.0}
+    assert result.settings["e2e"] == 0.49
+    assert "Disaggregation wins at 0.5" in " ".join(result.metrics["verdict"])
+
+
+def test_a_start_that_fails_costs_its_own_run_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    servers = Servers(fails=(("split 1+1", 2),))
+    code, result = compare(monkeypatch, tmp_path, servers, *TWO, "--repeat", "3")
+    assert code == 1
+    runs = [(p["layout"], p["repetition"]) for p in result.series["points"]]
+    assert sorted(runs) == [("colocated 128", 0), ("colocated 128", 1), ("colocated 128", 2),
+                            ("split 1+1", 0), ("split 1+1", 2)]
+    (failed,) = result.metrics["failed"]
+    assert (failed["layout"], failed["repetition"], failed["rate"]) == ("split 1+1", 1, 0.5)
+    assert "no memory" in failed["why"]
+    assert result.metrics["verdict"][0] == (
+        "NOT ALL WAS MEASURED: split 1+1 failed 1 times, first for a run: it did not start: "
+        "OSError: no memory."
+    )
+    assert [row.what for row in result.rows if not row.holds] == ["runs of split 1+1"]
+
+
+def test_who_failed_twice_is_not_tried_again_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also while it is tuned and searched for; a family without anybody is none."""
+    servers = Servers(fails=tuple(("split 1+1", n) for n in range(1, 99)))
+    code, result = compare(monkeypatch, tmp_path, servers, "--start", "0.5", "--repeat", "3")
+    assert code == 1
+    assert servers.started.count("split 1+1") == 2
+    assert set(result.metrics["capacity_per_s"]) == {"colocated 128", "auto"}
+    assert {p["layout"] for p in result.series["points"]} == {"colocated 128", "auto"}
+
+
+def test_where_nothing_can_be_measured_there_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    servers = Servers(fails=tuple((name, n) for name in ("colocated 128", "split 1+1")
+                                  for n in (1, 2)))
+    with pytest.raises(ConfigError, match="nothing could be measured; colocated 128: it did not"):
+        compare(monkeypatch, tmp_path, servers, *TWO)
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_answers_that_nobody_can_be_asked_about_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    servers = Servers(changed="split 1+1", fails=(("colocated 128", 3),))
+    code, result = compare(monkeypatch, tmp_path, servers, *TWO)
+    answers = result.metrics["answers"]["split 1+1"]
+    assert code == 1
+    assert answers["unchecked"] > 0
+    assert answers["ties"] == answers["changed"] == 0
+    assert result.metrics["failed"][0]["doing"] == "answers"
+
+
+@pytest.mark.parametrize(("want", "said"), [
+    ("split 1+1: itl_p98_ms <= 1 * colocated", "no figure 'itl_p98_ms'; there are: requests"),
+    ("split 2+2: itl_p99_ms <= 1 * colocated", "no layout 'split 2\\+2' is measured; there are"),
+    ("split 1+1: itl_p99_ms <= 1 * vllm", "no layout 'vllm' is measured"),
+    ("split 1+1: itl_p99_ms <= 1 * colocated 128", "only if it is the best of its family"),
+    ("split 1+1: itl_p99_ms <= 1 * colocated @ 0.7", "0.7: not one of --rates"),
+])
+def test_what_is_wanted_is_checked_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, want: str, said: str
+) -> None:
+    servers = Servers()
+    with pytest.raises(ConfigError, match=said):
+        compare(monkeypatch, tmp_path, servers, "--rates", "0.5", "--want", want)
+    assert servers.started == []
+
+
+def test_one_repetition_has_no_interval_to_judge_by(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--repeat 2"):
+        compare(monkeypatch, tmp_path, Servers(), *TWO, "--repeat", "1",
+                "--want", "split 1+1: itl_p99_ms <= 1 * colocated")
+
+
+def test_the_first_rate_is_where_searching_begins_unless_it_is_said() -> None:
+    assert reading.begin(reading.parse(["--rates", "3", "4"], None)) == 3.0
+    assert reading.begin(reading.parse(["--rates", "3", "4", "--start", "1"], None)) == 1.0
+    assert reading.begin(reading.parse([], None)) == 1.0
+
+
+@pytest.mark.parametrize("option", ["--rates", "--start", "--seconds", "--lengths"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_numbers_are_finite_and_above_zero(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        reading.parse([f"{option}={value}"], None)
+    assert f"{option} must be above 0" in capsys.readouterr().err

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
 from baton.bench.compare.layouts import Layout, parse, peer, usual
 from baton.bench.compare.loads import Load, fixed, parse_workload
+from baton.bench.compare.running import Starter, version_of
 from baton.bench.workloads.arrivals import Fit
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
@@ -66,6 +72,46 @@ def test_a_peer_may_be_started_by_a_command() -> None:
     assert layout.command == ("python", "-m", "start", "a b")
     assert not layout.ours
     assert parse("auto", 2, TARGETS).ours
+
+
+@contextmanager
+def server(version: bytes | None) -> Iterator[str]:
+    """Of a model "m"; `version`: what it says at /version."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = {"/v1/models": b'{"data": [{"id": "m"}]}', "/version": version}.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def test_a_peer_tells_its_version() -> None:
+    starter = Starter([])
+    with server(b'{"version": "0.32.0"}') as url, starter(peer(f"vllm={url}")) as running:
+        assert running.model == "m"
+    assert starter.versions == {"vllm": "0.32.0"}
+
+
+@pytest.mark.parametrize("said", [None, b"0.32", b'{"version": null}', b'["0.32"]'])
+def test_a_peer_without_a_version_is_measured_all_the_same(said: bytes | None) -> None:
+    starter = Starter([])
+    with server(said) as url, starter(peer(f"other={url}")) as running:
+        assert running.model == "m"
+        assert version_of(url) is None
+    assert starter.versions == {}
 
 
 # -- loads -----------------------------------------------------------------------------------

@@ -44,6 +44,14 @@ def test_who_ended_late_or_should_be_over_has() -> None:
     assert misses([seen(None, sent=1.0)], now=1.91) == 1
 
 
+def test_an_end_to_end_target_is_missed_when_it_is_over() -> None:
+    done = seen(0.1, 0.1)  # the last token after 0.5 s
+    assert (misses([done], 2.0), misses([done], 2.0, 0.6), misses([done], 2.0, 0.4)) == (0, 0, 1)
+    assert misses([seen(None)], 0.31, 0.3) == 1
+    assert misses([seen(None)], 0.29, 0.3) == 0
+    assert misses([seen(None)], 0.91, 5.0) == 1, "the other targets are as they were"
+
+
 @asynccontextmanager
 async def server(seconds: float) -> AsyncIterator[str]:
     """Answers with two tokens, after so long."""

@@ -81,9 +81,31 @@ def test_layouts_of_a_plan_are_ours() -> None:
         "--ttft", "400ms", "--itl", "50ms",
     )
     assert "--strict-roles" not in layout_of("~2p+2d", TARGETS).options
-    assert layout_of("2p@tp1+1d@tp2", TARGETS).name == "split 2+1"
-    with pytest.raises(ConfigError, match="form"):
-        layout_of("2x", TARGETS)
+    assert layout_of("2p@tp1+1d@tp1", TARGETS).name == "split 2+1"
+    assert layout_of("2m@h100", TARGETS).name == "colocated"
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("2x", "form"), ("2p@tp1+1d@tp2", "several devices"), ("2m@tp4", "several devices"),
+    ("1p@h100+1d@l40s", "several kinds of hardware"), ("1p@h100+1d@tp2", "several devices"),
+])
+def test_layouts_that_cannot_be_started_are_refused(code: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        layout_of(code, TARGETS)
+
+
+def test_workers_of_two_devices_are_no_workers_of_one(tmp_path: Path) -> None:
+    """Where all have two the layout's code does not say so; and a layout by name does not help."""
+    wide = {**choice("1p+1d", 2.2, 1.9), "pools": [{
+        "role": "prefill", "workers": 1, "devices": 2, "kind": "h100", "batch_limit": 9,
+        "chunk": 99, "busy": None,
+    }]}
+    file = tmp_path / "plan.json"
+    file.write_bytes(encode(plan(choice("2m", 1.8, 1.5), wide)))
+    for more in ([], ["--layout", "colocated"]):
+        options = parse(["--load", "chat", "--plan", str(file), "--paced", "x.json", *more], None)
+        with pytest.raises(ConfigError, match=r"1p\+1d has workers of several devices.*--tp 1"):
+            choose(options)
 
 
 def test_predicted_and_measured_are_pairs_at_the_same_rate() -> None:
@@ -125,6 +147,15 @@ def test_a_plan_replaces_options_of_the_same_meaning(tmp_path: Path) -> None:
     assert [layout.name for layout in chosen.layouts] == ["split 1+1", "colocated", "routed 1+1"]
     assert (options.rates, options.no_tuning) == ([2.0], True)
     assert chosen.load.targets == Targets(ttft=0.4, itl=0.05)
+    assert chosen.load.e2e is None
+
+
+def test_an_end_to_end_target_of_a_plan_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    asked = msgspec.structs.replace(PLAN.question, e2e_ms=2500.0)
+    file.write_bytes(encode(msgspec.structs.replace(PLAN, question=asked)))
+    options = parse(["--load", "chat", "--plan", str(file), "--paced", "x.json"], None)
+    assert choose(options).load.e2e == 2.5
 
 
 def test_a_plan_for_as_much_as_can_be_is_measured_where_it_was_simulated() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 
 from baton.bench.compare.agreement import Parting, compare, judge
+from baton.bench.compare.capacities import ratios
 from baton.bench.compare.measure import Point, Run, figures_of
 from baton.bench.compare.phases import Phases, mean, phases_of, why_between, why_first_token
 from baton.bench.compare.search import Capacity
@@ -17,6 +19,7 @@ from baton.bench.compare.verdict import (
     Standing,
     best_of,
     outcome,
+    paired,
     sentences,
     standings,
 )
@@ -40,7 +43,8 @@ def run(
             "itl_p99_ms": 30.0, "ttft_p50_ms": 400.0, "ttft_p99_ms": 900.0}
     point = Point(
         layout=layout, family=family or layout.split()[0], rate=rate, repetition=repetition,
-        seed=1, figures={**told, **figures}, attainment_ci=ci, ends={}, phases={},
+        seed=1 + 1000 * repetition, figures={**told, **figures}, attainment_ci=ci, ends={},
+        phases={},
     )
     return Run(point=point, phases=phases, seen=[])
 
@@ -168,15 +172,94 @@ def test_what_no_server_tells_is_not_explained() -> None:
 def test_criteria_are_judged_at_each_rate() -> None:
     runs = [*several("split 1+1", (1.8, 1.7), itl_p99_ms=20.0),
             *several("colocated 128", (1.0, 1.0), itl_p99_ms=100.0),
-            *several("colocated 256", (1.1, 1.2), itl_p99_ms=70.0),
+            *several("colocated 256", (1.15, 1.09), itl_p99_ms=70.0),
             *several("split 1+1", (1.0, 1.0), rate=1.0),
             *several("colocated 256", (1.0, 1.0), rate=1.0)]
     wants = [parse("disaggregated: goodput_per_s >= 1.5 * colocated"),
              parse("split 1+1: itl_p99_ms <= 0.25 * colocated 128 @ 2")]
     found = rows(wants, standings(runs))
     assert [(row.holds, row.seen.split()[0]) for row in found] == [
-        (False, "1.000"), (True, "1.523"), (True, "0.200")
+        (False, "1.000"), (True, "1.562"), (True, "0.200")
     ]
+
+
+def want(text: str, *runs: Run) -> bool:
+    (row,) = rows([parse(text)], standings(list(runs)))
+    return row.holds
+
+
+def test_a_criterion_holds_with_all_of_its_interval() -> None:
+    """Ratios of 1.5, 1.9 and 1.7 on average are 1.7, and may be 1.26; those of 1.68 to 1.72 not."""
+    text = "split 1+1: goodput_per_s >= 1.5 * colocated"
+    base = several("colocated", (1.0, 1.0, 1.0))
+    assert not want(text, *several("split 1+1", (1.5, 1.9, 1.7)), *base)
+    assert want(text, *several("split 1+1", (1.68, 1.72, 1.7)), *base)
+    text = "split 1+1: goodput_per_s <= 1.8 * colocated"
+    assert not want(text, *several("split 1+1", (1.5, 1.9, 1.7)), *base)
+    assert want(text, *several("split 1+1", (1.68, 1.72, 1.7)), *base)
+    assert not want(text, run("split 1+1", 1.0), run("colocated", 1.0)), "one has no interval"
+
+
+def test_where_a_zero_leaves_no_ratio_the_difference_decides() -> None:
+    text = "split 1+1: goodput_per_s >= 1.5 * colocated"
+    nothing = several("colocated", (0.0, 0.0, 0.0))
+    assert want(text, *several("split 1+1", (1.8, 1.9, 1.7)), *nothing)
+    assert not want(text, *several("split 1+1", (0.0, 1.9, 0.0)), *nothing)
+
+
+def test_a_repetition_that_is_missing_takes_its_pair_with_it() -> None:
+    """Repetitions differ three times, layouts by a fifth: the first of one beside the second of the
+    other would hide it."""
+    ours, theirs = several("split 1+1", (1.2, 2.4, 3.6, 4.8)), several("colocated", (1, 2, 3, 4))
+    one, other = standing(ours[1:]), standing(theirs[:-1])
+    assert paired(one, other, "goodput_per_s") == ([2.4, 3.6], [2, 3])
+    assert outcome(one, other)[1].mid == pytest.approx(1.2)
+    assert outcome(one, other)[0] == WINS
+    assert want("split 1+1: goodput_per_s >= 1.19 * colocated", *ours[1:], *theirs[:-1])
+    none = standing([run("split 1+1", 1.0, ttft_mean_ms=None), *ours[1:]])  # type: ignore[arg-type]
+    assert paired(none, standing(theirs), "ttft_mean_ms") == ([], [])
+
+
+def test_without_a_pair_nobody_knows() -> None:
+    ours, theirs = several("split 1+1", (1.0, 1.0)), several("colocated", (1.0, 1.0))
+    result, ratio = outcome(standing(ours[:1]), standing(theirs[1:]))
+    assert (result, ratio.known) == (TIED, False)
+    said = sentences([*ours[:1], *theirs[1:]], {}, 0.9)
+    assert any("nobody knows how many times as many requests" in sentence for sentence in said)
+
+
+# -- capacities ------------------------------------------------------------------------------
+
+FAMILIES = {"split 1+1": "split", "auto": "auto", "colocated 128": "colocated",
+            "colocated": "colocated", "vllm": "peer"}
+
+
+def found(*holds: float, fails: float = 9.0, first: int = 0) -> list[Capacity]:
+    return [Capacity(each, fails, repetition=first + n) for n, each in enumerate(holds)]
+
+
+def test_capacities_are_paired_and_the_best_of_both_are_compared() -> None:
+    capacities = {"colocated": found(1.0, 2.0, 4.0), "colocated 128": found(0.5, 0.5, 0.5),
+                  "split 1+1": found(1.5, 3.1, 5.9), "auto": found(1.0, 1.0, 1.0),
+                  "vllm": found(2.0, 1.0, first=1)}
+    beside, peer = ratios(capacities, FAMILIES)
+    assert beside[:2] == ("split 1+1", "colocated")
+    assert beside[2].mid == pytest.approx((1.5 * 1.55 * 1.475) ** (1 / 3))
+    assert beside[2].low > 1.4
+    assert peer[:2] == ("split 1+1", "vllm")
+    assert (peer[2].count, peer[2].mid) == (2, pytest.approx((1.55 * 5.9) ** 0.5))
+    said = sentences([], capacities, 0.9, FAMILIES)
+    assert said[1] == "split 1+1 holds 1.51 times (1.42 to 1.61) the rate that colocated holds."
+
+
+@pytest.mark.parametrize(("ours", "theirs", "how"), [
+    (9.0, 9.0, ""), (math.inf, 9.0, "at least "), (9.0, math.inf, "at most "),
+    (math.inf, math.inf, "about "),
+])
+def test_a_search_that_never_failed_bounds_the_ratio(ours: float, theirs: float, how: str) -> None:
+    capacities = {"split 1+1": found(2.0, 2.0, fails=ours),
+                  "colocated": found(1.0, 1.0, fails=theirs)}
+    assert ratios(capacities, FAMILIES)[0][3] == how
 
 
 def test_what_was_not_measured_does_not_hold() -> None:
@@ -185,7 +268,8 @@ def test_what_was_not_measured_does_not_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a <= 1 * b", "a: x <= b", "a: x < 1 * b", "a: x <= 1 * b @ x"]
+    "text", ["", "a <= 1 * b", "a: served <= b", "a: served < 1 * b", "a: served <= 1 * b @ x",
+             "a: served <= 1.2.3 * b", "a: x <= 1 * b"]
 )
 def test_criteria_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--want"):
