@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from baton.bench.planning.fair import FEWEST, Sample
 from baton.bench.planning.figures import figure
 from baton.bench.planning.journals import seen_of
 from baton.bench.planning.loads import dispersion
@@ -24,8 +25,6 @@ from baton.router.planner.phases import Kind
 from baton.router.planner.split import Fleet, Forecast, Split
 from baton.router.planner.workload import Item, Workload
 
-FEWEST = 20
-"""Requests to say anything of."""
 LEAST_GAIN = 0.02
 """Share of all requests that a change must gain, as the controller wants it."""
 _EXPOSED_TOKENS = 512
@@ -46,6 +45,8 @@ class Look:
     """Seconds of a typical transfer that nothing hides."""
     accounts: tuple[Account, ...]
     """Requests that ended, in the order of their arrival."""
+    remarks: tuple[str, ...] = ()
+    """On these."""
 
     @property
     def split(self) -> Split:
@@ -96,10 +97,9 @@ class Findings:
     remarks: list[str]
 
 
-def look_of(
-    overview: dict[str, Any], sizing: dict[str, Any], accounts: Sequence[Account]
-) -> Look:
-    """From /admin/overview, /admin/sizing, and accounts of /admin/decisions or a journal."""
+def look_of(overview: dict[str, Any], sizing: dict[str, Any], sample: Sample) -> Look:
+    """From /admin/overview, /admin/sizing, and a sample of /admin/decisions or a journal."""
+    accounts = sample.accounts
     pinned = {worker["id"] for worker in sizing.get("workers", []) if worker.get("pinned")}
     block = next((a.block_size for a in accounts if a.block_size), _BLOCK)
     workers, unknown, handoffs = [], [], []
@@ -120,14 +120,16 @@ def look_of(
             decoding=int(load.get("running", 0)) if view["role"] != "prefill" else 0,
             prefilling=int(load.get("waiting", 0)),
         ))
-    ordered = tuple(sorted(accounts, key=lambda account: account.arrived))
-    return Look(tuple(workers), tuple(unknown), _handoff(handoffs, ordered), ordered)
+    return Look(
+        tuple(workers), tuple(unknown), _handoff(handoffs, accounts), accounts, sample.remarks
+    )
 
 
 def compare(look: Look, plan: Plan | None, usual: Wishes) -> Findings:
     """`usual`: targets where requests had none."""
     count = len(look.accounts)
     remarks = [f"{name}: its speed is not known yet" for name in look.unknown]
+    remarks += look.remarks
     if count < FEWEST or not look.workers or not look.split.serves:
         why = (f"{count} requests have ended: at least {FEWEST} are needed"
                if count < FEWEST else f"{look.split} cannot serve")

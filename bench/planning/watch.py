@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from baton.bench.planning.fair import fair
 from baton.bench.planning.figures import figure
 from baton.bench.planning.inputs import USUAL, duration, read_wishes
 from baton.bench.planning.journals import read_journal
@@ -24,31 +25,37 @@ from baton.protocol.errors import ConfigError
 from baton.protocol.units import format_duration
 from baton.router.account import Account
 
-WINDOW = 300.0
-"""Seconds of requests that are looked at."""
 _LIMIT = 2000
 """Requests that a router is asked for."""
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Until Ctrl-C, or once. Returns the exit code. Raises ConfigError when the router cannot be
-    reached."""
+    """Until Ctrl-C, or once. Returns the exit code. Raises ConfigError when the first look fails;
+    later ones are told of and tried again, because routers are restarted."""
     plan = None if options.plan is None else read_plan(options.plan)
     usual = read_wishes(options, USUAL)
     every = duration("--every", options.every)
     console = Console()
-    while True:
+
+    def look_once() -> None:
         look = asyncio.run(fetch(options.watch, options.api_key, options.journal))
         findings = compare(look, plan, usual)
         show(findings, look, console, applying=options.apply)
         if options.apply:
             apply(findings, options.watch, options.api_key)
-        if options.once:
-            return 0
-        try:
+
+    try:
+        look_once()
+        while not options.once:
             time.sleep(every)
-        except KeyboardInterrupt:
-            return 0
+            try:
+                look_once()
+            except ConfigError as error:
+                console.print(f"{error}; looking again in {format_duration(every)}",
+                              highlight=False, markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        pass
+    return 0
 
 
 async def fetch(url: str, api_key: str | None, journal: Any = None) -> Look:
@@ -63,9 +70,10 @@ async def fetch(url: str, api_key: str | None, journal: Any = None) -> Look:
     if journal is not None:
         known = {account.id for account in accounts}
         accounts += [account for account in read_journal(journal) if account.id not in known]
-    ended = [account for account in accounts if account.outcome != "running"]
-    latest = max((account.arrived for account in ended), default=0.0)
-    return look_of(overview, sizing, [a for a in ended if a.arrived >= latest - WINDOW])
+    return look_of(overview, sizing, fair(
+        accounts, forgets=journal is None and len(accounts) >= _LIMIT,
+        in_flight=overview.get("in_flight", 0),
+    ))
 
 
 def apply(findings: Findings, url: str, api_key: str | None) -> None:

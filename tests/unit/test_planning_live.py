@@ -12,10 +12,11 @@ from planned import choice, kind, plan
 from simulated import arrivals, poisson
 
 from baton.bench.planning import what_if
+from baton.bench.planning.fair import FEWEST, Sample
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.journals import layout_of, read_journal, seen_of, targets_of
 from baton.bench.planning.layout import Layout, parse_layout
-from baton.bench.planning.live import FEWEST, compare, look_of, prediction_errors
+from baton.bench.planning.live import compare, look_of, prediction_errors
 from baton.bench.planning.run import workers_of
 from baton.bench.planning.simulate import main, row_of
 from baton.bench.planning.what_if import Case, case_of, replayed
@@ -209,8 +210,8 @@ def overview(*roles: str) -> dict[str, object]:
     return {"workers": [view(f"{role}-{n}", role) for n, role in enumerate(roles)]}
 
 
-def accounts_of(journal: Path, **changes: object) -> list[Account]:
-    return [msgspec.structs.replace(a, **changes) for a in read_journal(journal)]
+def accounts_of(journal: Path, first: int | None = None) -> Sample:
+    return Sample(tuple(read_journal(journal)[:first]), ())
 
 
 def test_prompts_that_press_ask_for_workers_that_read_them(journal: Path) -> None:
@@ -250,7 +251,7 @@ def test_the_plan_stands_beside_what_is_seen(journal: Path) -> None:
 
 
 def test_nothing_is_said_of_few_requests_or_unknown_workers(journal: Path) -> None:
-    few = look_of(overview("mixed"), {}, accounts_of(journal)[:5])
+    few = look_of(overview("mixed"), {}, accounts_of(journal, 5))
     findings = compare(few, None, WISHES)
     assert findings.moves == []
     assert "5 requests have ended" in findings.remarks[-1]
