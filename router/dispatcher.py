@@ -86,7 +86,7 @@ class Dispatcher:
         self._caches = Caches(self.registry)
         self._lending = Lending(self.registry, self._observer, self._caches.known)
         self._books = Books(self._lending.names, router=router_id, journal=journal)
-        learning = Learning(self.registry, self._observer)
+        self._learning = learning = Learning(self.registry, self._observer)
         self._lane_room = LaneRoom(self.registry, self.lanes)
         self._vitals = Vitals(self.registry, self._observer)
         self._placement = Placement(
@@ -237,6 +237,8 @@ class Dispatcher:
 
     def worker_lost(self, worker: Worker, reason: str) -> None:
         """Its session is over: what it held goes elsewhere. Idempotent."""
+        if worker.state == "lost":
+            return  # the same life may be here again, by another session
         self._caches.worker_lost(worker)
         self._vitals.gone(worker)
         self._lane_room.gone(worker.identity)
@@ -374,6 +376,7 @@ class Dispatcher:
         flight.end(outcome, now, error)
         self._flights.pop(flight.key.request_id, None)
         self._books.ended(flight, now)
+        self._learning.ended(flight)
         self._lending.ended(flight)
         self._sending.ended(flight)
         self._observer.flight_finished(outcome, flight.phases)

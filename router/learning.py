@@ -11,6 +11,8 @@ from baton.router.registry import Registry
 
 LEAST_TOKENS = 8
 """Of a request from which something is learned of intervals."""
+MEMORY = 30.0
+"""Seconds for which a target counts as one of late."""
 
 
 class Learning:
@@ -19,17 +21,20 @@ class Learning:
     def __init__(self, registry: Registry, observer: Observer) -> None:
         self.outputs = OutputLengths()
         self.tightest: tuple[float | None, float] = (None, 0.0)
-        """The tightest target for a first token that requests have come with, and the seconds
-        that the targets of such a one give it."""
+        """The tightest target for a first token that requests have come with of late, and the
+        seconds that the targets of such a one give it."""
+        self._tightest_at = 0.0
         self._registry = registry
         self._observer = observer
 
     @harmless
-    def dispatched(self, facts: RequestFacts) -> None:
+    def dispatched(self, facts: RequestFacts, now: float) -> None:
         """With every decision that is carried out."""
-        ttft = facts.ttft
-        if ttft is not None and (self.tightest[0] is None or ttft <= self.tightest[0]):
-            self.tightest = (ttft, facts.worth)
+        ttft, tightest = facts.ttft, self.tightest[0]
+        if ttft is None:
+            return
+        if tightest is None or ttft <= tightest or now - self._tightest_at > MEMORY:
+            self.tightest, self._tightest_at = (ttft, facts.worth), now
 
     @harmless
     def first_token(self, flight: Flight) -> None:
@@ -48,13 +53,18 @@ class Learning:
             dispatch.tokens_then = decoder.tokens_by(dispatch.first_token)
 
     @harmless
+    def ended(self, flight: Flight) -> None:
+        """For good, after its last attempt."""
+        if flight.accepted:  # of others nobody knows how long they would have been
+            self.outputs.ended(flight.request.lane, len(flight.accepted))
+
+    @harmless
     def over(self, flight: Flight) -> None:
         """While its holders are still named."""
         dispatch = flight.dispatches[-1] if flight.dispatches else None
         if dispatch is None or dispatch.over:
             return
         dispatch.over = True
-        self.outputs.ended(flight.request.lane, len(flight.accepted))
         decision, predicted = dispatch.decision, dispatch.decision.prediction
         worker = self._registry.get(decision.decode)
         if worker is None or predicted is None or not predicted.measured:

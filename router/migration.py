@@ -14,6 +14,7 @@ so whatever goes wrong is a failure of a hand-off, and ends in a retry.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import msgspec
@@ -61,7 +62,7 @@ class Migrations:
 
     def ask(self, flight: Flight, source: Worker) -> bool:
         """Begin, if some other worker has room. `can_move` holds."""
-        target = self._find_target(flight)
+        target = self._find_target(flight, source.identity)
         if target is None:
             return False
         migration = _Migration(flight, source.identity, target.identity)
@@ -100,8 +101,8 @@ class Migrations:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _find_target(self, flight: Flight) -> Worker | None:
-        facts = self._placement.facts(flight)
+    def _find_target(self, flight: Flight, source: Identity) -> Worker | None:
+        facts, now = self._placement.facts(flight), asyncio.get_running_loop().time()
         coming: dict[Identity, int] = {}
         for migration in self._migrations.values():
             if not migration.moving:
@@ -110,6 +111,7 @@ class Migrations:
             msgspec.structs.replace(c, decoding=c.decoding + coming.get(c.identity, 0))
             for c in self._registry.candidates()
             if c.identity not in flight.holders
+            and self._placement.may_move(source, c.identity, now)
         ]
         chosen = receiver_for(facts, candidates)
         return None if chosen is None else self._registry.get(chosen)

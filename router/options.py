@@ -23,9 +23,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from baton.protocol.ids import Identity
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.crowding import EMPTY, Pool
-from baton.router.loans import Loan, best_loan
+from baton.router.loans import Lender, Loan, best_loan
 from baton.router.prediction import Prediction
 from baton.router.speed import WorkerModel
 
@@ -213,7 +214,8 @@ def read(
     loan: Loan | None = None
     if facts.lenders:
         loan = best_loan(
-            facts.lenders, worker.identity, model, blocks, tokens, size, facts.token_bytes, work
+            _reachable(facts, worker.identity), worker.identity, model, blocks, tokens, size,
+            facts.token_bytes, work,
         )
         if loan is not None and loan.seconds is not None:
             cached = loan.blocks * size
@@ -226,6 +228,18 @@ def read(
     ttft, due = model.first_token(queue, work), facts.due_in
     late = 0.0 if due is None else chance_of_missing(ttft, due)
     return Reading(worker, cached, queue, work, own, ttft, late, to_come, loan)
+
+
+def _reachable(facts: RequestFacts, borrower: Identity) -> Sequence[Lender]:
+    """A link that is cut carries no loans either."""
+    if not facts.severed:
+        return facts.lenders
+    return [
+        lender
+        for lender in facts.lenders
+        if (lender.identity, borrower) not in facts.severed
+        and (borrower, lender.identity) not in facts.severed
+    ]
 
 
 def write(facts: RequestFacts, worker: Candidate, pool: Pool = EMPTY) -> Writing:

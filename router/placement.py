@@ -82,7 +82,7 @@ class Placement:
         decision: Decision | Wait | None = self._probe(facts, candidates, exclude, now)
         if decision is None:
             decision = self._decide(facts, candidates, exclude, now)
-        if isinstance(decision, Decision) and better_to_wait(
+        if isinstance(decision, Decision) and not flight.begun and better_to_wait(
             decision, facts, candidates,
             self._lane_room.interval(flight, decision.decode, now),
         ):
@@ -91,10 +91,13 @@ class Placement:
 
     def has_place(self, flight: Flight, now: float) -> bool:
         """Whether there is a worker for it."""
-        facts = self.facts_now(flight, now)
-        candidates = self._registry.candidates(urgent=facts.urgent)
-        exclude = flight.excluded(now) | self._vitals.avoided(now)
-        return isinstance(self._decide(facts, candidates, exclude, now), Decision)
+        return isinstance(self.decision(flight, self.facts_now(flight, now), now), Decision)
+
+    def may_move(self, source: Identity, target: Identity, now: float) -> bool:
+        """Whether what decodes at one can be handed to the other, as far as is known of both and
+        of the way between them."""
+        avoided, severed = self._vitals.avoided(now), self._vitals.severed(now)
+        return target not in avoided and (source, target) not in severed
 
     def room_in(self, now: float) -> float | None:
         """Seconds until some worker that has enough prompts now can do with another. None when
@@ -139,7 +142,8 @@ class Placement:
 
     def forget(self, flight: Flight, identity: Identity) -> None:
         """This worker holds nothing of it. Idempotent."""
-        flight.holders.pop(identity, None)
+        if flight.holders.pop(identity, None) is not None:
+            self._vitals.left(identity)
         worker = self._registry.get(identity)
         if worker is not None:
             worker.forget(flight, _now())
@@ -234,7 +238,7 @@ class Placement:
         decode.hold_decode(flight)
         decode.promise(flight, facts.blocks)
         flight.decision = decision
-        self._learning.dispatched(facts)
+        self._learning.dispatched(facts, now)
         flight.dispatches.append(Dispatch(decision, now))
         self._sessions.served(flight.affinity, decision.decode, decision.prefill)
         work = 0.0 if decision.prediction is None else decision.prediction.prefill

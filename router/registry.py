@@ -217,6 +217,7 @@ class Worker:
         for held in (self.decoding, self._intervals, self.prefilling, self.promised,
                      self.recomputing):
             held.clear()
+        self.backlog, self.rush = Backlog(), Backlog()
 
     def _changed(self) -> None:
         """It may have room again."""
@@ -420,16 +421,20 @@ class Registry:
         if self._workers.get(worker.identity.node_id) is worker:
             del self._workers[worker.identity.node_id]
             self._lost[worker.identity.node_id] = (worker, now)
+        self._forget_lost(now)
         worker.state = "lost"
         self.last_loss = now
 
     def views(self, now: float) -> list[WorkerView]:
         """All workers by id, the ones lost in the last SHOW_LOST seconds included."""
+        self._forget_lost(now)
+        workers = [*self._workers.values(), *(worker for worker, _ in self._lost.values())]
+        return sorted((view_of(worker, now) for worker in workers), key=lambda view: view.id)
+
+    def _forget_lost(self, now: float) -> None:
         for name, (_, since) in list(self._lost.items()):
             if now - since > SHOW_LOST:
                 del self._lost[name]
-        workers = [*self._workers.values(), *(worker for worker, _ in self._lost.values())]
-        return sorted((view_of(worker, now) for worker in workers), key=lambda view: view.id)
 
 
 def _refusal(message: str) -> BatonError:

@@ -88,11 +88,12 @@ class Sizing:
             Word(w.load.routers, w.load.term, w.load.controller) for w in workers if w.load
         ]
         led = self.leadership.leads
-        if not self.leadership.hear(words):
+        leads = self.leadership.hear(words)
+        self._share += _SHARE_WEIGHT * (self._own_share(workers) - self._share)
+        if not leads:
             return
         if not led:
             log.info("this router sizes the pools from now on, in term %d", self.leadership.term)
-        self._share += _SHARE_WEIGHT * (self._own_share(workers) - self._share)
         last = self.controller.last
         moves = yield from self.controller.steps(now, act=self.mode == AUTO)
         entry = self.controller.last

@@ -111,7 +111,7 @@ class Vitals:
         """An attempt came to nothing; its holders are still named. Whose fault it was shows when
         they work with others."""
         pair = _pair(flight) if reason in BETWEEN else None
-        if pair is not None:
+        if pair is not None and not _expired_before_its_turn(flight, now):
             self._severed.failed(pair, now)
         if reason in NO_FAULT:
             return
@@ -125,6 +125,11 @@ class Vitals:
         self._stretches.pop(flight, None)
         for identity in flight.holders:
             self.health.released(identity)
+
+    @harmless
+    def left(self, identity: Identity) -> None:
+        """It holds nothing any more of some request, which may have been what it was tried with."""
+        self.health.released(identity)
 
     @harmless
     def heard(self, worker: Worker, now: float) -> None:
@@ -212,6 +217,13 @@ def _pair(flight: Flight) -> Pair | None:
     if "prefill" in parts and "decode" in parts:
         return parts["prefill"], parts["decode"]
     return None
+
+
+def _expired_before_its_turn(flight: Flight, now: float) -> bool:
+    """Whether its prompt, which gave way to others, had not begun when its reservation ended: the
+    link was never asked for anything."""
+    since = flight.dispatches[-1].at if flight.dispatches else now
+    return not flight.prefilled and now - since >= flight.request.deadlines.handoff
 
 
 def is_fault(code: str) -> bool:

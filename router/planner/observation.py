@@ -121,6 +121,7 @@ class Observation:
         if self._began is None:
             self._began = now
         if not self._seconds or now >= self._seconds[-1].at + 1.0:
+            self._forget(now)  # nobody may ever ask: a router that does not lead
             self._seconds.append(Second(float(math.floor(now))))
         second = self._seconds[-1]
         # One giant is no trend.

@@ -63,6 +63,9 @@ def test_one_of_two_workers_dies_and_no_client_notices(victim: str, tiny_model: 
         undisturbed = asyncio.run(many(cluster.url, work))
 
         async def with_a_death() -> Any:
+            held = [w["pid"] for w in cluster.workers() if w["role"] == victim == "prefill"]
+            for pid in held:  # they would be through with such prompts between two looks
+                os.kill(pid, signal.SIGSTOP)
             running = asyncio.ensure_future(many(cluster.url, work))
             busy = await asyncio.to_thread(
                 wait_for,
@@ -71,6 +74,9 @@ def test_one_of_two_workers_dies_and_no_client_notices(victim: str, tiny_model: 
                      if w["role"] == victim and w["outstanding"] > 0), None),
                 f"a {victim} worker with work")
             os.kill(busy["pid"], signal.SIGKILL)
+            for pid in held:
+                if pid != busy["pid"]:
+                    os.kill(pid, signal.SIGCONT)
             return await running
 
         disturbed = asyncio.run(with_a_death())

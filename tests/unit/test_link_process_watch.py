@@ -66,7 +66,7 @@ def open_pidfds() -> int:
 
 async def watch_a_death(child: subprocess.Popen[bytes]) -> None:
     deaths: list[float] = []
-    before = open_descriptors()
+    before = open_pidfds()
     watch = ProcessWatch(ref_of(child), lambda: deaths.append(time.monotonic()))
     assert watch.is_watching
     assert not is_gone(ref_of(child))
@@ -83,7 +83,7 @@ async def watch_a_death(child: subprocess.Popen[bytes]) -> None:
     assert is_gone(ref)
     assert len(deaths) == 1
     watch.close()
-    assert open_descriptors() == before
+    assert open_pidfds() == before
 
 
 async def test_a_death_is_told_once(child: subprocess.Popen[bytes]) -> None:
@@ -143,7 +143,7 @@ async def test_who_cannot_be_asked_about_is_never_said_to_be_gone() -> None:
 
 
 async def test_a_closed_watch_is_silent(child: subprocess.Popen[bytes]) -> None:
-    before = open_descriptors()
+    before = open_pidfds()
     watch = ProcessWatch(ref_of(child), lambda: pytest.fail("told after close"))
     told: list[int] = []
     ProcessWatch(ref_of(child), lambda: told.append(1))
@@ -151,7 +151,7 @@ async def test_a_closed_watch_is_silent(child: subprocess.Popen[bytes]) -> None:
     watch.close()
     child.kill()
     await until(lambda: told == [1])
-    assert open_descriptors() == before
+    assert open_pidfds() == before
 
 
 # -- sessions --------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ async def test_a_mistake_in_what_only_learns_loses_no_request(
     await cluster.add("m0", "mixed")
     assert await read(cluster.submit()) == EXPECTED
     failed = {record.args[0] for record in caplog.records if "goes on" in record.message}
-    assert failed == {"Learning.over", "Vitals.tokens", "Books.ended"}
+    assert failed == {"Learning.ended", "Vitals.tokens", "Books.ended"}
 
 
 async def test_a_first_token_that_ends_the_request(cluster: Cluster) -> None:
