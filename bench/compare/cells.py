@@ -2,6 +2,10 @@
 
 A load is a share of what the best layout carries at most, by the planner's closed forms, so that
 places with very different requests compare.
+
+What was measured is the ratio of goodputs over repetitions with the same requests. A side has won a
+place where the interval of that ratio lies beyond 1, by more than TIE; else the place is open, and
+says nothing of the planner. Where one won, the planner said the same, or the contrary, or a tie.
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import msgspec
 
 from baton.bench.compare.chunked import attained
 from baton.bench.compare.layouts import COLOCATED
+from baton.bench.compare.statistics import favours, ratio_of
 from baton.bench.routing.workloads import targets_for
 from baton.bench.simulator.machine import Machine
 from baton.protocol.records import Targets
@@ -23,6 +29,8 @@ from baton.router.planner.workload import Item, Workload
 
 TIE = 0.03
 """Ratios of goodput this near to 1 are no win."""
+_MOST = 9.0
+"""Of a ratio, so that a picture has an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +59,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     planned: float
     measured: float
     """Goodput of the best split over that of the best colocated layout."""
+    low: float | None = None
+    high: float | None = None
+    """Between what that lies; None where repetitions do not tell."""
+    won: int | None = None
+    """1: by the split, -1: by the colocated layout, 0: open. None of older results."""
     best: str
     best_colocated: str
     goodput: dict[str, float]
-    """By layout; requests per second."""
+    """By layout; requests per second, the mean over repetitions."""
+    repetitions: int = 1
 
 
 def places(
@@ -89,19 +103,24 @@ def places(
                 yield Place(prompt, output, load, rate, wanted, planned, ours.binds)
 
 
-def cell_of(place: Place, goodput: Mapping[str, float]) -> Cell:
-    """`goodput`: by layout. Raises ValueError unless there is a colocated one and another."""
-    colocated = {name: g for name, g in goodput.items() if name.startswith(COLOCATED)}
-    others = {name: g for name, g in goodput.items() if name not in colocated}
+def cell_of(place: Place, goodputs: Mapping[str, Sequence[float]]) -> Cell:
+    """`goodputs`: by layout, of each repetition; those of one repetition had the same requests.
+    Raises ValueError unless there is a colocated layout and another, all with as many."""
+    mean = {name: fmean(each) for name, each in goodputs.items()}
+    colocated = [name for name in mean if name.startswith(COLOCATED)]
+    others = [name for name in mean if name not in colocated]
     if not colocated or not others:
         raise ValueError("a map needs a colocated layout and another")
-    best = max(others, key=lambda name: others[name])
-    rival = max(colocated, key=lambda name: colocated[name])
+    best, rival = (max(names, key=lambda name: mean[name]) for names in (others, colocated))
+    ratio = ratio_of(goodputs[best], goodputs[rival])
+    favoured = favours(goodputs[best], goodputs[rival])
     return Cell(
         prompt=place.prompt, output=place.output, load=place.load, rate=place.rate,
         ttft=place.targets.ttft or math.inf, itl=place.targets.itl or math.inf,
-        planned=place.planned, measured=_ratio(others[best], colocated[rival]),
-        best=best, best_colocated=rival, goodput=dict(goodput),
+        planned=place.planned, measured=min(_MOST, ratio.mid),
+        low=ratio.low if ratio.known else None, high=ratio.high if ratio.known else None,
+        won=favoured if side(ratio.mid) == favoured else 0,
+        best=best, best_colocated=rival, goodput=mean, repetitions=ratio.count,
     )
 
 
@@ -110,11 +129,33 @@ def side(ratio: float) -> int:
     return 0 if abs(ratio - 1) <= TIE else 1 if ratio > 1 else -1
 
 
-def agreement(cells: Sequence[Cell]) -> tuple[int, int]:
-    """(places where planner and measurement do not contradict each other, all). A tie contradicts
-    nobody."""
-    same = sum(side(cell.planned) * side(cell.measured) >= 0 for cell in cells)
-    return same, len(cells)
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Planner and measurement over all places. Contradictions are also told one by one."""
+
+    places: int
+    decided: int
+    """Somebody won there, as measured. Of these:"""
+    same: int
+    """The planner says so, too."""
+    contradicted: int
+    """It says the other side."""
+    planner_tied: int
+    """It says that neither does."""
+    contradictions: tuple[Cell, ...]
+
+    @property
+    def share(self) -> float:
+        """Of decided places, those where both say the same; 0 where nothing was decided."""
+        return self.same / self.decided if self.decided else 0.0
+
+
+def judge(cells: Sequence[Cell]) -> Judged:
+    decided = [cell for cell in cells if cell.won]
+    same = [cell for cell in decided if side(cell.planned) == cell.won]
+    against = tuple(cell for cell in decided if side(cell.planned) == -(cell.won or 0))
+    return Judged(len(cells), len(decided), len(same), len(against),
+                  len(decided) - len(same) - len(against), against)
 
 
 def _splits(workers: int) -> list[Split]:
@@ -133,7 +174,7 @@ def _fleet(
 
 
 def _ratio(ours: float, theirs: float) -> float:
-    """At most 9, so that a picture has an end; 1 where nobody attains anything."""
+    """At most _MOST; 1 where nobody attains anything."""
     if ours <= 0 and theirs <= 0:
         return 1.0
-    return min(9.0, ours / theirs) if theirs > 0 else 9.0
+    return min(_MOST, ours / theirs) if theirs > 0 else _MOST

@@ -18,7 +18,8 @@ _MOST = 2.0
 
 def winners(result: Result) -> Any:
     """Colour: goodput of the best split over the best colocated layout. Lines: where neither wins,
-    drawn through as measured and dashed as planned. None of fewer than two by two places."""
+    drawn through as measured and dashed as planned. A question mark: intervals leave it open. None
+    of fewer than two by two places."""
     cells = [msgspec.convert(cell, Cell) for cell in result.series["cells"]]
     loads = list(dict.fromkeys(cell.load for cell in cells))
     prompts = sorted({cell.prompt for cell in cells})
@@ -41,7 +42,8 @@ def winners(result: Result) -> Any:
             origin="lower", cmap="RdBu", vmin=-1, vmax=1, aspect="auto",
         )
         for (prompt, output), cell in here.items():
-            each.annotate(f"{cell.measured:.2f}\n({cell.planned:.2f})",
+            mark = "?" if cell.won == 0 else ""
+            each.annotate(f"{cell.measured:.2f}{mark}\n({cell.planned:.2f})",
                           (prompts.index(prompt), outputs.index(output)),
                           ha="center", va="center", fontsize=7)
         for name, line in (("measured", "-"), ("planned", "--")):

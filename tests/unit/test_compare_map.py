@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from baton.bench.compare.cells import TIE, Cell, agreement, cell_of, places, side
+from baton.bench.compare import map as mapping
+from baton.bench.compare.cells import TIE, Cell, cell_of, judge, places, side
 from baton.bench.compare.chunked import attained
-from baton.bench.compare.map import main
+from baton.bench.compare.layouts import Layout
+from baton.bench.compare.loads import Load
+from baton.bench.compare.map import as_result, main
+from baton.bench.compare.running import LayoutFailed
 from baton.bench.planning.hardware.kinds import load_machine
-from baton.bench.results import read
+from baton.bench.results import Result, read
 from baton.protocol.curves import StepCurve
+from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 
 MACHINE = load_machine(None)
@@ -45,31 +52,124 @@ def test_the_planner_sees_a_slow_link() -> None:
 
 def test_the_best_of_both_families_are_set_against_each_other() -> None:
     (place,) = places(MACHINE, 3, [128], [16], [0.5], None)
-    cell = cell_of(place, {"split 1+2": 1.0, "split 2+1": 1.5, "colocated": 0.9,
-                           "colocated 128": 1.0})
-    assert (cell.best, cell.best_colocated, cell.measured) == ("split 2+1", "colocated 128", 1.5)
-    assert cell_of(place, {"split 1+2": 0.0, "colocated": 0.0}).measured == 1.0
-    assert cell_of(place, {"split 1+2": 1.0, "colocated": 0.0}).measured == 9.0
+    found = cell_of(place, {"split 1+2": [1.0, 1.1], "split 2+1": [1.5, 3.0],
+                            "colocated": [0.9, 0.9], "colocated 128": [1.0, 2.0]})
+    assert (found.best, found.best_colocated) == ("split 2+1", "colocated 128")
+    assert (found.measured, found.low, found.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert (found.goodput["split 2+1"], found.repetitions, found.won) == (2.25, 2, 1)
+    assert cell_of(place, {"split 1+2": [0.0, 0.0], "colocated": [0.0, 0.0]}).measured == 1.0
     with pytest.raises(ValueError, match="colocated"):
-        cell_of(place, {"split 1+2": 1.0})
+        cell_of(place, {"split 1+2": [1.0]})
 
 
-def cell(planned: float, measured: float) -> Cell:
+@pytest.mark.parametrize(("ours", "theirs", "won"), [
+    ((1.5, 1.6, 1.55), (1.0, 1.1, 1.05), 1),
+    ((1.0, 1.1, 1.05), (1.5, 1.6, 1.55), -1),
+    ((1.0, 1.9, 1.4), (1.4, 1.0, 1.1), 0),
+    ((1.02, 1.02, 1.02), (1.0, 1.0, 1.0), 0),  # certain, and no more than a tie
+    ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 0),
+    ((1.0, 1.1, 1.0), (0.0, 0.0, 0.0), 1),
+    ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0),
+    ((2.0,), (1.0,), 0),
+])
+def test_a_place_is_won_where_the_interval_says_so(
+    ours: tuple[float, ...], theirs: tuple[float, ...], won: int
+) -> None:
+    (place,) = places(MACHINE, 2, [128], [16], [0.5], None)
+    found = cell_of(place, {"split 1+1": ours, "colocated": theirs})
+    assert found.won == won
+    assert found.measured <= 9.0
+
+
+def cell(planned: float, measured: float, won: int | None) -> Cell:
     return Cell(prompt=1, output=1, load=1, rate=1, ttft=1, itl=1, planned=planned,
-                measured=measured, best="s", best_colocated="c", goodput={})
+                measured=measured, won=won, best="s", best_colocated="c", goodput={})
 
 
-def test_a_tie_contradicts_nobody() -> None:
+def test_only_decided_places_tell_of_the_planner_and_its_ties_do_not_agree() -> None:
     assert (side(1 + TIE / 2), side(1 - TIE / 2), side(1.2), side(0.8)) == (0, 0, 1, -1)
-    cells = [cell(1.3, 1.2), cell(1.3, 0.9), cell(1.0, 0.5), cell(0.5, 0.6)]
-    assert agreement(cells) == (3, 4)
+    cells = [cell(1.3, 1.2, 1), cell(1.3, 0.9, -1), cell(1.0, 0.5, -1), cell(0.5, 0.6, -1),
+             cell(0.5, 1.6, 0), cell(1.0, 1.0, 0), cell(1.3, 1.2, None)]
+    judged = judge(cells)
+    assert (judged.places, judged.decided) == (7, 4)
+    assert (judged.same, judged.contradicted, judged.planner_tied) == (2, 1, 1)
+    assert judged.contradictions == (cells[1],)
+    assert judged.share == 0.5
+    assert judge(cells[4:]).share == 0.0
+
+
+def results(*cells: Cell, failed: tuple[str, ...] = ()) -> Result:
+    options = argparse.Namespace(repeat=3)
+    return as_result(options, MACHINE, cells, failed)
+
+
+def test_a_result_names_contradictions_and_needs_decided_places() -> None:
+    made = results(cell(1.3, 0.9, -1), cell(0.5, 0.6, -1), failed=("512/8 at 1/s: no start",))
+    assert made.metrics["verdict"] == [
+        "NOT ALL WAS MEASURED: 512/8 at 1/s: no start.",
+        "Of 2 places 2 are decided: 1 as planned, 1 the other way, 0 where the planner sees a tie.",
+        "Against the planner: 1/1 at 1.00/s: 0.90, planner 1.30.",
+    ]
+    assert [row.holds for row in made.rows] == [False, False]
+    assert [row.holds for row in results(cell(0.5, 0.6, -1)).rows] == [True]
+    (row,) = results(cell(1.0, 1.0, 0)).rows
+    assert (row.holds, row.seen) == (False, "none is decided: more --repeat, --seconds")
+
+
+def test_a_map_needs_repetitions() -> None:
+    with pytest.raises(ConfigError, match="--repeat 2"):
+        main(["--repeat", "1"])
+
+
+def test_places_that_cannot_be_measured_leave_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On real workers, which here do not start for one of the lengths."""
+    asked = []
+
+    def run(start: object, serve: object, layout: Layout, load: Load, **rest: Any) -> Any:
+        asked.append((load.name, layout.name, rest["repetition"], rest["seed"]))
+        if load.name == "256/8":
+            raise LayoutFailed(layout.name, "it did not start:\nno memory")
+        factor = 1.0 if layout.family == "split" else 2.0
+        return argparse.Namespace(goodput=factor * (1 + rest["repetition"]))
+
+    monkeypatch.setattr(mapping, "measure", run)
+    monkeypatch.setattr(mapping, "load_machine", lambda path: MACHINE)
+    file = tmp_path / "map.jsonl"
+    code = main(["--real", "--machine", "x", "--paced", "x", "--prompts", "128", "256", "512",
+                 "--outputs", "8", "--loads", "0.9", "--chunks", "128", "--repeat", "2",
+                 "--json", str(file)])
+    assert code == 1
+    (result,) = read(file)
+    assert [(c["prompt"], c["won"]) for c in result.series["cells"]] == [(128, -1), (512, -1)]
+    assert "256/8" in result.metrics["verdict"][0]
+    assert "no memory" in result.metrics["verdict"][0]
+    first = [(name, repetition) for load, name, repetition, _ in asked if load == "128/8"]
+    assert first[:3] == [(name, 0) for name, _ in reversed(first[3:])], "they turn round"
+    assert len({seed for _, _, repetition, seed in asked if repetition == 1}) == 1
+
+
+def test_where_nothing_starts_the_rest_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(start: object, serve: object, layout: Layout, load: Load, **rest: Any) -> Any:
+        asked.append(load.name)
+        raise LayoutFailed(layout.name, "no memory")
+
+    monkeypatch.setattr(mapping, "measure", run)
+    monkeypatch.setattr(mapping, "load_machine", lambda path: MACHINE)
+    with pytest.raises(ConfigError, match=r"no place could be measured; 64/8 .* no memory"):
+        main(["--real", "--machine", "x", "--paced", "x", "--outputs", "8", "16",
+              "--prompts", "64", "128", "256", "--loads", "0.9"])
+    assert len(asked) == 3
 
 
 @pytest.mark.timeout(120)
 def test_a_simulated_map_from_its_options_to_its_result(tmp_path: Path) -> None:
     """Short answers: who decodes is idle most of the time, and a split loses."""
     file = tmp_path / "map.jsonl"
-    code = main(["--prompts", "512", "--outputs", "8", "--loads", "0.9", "--seconds", "5",
+    code = main(["--prompts", "512", "--outputs", "8", "--loads", "0.9", "--seconds", "20",
                  "--warm-up", "1s", "--chunks", "128", "--json", str(file)])
     assert code == 0
     (result,) = read(file)
@@ -78,7 +178,10 @@ def test_a_simulated_map_from_its_options_to_its_result(tmp_path: Path) -> None:
     assert found["measured"] < 1
     assert found["planned"] < 1
     assert math.isfinite(found["rate"])
-    assert result.metrics == {"places": 1, "on_the_same_side": 1}
+    assert found["low"] < found["measured"] < found["high"] < 1
+    assert (found["repetitions"], found["won"]) == (3, -1)
+    counts = {name: value for name, value in result.metrics.items() if name != "verdict"}
+    assert counts == {"places": 1, "decided": 1, "same": 1, "contradicted": 0, "planner_tied": 0}
 
 
 # -- chunks of a fixed size, in closed form --------------------------------------------------
