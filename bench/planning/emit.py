@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from baton.bench.planning.hardware.measured import read_profile
+from baton.bench.planning.hardware.same_model import starts_with
 from baton.bench.planning.plan import HYBRID, Choice, Plan
 from baton.deploy.settings import WorkerSettings
 
@@ -31,6 +33,8 @@ def commands(plan: Plan, model: str | None, hardware: Sequence[str] = ()) -> lis
                      "commands start one per worker")
     paced = _profile(hardware) if model is None else None
     if paced is not None:
+        model, remarks = _measured(paced)
+        lines += remarks
         lines.append(f"# without a model, as fast as {paced} says: add --paced {paced}")
     if best.gpus <= _WIDE_GPUS and len({pool.kind for pool in best.pools}) == 1:
         return [*lines, up_command(plan, best, model)]
@@ -89,6 +93,19 @@ def _limits(choice: Choice) -> list[str]:
         return running
     tokens = max(_STEP, 2 * most, *(pool.chunk for pool in choice.pools))
     return [*running, "--max-batch-tokens", str(tokens)]
+
+
+def _measured(file: str) -> tuple[str | None, list[str]]:
+    """The model that a profile was measured with, as `baton up` takes it; or a remark on it."""
+    try:
+        profile = read_profile(Path(file))
+    except (OSError, ValueError):
+        return None, []
+    model, known = starts_with(profile)
+    return model, [] if known else [
+        f"# {file} was measured with {profile.model}: name its directory or file, or another "
+        "model is served"
+    ]
 
 
 def _profile(hardware: Sequence[str]) -> str | None:

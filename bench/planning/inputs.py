@@ -48,7 +48,8 @@ def add_hardware(found: argparse.ArgumentParser) -> None:
         "DistServe fit; with the price of an hour of one; repeat for several kinds",
     )
     group.add_argument("--model", metavar="MODEL",
-                       help="a config directory or a hub id, for hardware by name")
+                       help="a config directory or a hub id, for hardware by name; what was "
+                       "measured must be of it")
     group.add_argument("--dtype", help="of the weights, for hardware by name; KV is of 16 bits")
     group.add_argument("--tp", metavar="1,2,...",
                        help="tensor-parallel sizes that may be; default: all that are known")

@@ -94,7 +94,7 @@ class ModelShape:
 
     def in_dtype(self, dtype: str | None) -> ModelShape:
         """The same with its weights in another. Raises ConfigError."""
-        return self if dtype is None else replace(self, dtype=_dtype(dtype))
+        return self if dtype is None else replace(self, dtype=dtype_name(dtype))
 
 
 def model_shape(spec: str | None, dtype: str | None = None) -> ModelShape:
@@ -230,7 +230,8 @@ def _stored_dtype(raw: Mapping[str, Any]) -> str:
     return "float16" if stored == "float16" else "bfloat16"
 
 
-def _dtype(text: str) -> str:
+def dtype_name(text: str) -> str:
+    """A key of WEIGHT_BYTES. Raises ConfigError."""
     name = _SHORT.get(text.lower(), text.lower())
     if name not in WEIGHT_BYTES:
         raise ConfigError(f"{text!r} is no dtype of weights; known: {', '.join(WEIGHT_BYTES)}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 
+import msgspec
 import pytest
 
 from baton.bench.planning.accuracy.configurator import case
+from baton.bench.planning.hardware import same_model
 from baton.bench.planning.hardware.devices import DEVICES
 from baton.bench.planning.hardware.grid import STEPS, Step, fit
 from baton.bench.planning.hardware.kinds import load_machine, worker_kinds
@@ -124,6 +127,41 @@ def test_all_sizes_of_a_file_or_some(distserve: Path) -> None:
         worker_kinds(str(distserve), "facebook/opt-13b", tensor_parallel=[8])
     with pytest.raises(ConfigError, match="has facebook/opt-13b, not llama"):
         worker_kinds(f"{distserve}:llama:1")
+
+
+def test_a_measurement_is_of_the_model_that_is_asked_for(tmp_path: Path, distserve: Path) -> None:
+    path = tmp_path / "here.json"
+    path.write_bytes(encode_profile(msgspec.structs.replace(_profile(), model="org/Small-1B")))
+    for same in (None, "org/Small-1B", "small-1b", "/models/Small-1B", "/models/Small-1B.gguf"):
+        assert worker_kinds(str(path), same)[0].origin == "measured"
+    with pytest.raises(ConfigError, match=re.escape(
+        "here.json was measured with org/Small-1B, not llama-3.1-8b: leave --model out, or "
+        "`baton profile llama-3.1-8b --out FILE`"
+    )):
+        worker_kinds(str(path), "llama-3.1-8b")
+    assert worker_kinds(str(path), dtype="bf16")
+    with pytest.raises(ConfigError, match="measured in bfloat16, not float32"):
+        worker_kinds(str(path), dtype="float32")
+    with pytest.raises(ConfigError, match=r"is of facebook/opt-13b, not llama"):
+        worker_kinds(f"{distserve}:facebook/opt-13b:1", "llama-3.1-8b")
+    assert worker_kinds(f"{distserve}:facebook/opt-13b:1", "opt-13b")
+    with pytest.raises(ConfigError, match="made is made of round figures"):
+        worker_kinds("made", "llama-3.1-8b")
+
+
+def test_files_of_another_name_may_be_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, files = tmp_path / "here.json", tmp_path / "copy"
+    files.mkdir()
+    path.write_bytes(encode_profile(_profile()))
+    monkeypatch.setattr(same_model, "resolve_model", lambda spec: None)
+    monkeypatch.setattr(same_model, "load_config", lambda source: None)
+    monkeypatch.setattr(same_model, "fingerprint", lambda source, config, dtype: "f")
+    assert worker_kinds(str(path), str(files))
+    monkeypatch.setattr(same_model, "fingerprint", lambda source, config, dtype: "other")
+    with pytest.raises(ConfigError, match="measured with m, not"):
+        worker_kinds(str(path), str(files))
 
 
 def test_splitwise_measurements_become_a_curve(tmp_path: Path) -> None:

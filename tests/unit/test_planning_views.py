@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 import typer
-from planned import choice, plan
+from planned import choice, kind, plan
 from rich.console import Console
 
 from baton.bench.planning.emit import commands
@@ -30,6 +30,7 @@ from baton.bench.planning.table import show
 from baton.bench.planning.verdict import tied, verdict
 from baton.deploy.cli import app
 from baton.protocol.errors import ConfigError
+from baton.protocol.profile import Profile, encode_profile
 
 COLOCATED = choice("colocated", {"mixed": 3}, capacity=6.0, half=0.5)
 FAILED = Infeasible(
@@ -134,6 +135,24 @@ def test_remarks_say_what_no_command_can(tmp_path: Path) -> None:
     assert "# this does not meet the targets: alone they take 400 ms" in text
     assert f"add --paced {profile}" in text
     assert "several devices" in commands(plan(choice(devices=2)), "m")[1]
+
+
+@pytest.mark.parametrize(("measured", "named", "said"), [
+    ("org/other-1b", "org/other-1b", ""), ("smollm2-135m-instruct", None, ""),
+    ("my-directory", None, "was measured with my-directory: name its directory"),
+])
+def test_a_plan_of_a_profile_runs_its_model(
+    tmp_path: Path, measured: str, named: str | None, said: str
+) -> None:
+    path = tmp_path / "here.json"
+    path.write_bytes(encode_profile(Profile(
+        model=measured, fingerprint="f", dtype="bfloat16", device="cpu", device_name="c",
+        threads=1, block_size=16, curve=kind().machine.curve,
+    )))
+    *remarks, line = commands(plan(), None, [str(path)])
+    assert parsed(line)["model"] == named
+    assert said in "\n".join(remarks)
+    assert ("name its directory" in "\n".join(remarks)) == bool(said)
 
 
 # -- HTML ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from baton.bench.planning.hardware.published import (
     from_splitwise,
     read_distserve,
 )
+from baton.bench.planning.hardware.same_model import check_name, check_profile
 from baton.bench.planning.models import model_shape
 from baton.bench.simulator.machine import Machine
 from baton.protocol.curves import LinkCurve
@@ -89,6 +90,9 @@ def _find(
     text: str, model: str | None, dtype: str | None, sizes: Sequence[int]
 ) -> list[WorkerKind]:
     if text == MADE:
+        if model is not None:
+            raise ConfigError(f"{MADE} is made of round figures, of no model: leave --model out, "
+                              "or name a device such as h100")
         return [WorkerKind(machine=made(), devices=1, origin="roofline", error=None,
                            note="13 billion parameters on 80 GB, 2 TB/s and 312 TFLOP/s")]
     named = Named.parse(text)
@@ -101,7 +105,7 @@ def _find(
             for found in workers_of(named, model_shape(model, dtype), sizes)
         ]
     try:
-        return _of_file(text, model, sizes)
+        return _of_file(text, model, dtype, sizes)
     except OSError as error:
         name = text.partition(":")[0]
         raise ConfigError(
@@ -113,13 +117,17 @@ def _find(
         ) from error
 
 
-def _of_file(text: str, model: str | None, sizes: Sequence[int]) -> list[WorkerKind]:
+def _of_file(
+    text: str, model: str | None, dtype: str | None, sizes: Sequence[int]
+) -> list[WorkerKind]:
     name, _, rest = text.partition(":")
     path = Path(name)
     inner, _, degree = rest.rpartition(":")
     if rest and not degree.isdecimal():
         inner, degree = rest, ""
     wanted = inner or model
+    if inner:
+        check_name(name, inner.partition("@")[0], model)
     if degree:
         sizes = (int(degree),)
     if path.suffix.lower() == ".csv":
@@ -133,6 +141,7 @@ def _of_file(text: str, model: str | None, sizes: Sequence[int]) -> list[WorkerK
             for size in (sizes if degree else sorted(fits[wanted]))
         ]
     profile = read_profile(path)
+    check_profile(name, profile, model, dtype)
     return [WorkerKind(
         machine=machine_of(profile),
         devices=1,
