@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -112,23 +112,34 @@ def read_limits(
 
 
 def deliver(plan: Plan, options: argparse.Namespace) -> int:
-    """To where the options say. Returns the exit code."""
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    if options.html is not None:
-        from baton.bench.planning.html import write_html
+    """To where the options say: a plan takes minutes, so one place that cannot be written costs
+    none of the others. Returns the exit code. Raises ConfigError at the end, of all that could
+    not be written."""
+    problems: list[str] = []
 
-        write_html(plan, options.html)
+    def write(to: Callable[[], None]) -> None:
+        try:
+            to()
+        except ConfigError as error:
+            problems.append(str(error))
+
     if options.json not in (None, "-"):
-        write_file(Path(options.json), encode(plan))
+        write(lambda: write_file(Path(options.json), encode(plan)))
     if options.json == "-":
         sys.stdout.buffer.write(encode(plan))
-        sys.stdout.flush()
     elif options.emit is not None:
         from baton.bench.planning.emit import commands
 
         print("\n".join(commands(plan, options.model, options.hardware)))
     else:
-        show(plan, console)
+        show(plan, Console() if sys.stdout.isatty() else Console(width=160))
+    sys.stdout.flush()
+    if options.html is not None:
+        from baton.bench.planning.html import write_html
+
+        write(lambda: write_html(plan, options.html))
+    if problems:
+        raise ConfigError("; ".join(problems))
     return plan.code
 
 

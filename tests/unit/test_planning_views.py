@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from planned import choice, kind, plan
 from rich.console import Console
 
+from baton.bench.planning.command import deliver
 from baton.bench.planning.emit import commands
 from baton.bench.planning.html import page, write_html
 from baton.bench.planning.plan import (
@@ -180,6 +182,35 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
         write_html(plan(), tmp_path / "file" / "report.html")
+
+
+def wants(**options: object) -> argparse.Namespace:
+    return argparse.Namespace(**{"html": None, "json": None, "emit": None, "model": None,
+                                 "hardware": [], **options})
+
+
+@pytest.mark.parametrize(("options", "shown"), [
+    ({}, "plans, the best first"), ({"emit": "command"}, "baton up"), ({"json": "-"}, '"verdict"'),
+])
+def test_what_can_be_written_is_though_something_cannot(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes], options: dict[str, str], shown: str
+) -> None:
+    """A plan takes minutes."""
+    (tmp_path / "file").write_text("")
+    bad, good = tmp_path / "file" / "x", tmp_path / "plan.json"
+    if "json" not in options:
+        options = {**options, "json": str(good)}
+    with pytest.raises(ConfigError, match="cannot write"):
+        deliver(plan(), wants(html=bad, **options))
+    assert shown in capsysbinary.readouterr().out.decode()
+    assert options["json"] == "-" or read_plan(good) == plan()
+
+
+def test_all_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write .*a\.json.*; cannot write .*b\.html"):
+        deliver(plan(), wants(json=str(tmp_path / "file" / "a.json"),
+                              html=tmp_path / "file" / "b.html"))
 
 
 def test_text_in_a_report_is_no_markup() -> None:
