@@ -4,7 +4,7 @@ event loop whose clock jumps. What comes back is small enough to be sent between
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from baton.bench.planning.hardware.kinds import WorkerKind
@@ -14,8 +14,10 @@ from baton.bench.planning.plan import SHARES
 from baton.bench.planning.wishes import Wishes
 from baton.bench.routing.trial import lanes_for
 from baton.bench.simulator.cluster import Cluster, Run
+from baton.bench.simulator.events import Event
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.outcome import Outcome, window
+from baton.bench.simulator.worker import SimulatedWorker
 from baton.bench.workloads.arrival import Arrival
 from baton.router.dispatcher import Dispatcher
 from baton.router.observer import Observer
@@ -115,9 +117,12 @@ def run_arrivals(
     seed: int,
     points: int = 1,
     way: Way | None = None,
+    events: Sequence[Event] = (),
+    look: Callable[[Run], None] = lambda run: None,
 ) -> RunFigures:
     """`way`: how requests are decided; the usual one is the production policy, with strict roles
-    where the layout has them."""
+    where the layout has them. `events`: what happens to workers, in seconds of the run. `look`
+    sees all that the simulator found."""
     chosen = way or Way(strict=layout.strict)
     lanes = lanes_for(wishes.targets)
 
@@ -129,9 +134,11 @@ def run_arrivals(
                       sizing=chosen.sizing, fast_forward=True)
     busy = _Busy(points, span)
     busy.plan(cluster)
+    cluster.schedule(events)
     end = span.warm + span.counted
     limit = span.after + _PATIENCE * (wishes.ttft + span.warm)
     run = cluster.run(arrivals, until=end + limit, count=(span.warm, end))
+    look(run)
     return _seen(run, window(run.outcomes, span.warm, end), wishes, rate, seed, span, busy)
 
 
@@ -154,31 +161,37 @@ class _Busy:
 
     def __init__(self, points: int, span: Span) -> None:
         self._times = [span.warm + span.counted * n / points for n in range(points + 1)]
-        self._looks: list[tuple[float, dict[str, float]]] = []
-        self._sizes: dict[str, int] = {}
+        self._looks: list[tuple[float, dict[str, float], dict[str, int]]] = []
+        self._known: dict[SimulatedWorker, None] = {}
+        """All lives of all workers: those that died have worked, too."""
 
     def plan(self, cluster: Cluster) -> None:
-        for worker in cluster.workers.values():
-            self._sizes[worker.role] = self._sizes.get(worker.role, 0) + 1
-        roles = {name: worker.role for name, worker in cluster.workers.items()}
-
         def look() -> None:
             busy: dict[str, float] = {}
-            for name, worker in cluster.workers.items():
-                worker.show()
-                busy[roles[name]] = busy.get(roles[name], 0.0) + worker.engine.work.busy
-            self._looks.append((cluster.loop.time(), busy))
+            alive: dict[str, int] = {}
+            self._known.update(dict.fromkeys(cluster.workers.values()))
+            for worker in self._known:
+                role = worker.first_role
+                alive[role] = alive.get(role, 0) + (not worker.dead)
+                if not worker.dead:
+                    worker.show()
+                busy[role] = busy.get(role, 0.0) + worker.engine.work.busy
+            self._looks.append((cluster.loop.time(), busy, alive))
 
         for at in self._times:
             cluster.loop.at(at, look)
 
     def over_time(self) -> dict[str, tuple[tuple[float, float], ...]]:
         """By role, for each stretch: (its middle in seconds, share of the time)."""
-        found: dict[str, list[tuple[float, float]]] = {role: [] for role in self._sizes}
-        for (before, was), (after, now) in zip(self._looks, self._looks[1:], strict=False):
-            for role, size in self._sizes.items():
-                share = (now[role] - was[role]) / (size * (after - before))
-                found[role].append(((before + after) / 2, min(1.0, share)))
+        found: dict[str, list[tuple[float, float]]] = {}
+        for (before, was, had), (after, now, has) in zip(
+            self._looks, self._looks[1:], strict=False
+        ):
+            for role in now:
+                worked = now[role] - was.get(role, 0.0)
+                time = (had.get(role, 0) + has[role]) / 2 * (after - before)
+                share = min(1.0, worked / time) if time else 0.0
+                found.setdefault(role, []).append(((before + after) / 2, share))
         return {role: tuple(points) for role, points in found.items()}
 
 

@@ -38,6 +38,8 @@ class Length:
     lives: float
     """That follow each other while requests count. A rate beyond what can be kept up by about
     1 / (2 x lives) is not told from one that can."""
+    seconds: float = 0.0
+    """That count."""
 
 
 def longest_life(workload: Workload, wishes: Wishes) -> float:
@@ -58,7 +60,8 @@ def span_of(life: float, wishes: Wishes, rate: float, length: Length, *, session
     """At `rate` requests per second that live for `life` seconds."""
     return Span(
         warm=max(1.25 * life, _SESSION_SECONDS if sessions else 0.0),
-        counted=max(length.requests / rate, length.lives * max(life, 2 * wishes.ttft)),
+        counted=max(length.requests / rate, length.lives * max(life, 2 * wishes.ttft),
+                    length.seconds),
         after=0.25 * life,
     )
 
@@ -78,6 +81,24 @@ def run_steady(
 ) -> RunFigures:
     """As long as it must be. `workload`: the load, as closed forms see it. `lived`: seconds that
     requests are known to live at a rate like this."""
+    return spanned(layout, kinds, load, workload, wishes, rate=rate, length=length, seed=seed,
+                   watch=watch, lived=lived)[1]
+
+
+def spanned(
+    layout: Layout,
+    kinds: tuple[WorkerKind, ...],
+    load: Load,
+    workload: Workload,
+    wishes: Wishes,
+    *,
+    rate: float,
+    length: Length,
+    seed: int,
+    watch: bool = False,
+    lived: float = 0.0,
+) -> tuple[Span, RunFigures]:
+    """`run_steady`, and how long it was."""
     expected = expected_life(model_of(layout, kinds, workload), workload, wishes, rate)
     most = longest_life(workload, wishes)
     life = min(most, max(expected, lived))
@@ -89,4 +110,4 @@ def run_steady(
         if enough or number == _MOST_RUNS - 1:
             break
         life = min(most, 1.1 * seen.life)
-    return seen
+    return span, seen

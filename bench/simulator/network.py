@@ -1,105 +1,96 @@
-"""KV on its way between two simulated workers: of a prompt, a loan, or a request that moves.
+"""The network between simulated workers: who is there, and how long bytes take.
 
-    sender's work begins  --ready blocks-->  moving  --all sent, done-->  sealed --> acknowledged
-    receiver has reserved --grant---------->
-
-Either end may come first, or alone. What the hand-off machines of `baton.kvtransfer` guard against
-does not happen here, so there are no machines; the times are theirs: blocks travel while later
-ones are computed, one message at a time leaves a worker and one reaches it, and the seal follows
-the last byte.
+Workers of one host share its link, in each direction; by default each worker is a host. What
+leaves goes one after the other, at once as much as was ready, and so does what arrives: who waits
+at the receiver's link keeps nobody at its own. Between workers of one host nothing passes the
+host's link, only their own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-from typing import Protocol
+import math
+from typing import TYPE_CHECKING
 
-from baton.protocol.ids import Identity, RequestKey
+from baton.bench.simulator.clock import SimulatedLoop
+from baton.protocol.ids import Identity, ProcessRef
 
-
-class End(Protocol):
-    """A worker, as its peers reach it."""
-
-    identity: Identity
-    ingress_free: float
-    """When what is on its way to it already will be there, in seconds."""
-
-    def on_granted(self, transfer: Transfer) -> None: ...
-
-    def on_sealed(self, transfer: Transfer) -> None: ...
-
-    def on_acknowledged(self, transfer: Transfer) -> None: ...
-
-    def on_broken(self, transfer: Transfer) -> None:
-        """The other end has given it up, or is gone."""
+if TYPE_CHECKING:
+    from baton.bench.simulator.peers import Node
 
 
-class Kind(Enum):
-    PREFILL = "prefill"
-    LOAN = "loan"
-    MIGRATION = "migration"
+class Link:
+    """When it is free again, in seconds."""
 
+    __slots__ = ("free_in", "free_out")
 
-@dataclass(slots=True, eq=False)
-class Transfer:
-    key: RequestKey
-    """As the engines know it: of a loan, its `loan_key`."""
-    sender: Identity
-    receiver: Identity
-    kind: Kind = Kind.PREFILL
-    """The sender says."""
-    cached: int | None = None
-    """Leading blocks that the receiver has; None until it has reserved room for the others."""
-    granted_at: float = 0.0
-    ready: int = 0
-    """Leading blocks that are computed."""
-    sent: int = 0
-    done: bool = False
-    """No more will become ready."""
-    sealed: bool = False
-    tokens: tuple[int, ...] = ()
-    arrives: float = 0.0
-    """When the last byte that was sent is there, in seconds."""
-    over: bool = False
+    def __init__(self) -> None:
+        self.free_out = self.free_in = 0.0
 
 
 class Network:
-    """Who is there, and which transfers are under way. Each end asks for its transfer by name and
-    gets the one that the other end may have opened."""
+    """`workers_per_host`: they fill hosts in the order in which they come; who starts again does
+    so where it was."""
 
-    def __init__(self) -> None:
-        self._ends: dict[Identity, End] = {}
-        self._transfers: dict[tuple[RequestKey, Identity, Identity], Transfer] = {}
+    def __init__(self, loop: SimulatedLoop, workers_per_host: int = 1) -> None:
+        self.loop = loop
+        self._per_host = workers_per_host
+        self._places: dict[str, int] = {}
+        """The number of each worker, by node id."""
+        self._hosts: dict[int, Link] = {}
+        self._nodes: dict[Identity, Node] = {}
+        self._gone: set[int] = set()
+        """Processes, by number."""
+        self._processes = 0
 
-    def join(self, end: End) -> None:
-        self._ends[end.identity] = end
+    def host_of(self, node_id: str) -> int:
+        place = self._places.setdefault(node_id, len(self._places))
+        return place // self._per_host
 
-    def leave(self, end: End) -> None:
-        """It is gone, without a word."""
-        self._ends.pop(end.identity, None)
-        for transfer in list(self._transfers.values()):
-            if end.identity in (transfer.sender, transfer.receiver):
-                self.end(transfer)
-                other = transfer.receiver if end.identity == transfer.sender else transfer.sender
-                if other in self._ends:
-                    self._ends[other].on_broken(transfer)
+    def link_of(self, host: int) -> Link:
+        return self._hosts.setdefault(host, Link())
 
-    def end_of(self, identity: Identity) -> End | None:
-        return self._ends.get(identity)
+    def join(self, node: Node) -> ProcessRef:
+        """Returns what it is known by as a process."""
+        self._nodes[node.identity] = node
+        self._processes += 1
+        return ProcessRef(self._processes, 0, "simulated")
 
-    def transfer(self, key: RequestKey, sender: Identity, receiver: Identity) -> Transfer:
-        place = (key, sender, receiver)
-        transfer = self._transfers.get(place)
-        if transfer is None:
-            transfer = self._transfers[place] = Transfer(key, sender, receiver)
-        return transfer
+    def leave(self, node: Node, noticed: float) -> None:
+        """Its process is gone; the others notice it after so many seconds."""
+        self._nodes.pop(node.identity, None)
+        self._gone.add(node.process.pid)
+        if noticed:
+            self.loop.at(self.loop.time() + noticed, self._notice, node.identity)
+        else:
+            self._notice(node.identity)
 
-    def end(self, transfer: Transfer) -> None:
-        """Idempotent."""
-        transfer.over = True
-        self._transfers.pop((transfer.key, transfer.sender, transfer.receiver), None)
+    def is_gone(self, process: ProcessRef) -> bool:
+        return process.pid in self._gone
 
-    @property
-    def under_way(self) -> int:
-        return len(self._transfers)
+    def find(self, identity: Identity) -> Node | None:
+        """None when that life is over."""
+        return self._nodes.get(identity)
+
+    def life_of(self, node_id: str) -> Node | None:
+        """Who answers at its address now."""
+        return next((n for n in self._nodes.values() if n.identity.node_id == node_id), None)
+
+    def carry(self, sender: Node, receiver: Node, num_bytes: int) -> tuple[float, float]:
+        """When these bytes are there, and the seconds that the link itself takes for them."""
+        link = sender.machine.link
+        now = self.loop.time()
+        if not num_bytes:
+            return now + link.latency, link.latency
+        seconds = link.byte * num_bytes
+        if link.spread:
+            seconds *= math.exp(sender.random.gauss(0.0, link.spread))
+        near = sender.host == receiver.host
+        out, into = (sender.own, receiver.own) if near else (sender.link, receiver.link)
+        begin = max(now, out.free_out)
+        out.free_out = begin + seconds
+        into.free_in = max(begin, into.free_in) + seconds
+        return into.free_in + link.latency, seconds + link.latency
+
+    def _notice(self, dead: Identity) -> None:
+        for node in list(self._nodes.values()):
+            node.peer_died(dead)

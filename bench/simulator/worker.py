@@ -1,67 +1,63 @@
-"""A worker in simulated time: takes the router's records and answers as a real one does.
+"""A worker in simulated time: the I/O side of a worker process, its two stages and their hand-off
+machines, as they are, over an engine whose steps only take time (`engine.py`) and peers whose
+bytes do (`peers.py`).
 
-Steps are the real scheduler's (`engine.py`), cache events and curves come from the very parts that
-a worker process uses; only the hand-off (`handoff.py`) is a model of the real one.
+What they do by themselves in a process (heartbeats, sweeps) is called from here.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
+from typing import Any, cast
 
-from baton.bench.simulator.ahead import Ran
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.engine import SimulatedEngine
-from baton.bench.simulator.handoff import Handoffs
 from baton.bench.simulator.known_curves import KnownCurves
+from baton.bench.simulator.links import SimulatedLinks
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Network
+from baton.bench.simulator.peers import Node
 from baton.bench.simulator.session import SimulatedSession
 from baton.bench.simulator.shared_names import PromptNames
+from baton.decode import DecodeStage
 from baton.deploy.worker.cache_teller import CacheTeller
 from baton.deploy.worker.curves import CurveKeeper
-from baton.deploy.worker.role import RoleKeeper
+from baton.deploy.worker.links import RouterLinks
+from baton.deploy.worker.metrics import Metrics
+from baton.deploy.worker.worker import Worker
 from baton.engine.cache_log import CacheChange
 from baton.engine.commands import (
-    ChangeRole,
+    Command,
+    EngineLoad,
     Event,
     Progress,
-    Refused,
-    Release,
-    Reserved,
-    SequenceFailed,
-    Start,
+    StepCompleted,
     StepStats,
     UseCurve,
 )
-from baton.protocol.cache_events import ResendCache
+from baton.kvtransfer.checksum import ChecksumQueue
+from baton.kvtransfer.handoff.sender import Sender
+from baton.kvtransfer.mover import BlockMover
+from baton.kvtransfer.peers import IncomingPeers, OutgoingPeers
+from baton.kvtransfer.transport import Transport
+from baton.prefill import Overlaps, PrefillStage
 from baton.protocol.curves import StepShape
 from baton.protocol.ids import Identity, RequestKey
-from baton.protocol.records import (
-    Cancel,
-    Generate,
-    Lend,
-    Load,
-    Migrate,
-    Prefill,
-    Record,
-    RequestFailed,
-    Reserve,
-    SetDraining,
-    SetRole,
-    TokenBatch,
-    TokenDelta,
-    WorkerHello,
-    WorkerRef,
-)
+from baton.protocol.kvlayout import KVLayout
+from baton.protocol.records import Record, WorkerHello
 
 HEARTBEAT = 0.5
 """Seconds, as `WorkerSettings.heartbeat_interval`."""
+SWEEPS = 2
+"""Of the stages in that time, as in a worker that has hand-offs."""
 
 
 class SimulatedWorker:
-    """An `Outlet` for its hand-offs. `learn`: the fit of its curve goes on with each step, as in a
-    real worker, which costs time; otherwise it knows its curve exactly."""
+    """`learn`: the fit of its curve goes on with each step, as in a real worker, which costs time;
+    otherwise it knows its curve exactly."""
 
     def __init__(
         self,
@@ -81,37 +77,34 @@ class SimulatedWorker:
         self.machine = machine
         self.role_changes: list[tuple[float, str]] = []
         """(second, role), by command."""
+        self.handoffs: Counter[str] = Counter()
+        """How those ended that it had a part in, as `send prefill acked`."""
         self.dead = False
-        self._loop = loop
-        self._network = network
         self.first_role = role
-        self._role = RoleKeeper(role)
-        self._sessions: dict[Identity, SimulatedSession] = {}
-        self._owners: dict[RequestKey, SimulatedSession] = {}
+        self.links = SimulatedLinks()
+        self._loop = loop
         random = Random(f"{seed} {name}" + (f" {epoch}" if epoch > 1 else ""))
         curve = machine.curve if machine.knows_itself else None
         self._curves = CurveKeeper(curve) if learn else KnownCurves(curve, machine.link)
         self.engine = SimulatedEngine(
             loop, machine, role, random.getrandbits(32), self._on_events,
             self._learn_from if learn else None, names=names,
-            on_ran=self._on_ran if fast_forward and not learn else None,
+            on_ran=self.links.publish_run if fast_forward and not learn else None,
         )
-        self._draining = False
-        self._cache = _Teller(self)
-        self._handoffs = Handoffs(
-            self.identity, machine, loop, network, self.engine, self, self._curves, random
-        )
+        self.node = Node(network, self.identity, machine, random)
+        self._io = _IO(self, role)
+        self._beats = 0
         loop.at(loop.time() + random.random() * HEARTBEAT, self._beat)
 
     @property
     def role(self) -> str:
-        return self._role.role
+        return self._io.role
 
     def hello(self) -> WorkerHello:
         return WorkerHello(
             identity=self.identity,
             pid=1,
-            host="simulated",
+            host=f"host-{self.node.host}",
             role=self.role,
             model=self.machine.card,
             layout=self.machine.layout,
@@ -125,194 +118,202 @@ class SimulatedWorker:
 
     def joined(self, session: SimulatedSession) -> None:
         """A router has taken it in."""
-        self._sessions[session.router] = session
-        self._send_load()
-        session.tell(self._curves.current())
+        self.links.opened(session)
+        self._io.on_router_joined()
 
     def show(self) -> None:
         """Routers have heard of all that happened by now."""
         self.engine.catch_up()
-        for session in self._sessions.values():
-            session.hear_out()
+        self.links.hear_out()
 
-    def kill(self) -> None:
-        """As after SIGKILL: nothing more is heard of it. The sessions are the caller's to lose."""
+    def kill(self, noticed: float) -> None:
+        """As after SIGKILL: nothing more is heard of it, which its peers notice after so many
+        seconds. The sessions with routers are the caller's to lose."""
         self.show()
         self.dead = True
         self.engine.stop()
-        for session in self._sessions.values():
-            session.fall_silent()
-        self._sessions.clear()
-        self._network.leave(self._handoffs)
+        self.links.die()
+        self.node.die(noticed)
 
-    # -- from routers ------------------------------------------------------------------------
+    def check_idle(self) -> None:
+        """Raises AssertionError unless nothing is left of any request."""
+        name, io = self.identity.node_id, self._io
+        self.engine.scheduler.check_integrity()
+        blocks = self.engine.scheduler.load().blocks
+        assert blocks.active == blocks.held == blocks.quarantined == 0, f"{name} still has {blocks}"
+        assert not self.node.under_way, f"{name}: {self.node.under_way} transfers are left"
+        assert not io.prefill.active, f"{name} still sends"
+        assert not io.decode.active, f"{name} still receives"
+        assert not self.links.owned, f"{name} owes words of {self.links.owned} requests"
 
     def on_record(self, session: SimulatedSession, record: Record) -> None:
         if self.dead:
             return
-        match record:
-            case Prefill():
-                self._owners[record.request.key] = session
-                self._start(self._handoffs.on_prefill(record), record.lender)
-            case Reserve():
-                self._owners[record.request.key] = session
-                self._handoffs.on_reserve(record)
-            case Generate():
-                self._owners[record.request.key] = session
-                self._start(Start(record.request, hold=False), record.lender)
-            case Lend():
-                self._handoffs.on_lend(record)
-            case Migrate():
-                self._handoffs.on_migrate(record)
-            case Cancel():
-                self._cancel(record.key)
-            case SetRole():
-                self._set_role(record, session.router)
-            case SetDraining():
-                self._draining = record.draining
-                self._send_load()
-            case ResendCache():
-                self._cache.resend(session.router)
-            case _:
-                raise AssertionError(f"a simulated worker does not know {type(record).__name__}")
-
-    def _start(self, start: Start, lender: WorkerRef | None) -> None:
-        if lender is None:
-            self.engine.submit(start)
-        else:
-            self._handoffs.borrow(start.request, lender, lambda: self.engine.submit(start))
-
-    def _cancel(self, key: RequestKey) -> None:
-        self._handoffs.on_cancel(key)
-        self.engine.submit(Release(key))
-        self.forget(key)
-
-    def _set_role(self, record: SetRole, router: Identity) -> None:
         before = self.role
-        if self._role.take(record, router):
-            self.engine.submit(ChangeRole(self.role))
+        self._io.on_record(session.router, record)
         if self.role != before:
             self.role_changes.append((self._loop.time(), self.role))
-        self._send_load()
 
-    # -- from the engine ---------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------
 
     def _on_events(self, events: Sequence[Event], cache: Sequence[CacheChange]) -> None:
-        deltas: dict[SimulatedSession, list[TokenDelta]] = {}
-        owners = self._owners
         for event in events:
-            if type(event) is Progress and not event.hold and event.finish_reason is None:
-                session = owners.get(event.key)  # an ordinary token, as nearly all are
-                if session is not None and event.tokens:
-                    if session in deltas:
-                        deltas[session].append(_delta(event))
-                    else:
-                        deltas[session] = [_delta(event)]
-                continue
-            match event:
-                case Progress():
-                    if (event.tokens or event.finish_reason) and (
-                        not event.hold or self._handoffs.is_for_router(event)
-                    ):
-                        session = owners.get(event.key)
-                        if session is not None:
-                            deltas.setdefault(session, []).append(_delta(event))
-                    if event.hold:
-                        self._handoffs.on_progress(event)
-                    elif event.finish_reason is not None:
-                        self.forget(event.key)
-                case Reserved():
-                    self._handoffs.on_reserved(event)
-                case Refused():
-                    self._handoffs.on_refused(event)
-                case SequenceFailed():
-                    failed = RequestFailed(key=event.key, code=event.code, message=event.message)
-                    self.tell(event.key, failed)
-                    self._cancel(event.key)
-        for session, batch in deltas.items():
-            session.tell(TokenBatch(deltas=tuple(batch)))
-        self._cache.changed(cache)
-
-    def _on_ran(self, ran: Ran) -> None:
-        owners = [self._owners.get(key) for key in ran.keys]
-        for session in dict.fromkeys(owners):
-            if session is not None:
-                session.tell_run(ran.of([owner is session for owner in owners]))
+            if type(event) is not Progress or event.hold or event.finish_reason is not None:
+                self._io.on_step(StepCompleted(
+                    cast("tuple[Event, ...]", events), _NO_LOAD, None,
+                    cast("tuple[CacheChange, ...]", cache),
+                ))
+                return
+        # Ordinary tokens, as in nearly all steps: the same comes of it, in half the time.
+        self.links.publish_tokens(cast(Sequence[Progress], events))
+        if cache:
+            self._io.cache_changed(cache)
 
     def _learn_from(self, shape: StepShape, seconds: float) -> None:
         assert isinstance(self._curves, CurveKeeper)
         self._curves.step(StepStats(seconds, shape))
 
-    # -- to routers --------------------------------------------------------------------------
-
-    def tell(self, key: RequestKey, record: Record) -> None:
-        session = self._owners.get(key)
-        if session is not None:
-            session.tell(record)
-
-    def forget(self, key: RequestKey) -> None:
-        self._owners.pop(key, None)
-
     def _beat(self) -> None:
-        if not self.dead:
-            self._send_load()
-            self._loop.at(self._loop.time() + HEARTBEAT, self._beat)
+        if self.dead:
+            return
+        if self._beats % SWEEPS == 0:
+            self._io.send_load()
+        self._beats += 1
+        self._io.sweep()
+        self._loop.at(self._loop.time() + HEARTBEAT / SWEEPS, self._beat)
 
-    def _send_load(self) -> None:
-        curves = self._curves.take()
-        if curves is not None:
-            self._tell_all(curves)
-            if curves.step is not None and self.machine.adapts:
-                self.engine.submit(UseCurve(curves.step))
-        self.engine.catch_up()
-        load = self.engine.scheduler.load()
-        self._tell_all(Load(
-            role=self.role,
-            state="draining" if self._draining else "ready",
-            waiting=load.waiting,
-            running=load.running,
-            handoffs=self._handoffs.active,
-            waiting_tokens=load.waiting_tokens,
-            blocks=load.blocks,
-            step_age=self.engine.step_age,
-            steps=load.steps,
-            preemptions=load.preemptions,
-            decoding=load.decoding,
-            decode_context=load.decode_context,
-            backlog_seconds=load.backlog_seconds,
-            term=self._role.term,
-            controller=self._role.controller,
-            pinned=self._role.pinned,
-            routers=tuple(self._sessions),
-        ))
 
-    def _tell_all(self, record: Record) -> None:
-        for session in self._sessions.values():
-            session.tell(record)
+_NO_LOAD = cast(EngineLoad, None)
+"""Asked for with the heartbeat."""
 
-    def _tell_router(self, router: Identity, record: Record) -> None:
-        if router in self._sessions:
-            self._sessions[router].tell(record)
+
+class _IO(Worker):
+    """The real one, its parts being those of a simulated worker."""
+
+    def __init__(self, worker: SimulatedWorker, role: str) -> None:
+        engine, machine, node = worker.engine, worker.machine, worker.node
+        clock = node.network.loop.time
+        self._engine = engine
+        submit = engine.submit if machine.adapts else self._submit_but_curves
+        super().__init__(
+            role=role,
+            submit=submit,
+            load=self._look,
+            transport=cast(Transport, None),
+            metrics=cast(Metrics, None),
+            curves=cast(CurveKeeper, worker._curves),
+            heartbeat_interval=HEARTBEAT,
+            watchdog=math.inf,
+            on_stuck=_stuck,
+            clock=clock,
+        )
+        links = worker.links
+        self.links = cast(RouterLinks, links)
+        self._cache = _Teller(links, engine)
+        observer = _Observer(worker.handoffs)
+        self.prefill = PrefillStage(
+            identity=worker.identity,
+            submit=submit,
+            peers=cast(OutgoingPeers, node.outgoing),
+            outlet=links,
+            observer=observer,
+            clock=clock,
+            overlaps=cast(Overlaps, _WholeBlocks(machine.layout, worker._curves)),
+        )
+        self.decode = DecodeStage(
+            layout=machine.layout,
+            submit=submit,
+            mover=cast(BlockMover, node),
+            peers=cast(IncomingPeers, node.incoming),
+            issue_tags=node.issue_tags,
+            outlet=links,
+            observer=observer,
+            clock=clock,
+            checksums=ChecksumQueue(_no_bytes, node.network.loop.call_soon),
+            process_gone=node.network.is_gone,
+        )
+
+    def send_load(self) -> None:
+        self._send_load()
+
+    def cache_changed(self, changes: Sequence[CacheChange]) -> None:
+        self._cache.changed(changes)
+
+    def sweep(self) -> None:
+        if self.prefill.needs_sweep:
+            self.prefill.sweep()
+        if self.decode.needs_sweep:
+            self.decode.sweep()
+
+    def _look(self) -> tuple[EngineLoad, float]:
+        self._engine.catch_up()
+        return self._engine.scheduler.load(), self._engine.step_age
+
+    def _submit_but_curves(self, command: Command) -> None:
+        if not isinstance(command, UseCurve):
+            self._engine.submit(command)
 
 
 class _Teller(CacheTeller):
     """The real one, told by an engine that may have gone ahead."""
 
-    def __init__(self, worker: SimulatedWorker) -> None:
-        super().__init__(tell_all=worker._tell_all, tell_router=worker._tell_router)
-        self._engine = worker.engine
+    def __init__(self, links: SimulatedLinks, engine: SimulatedEngine) -> None:
+        super().__init__(tell_all=links.tell_all, tell_router=links.tell_router)
+        self._engine = engine
 
     def _tell(self) -> None:
         self._engine.catch_up()
         super()._tell()
 
 
-def _delta(event: Progress) -> TokenDelta:
-    return TokenDelta(
-        key=event.key,
-        position=event.position,
-        tokens=event.tokens,
-        finish_reason=event.finish_reason,
-        cached_tokens=event.cached_tokens,
-        phases=event.phases,
-    )
+class _Observer:
+    """Of both stages."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts = counts
+
+    def send_ended(self, kind: str, outcome: str, blocks: int, stamps: dict[str, float]) -> None:
+        self._counts[f"send {kind} {outcome}"] += 1
+
+    def receive_ended(
+        self, kind: str, outcome: str, blocks: int, phases: dict[str, float]
+    ) -> None:
+        self._counts[f"receive {kind} {outcome}"] += 1
+
+    def message_phase(self, phase: str, seconds: float) -> None: ...
+
+    def sent_early(self, messages: int) -> None: ...
+
+
+class _WholeBlocks:
+    """In the place of `Overlaps`: no step is looked into, so no block leaves in parts."""
+
+    can_cut = False
+
+    def __init__(self, layout: KVLayout, curves: CurveKeeper | KnownCurves) -> None:
+        self.layout = layout
+        self._curves = curves
+
+    def transferred(self, peer: Identity, num_bytes: int, seconds: float) -> None:
+        self._curves.transfer(peer.node_id, num_bytes, seconds)
+
+    def layers_per_message(self, peer: Identity) -> int:
+        return 0
+
+    def began(self, key: RequestKey, peer: Identity) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def ended(self, key: RequestKey, peer: Identity, machine: Sender, outcome: str) -> None: ...
+
+    def posted(self, seconds: float) -> None: ...
+
+    def forget(self, peer: Identity) -> None: ...
+
+
+def _stuck(reason: str) -> None:
+    raise AssertionError(f"a simulated worker would end: {reason}")
+
+
+def _no_bytes(block: int) -> Any:
+    raise AssertionError("there are no bytes, so no checksums")

@@ -82,6 +82,7 @@ class Worker:
         on_late: Callable[[str], None] | None = None,
         quarantine_share: float = 0.1,
         quarantine_seconds: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._role = RoleKeeper(role)
         self._submit = submit
@@ -100,6 +101,7 @@ class Worker:
         self._lateness = Lateness()
         self._quarantine_share = quarantine_share
         self._quarantine_seconds = quarantine_seconds
+        self._clock = clock
         self._over_cap_since: float | None = None
         self._layers: deque[LayersDone] = deque()
         """In their order, from the first that is not computed yet on."""
@@ -300,7 +302,7 @@ class Worker:
         it, go on."""
         blocks = engine.blocks
         total = blocks.free + blocks.cached + blocks.active + blocks.held + blocks.quarantined
-        now = time.monotonic()
+        now = self._clock()
         if blocks.quarantined <= total * self._quarantine_share:
             self._over_cap_since = None
         elif self._over_cap_since is None:
