@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from baton.bench.serve.events import answer_of, error_of
+from baton.bench.serve.events import answer_of, error_of, one_line
 from baton.bench.workloads.arrival import Arrival
 from baton.engine.scripted import script_seed
 from baton.protocol.errors import ConfigError
@@ -134,7 +134,7 @@ async def find(
                 continue
             asking = _less(url, asking, status, reply)
         return Server(
-            url=url, model=name, asking=asking, max_model_len=(chosen or {}).get("max_model_len"),
+            url=url, model=name, asking=asking, max_model_len=_context(chosen or {}),
             waited=waited, first=time.perf_counter() - asked, counted_by=counted,
         )
 
@@ -145,18 +145,38 @@ async def _models(
     while True:
         try:
             async with http.get(f"{url}/v1/models", headers=asking.headers()) as reply:
-                if reply.status == 200:
-                    models = (await reply.json()).get("data") or []
-                    if models:
-                        return list(models)
-                problem = f"status {reply.status}, no model: {(await reply.text())[:200]}"
+                content = await reply.read()
+                problem = f"status {reply.status}, no model: {one_line(content)}"
+                if reply.status == 200 and (models := _listed(content)):
+                    return models
                 if reply.status in (401, 403):
                     raise ConfigError(f"{url} wants an --api-key: {problem}")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except ValueError as error:
+            problem = str(error)
+        except (aiohttp.ClientError, OSError) as error:
             problem = f"{type(error).__name__}: {error}"
         if time.perf_counter() >= until:
             raise ConfigError(f"{url}/v1/models does not answer with a model: {problem}")
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _context(model: dict[str, Any]) -> int | None:
+    told = model.get("max_model_len")
+    return told if isinstance(told, int) and told > 0 else None
+
+
+def _listed(content: bytes) -> list[dict[str, Any]]:
+    """Raises ValueError for what is no list of models in OpenAI's form."""
+    try:
+        answer = msgspec.json.decode(content)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"it says no JSON, but: {one_line(content)}") from error
+    models = (answer.get("data") or []) if isinstance(answer, dict) else None
+    if not isinstance(models, list) or not all(
+        isinstance(model, dict) and isinstance(model.get("id"), str) for model in models
+    ):
+        raise ValueError(f'it says {one_line(content)}, where {{"data": [{{"id": ...}}]}} is meant')
+    return models
 
 
 async def _try(
@@ -179,7 +199,7 @@ async def _try(
                           ) from error
     answer = answer_of([0.0], [content])
     if status == 200 and (answer.error is not None or not (answer.pieces or answer.finish)):
-        said = answer.detail or content[:200].decode(errors="replace")
+        said = answer.detail or one_line(content) or "nothing"
         raise ConfigError(f"{url} answers a first request with no stream of tokens: {said}")
     return status, content, answer.counted_by
 

@@ -16,14 +16,15 @@ from baton.bench.durations import duration, share
 from baton.bench.results import add_json, chosen, deliver, found
 from baton.bench.serve.asking import Asking, Server, find, session
 from baton.bench.serve.client import Cancels
-from baton.bench.serve.events import Tokenize
+from baton.bench.serve.events import Tokenize, prompt_tokens
 from baton.bench.serve.load import add_load, check, load_of
 from baton.bench.serve.progress import Progress
-from baton.bench.serve.report import show
+from baton.bench.serve.report import show, warnings
 from baton.bench.serve.run import PATIENCE, serve
 from baton.bench.serve.served import Served
 from baton.bench.serve.server_side import beside
 from baton.bench.serve.text import Writer, corpus, measured
+from baton.bench.serve.traced import Omitted
 from baton.bench.workloads.named import listed
 from baton.protocol.errors import ConfigError
 
@@ -44,15 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.url is None:
         raise ConfigError("give the URL of a server, such as http://127.0.0.1:8000")
     check(options)
-    served = _run(lambda: _serve(options))
+    omitted, noted = Omitted(), list[str]()
+    served = _run(lambda: _serve(options, omitted, noted))
     figures = served.summary(
         e2e=options.e2e, workers=options.workers, cost_per_hour=options.cost_per_hour
     )
+    if options.trace is not None:
+        figures["trace"] = omitted.to_dict()
+    noted += [*omitted.warnings(), *warnings(served, figures)]
     side = served.server_side()
     result = found(
         "serve",
         settings=chosen(options, "api_key", "wait", "quiet", "list", "check_client"),
-        metrics={**figures, "server": {
+        metrics={**figures, "warnings": noted, "server": {
             "model": served.server.model, "waited_seconds": round(served.server.waited, 3),
             "first_ms": round(1e3 * served.server.first, 2), **side,
             "beside": beside(figures, side.get("times", {})),
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ran=_ran(options.api_key),
     )
     if not deliver(result, options.json):
-        show(served, figures)
+        show(served, figures, noted)
     return _STOPPED if served.stopped else 0
 
 
@@ -87,22 +92,29 @@ def _run(work: Callable[[], Coroutine[Any, Any, Served]]) -> Served:
         gc.unfreeze()
 
 
-async def _serve(options: argparse.Namespace) -> Served:
+async def _serve(
+    options: argparse.Namespace, omitted: Omitted, noted: list[str]
+) -> Served:
+    """`omitted` and `noted` say afterwards what was not as asked for."""
     asking = Asking(style=_style(options), api_key=options.api_key, scripted=options.scripted,
                     extra=_extra(options.extra))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _stopper(stop))
+    tokenize = _tokenizer(options.tokenizer)
     server = await find(options.url, asking, options.model, options.wait)
     write = None
     if asking.style != "ids":
-        write = await _writer(server, options.text)
-    stream = load_of(options, server.max_model_len)
+        write = await _writer(server, options.text, tokenize)
+        if write.guessed:
+            noted.append("the server does not say how many tokens a text has: prompts have as many "
+                         "as asked for only if a token has four characters")
+    stream = load_of(options, server.max_model_len, omitted)
     async with Progress(not options.quiet) as progress:
         return await serve(
             options.url, stream, warmup=options.warmup, seconds=options.duration,
             concurrency=options.concurrency, server=server, write=write,
             cancels=Cancels(options.cancel, options.seed), patience=options.timeout,
-            drain=options.drain, tokenize=_tokenizer(options.tokenizer), stop=stop,
+            drain=options.drain, tokenize=tokenize, stop=stop,
             watch=progress.watch,
         )
 
@@ -123,7 +135,7 @@ def _style(options: argparse.Namespace) -> str:
     return "ids" if options.text is None else "text"
 
 
-async def _writer(server: Server, text: str) -> Writer:
+async def _writer(server: Server, text: str, tokenize: Tokenize | None) -> Writer:
     """Text that has about as many tokens as are asked for, by what the server says of two."""
     words = corpus(Path(text) if text else None)
 
@@ -135,11 +147,9 @@ async def _writer(server: Server, text: str) -> Writer:
         async with session(120.0) as http, http.post(
             server.path, json=body, headers=server.asking.headers()
         ) as reply:
-            if reply.status != 200:
-                return None
-            usage = (await reply.json()).get("usage") or {}
-            tokens: int | None = usage.get("prompt_tokens")
-            return tokens
+            content = await reply.read()
+        told = prompt_tokens(content) if reply.status == 200 else None
+        return told if told is not None or tokenize is None else tokenize(prompt)
 
     return await measured(words, tokens_of)
 

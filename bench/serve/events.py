@@ -14,6 +14,7 @@ While a stream runs nothing is parsed: each packet costs its time stamp and an a
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,8 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
+_EVENT = re.compile(rb"^(data|event|id|retry)?:", re.MULTILINE)
+"""A line of server-sent events; one that begins with a colon is a comment."""
 _decode = msgspec.json.Decoder(_Event).decode
 
 
@@ -92,12 +95,16 @@ def answer_of(
 ) -> Answer:
     """Raises nothing: what cannot be read is an error of the answer."""
     answer = Answer()
+    whole = b"".join(packets)
+    if whole.strip() and not _EVENT.search(whole):
+        answer.error, answer.detail = "no_stream", f"no server-sent events, but: {one_line(whole)}"
+        return answer
     told: list[int] = []
     logged: list[int] = []
     ids: list[int] = []
     ends = list(accumulate(len(packet) for packet in packets))
     at = 0
-    for line in b"".join(packets).split(b"\n"):
+    for line in whole.split(b"\n"):
         at += len(line) + 1
         if not line.startswith(b"data:"):
             continue
@@ -128,6 +135,20 @@ def answer_of(
             ids += tokens
     _count(answer, told, logged, ids, tokenize)
     return answer
+
+
+def prompt_tokens(content: bytes) -> int | None:
+    """As a whole response bills them. None where it does not."""
+    try:
+        usage = _decode(content).usage
+    except msgspec.MsgspecError:
+        return None
+    return None if usage is None else usage.prompt_tokens
+
+
+def one_line(content: bytes, most: int = 200) -> str:
+    """The beginning of whatever a server said, to be shown."""
+    return " ".join(content[: 4 * most].decode(errors="replace").split())[:most]
 
 
 def error_of(error: Any) -> tuple[str, str]:
@@ -165,21 +186,24 @@ def _count(
         answer.counts, answer.counted_by = [1] * number, "pieces, unchecked"
     elif answer.billed == number:
         answer.counts, answer.counted_by = [1] * number, "pieces"
-    elif tokenize is not None:
-        answer.counts = _growth(answer.texts, tokenize)
-        answer.counted_by = "tokenizer"
+    elif tokenize is not None and (growth := _growth(answer.texts, tokenize)) is not None:
+        answer.counts, answer.counted_by = growth, "tokenizer"
     else:
         answer.counts = _shared(answer.billed or number, [len(text) for text in answer.texts])
         answer.counted_by = "share of text"
     _drop_empty(answer)
 
 
-def _growth(texts: Sequence[str], tokenize: Tokenize) -> list[int]:
-    """Tokens that each text adds to all before it."""
+def _growth(texts: Sequence[str], tokenize: Tokenize) -> list[int] | None:
+    """Tokens that each text adds to all before it. None where the tokenizer takes no such text: it
+    may be of another model."""
     totals, whole = [0], ""
-    for text in texts:
-        whole += text
-        totals.append(max(totals[-1], tokenize(whole)))
+    try:
+        for text in texts:
+            whole += text
+            totals.append(max(totals[-1], tokenize(whole)))
+    except (TypeError, ValueError, RuntimeError):
+        return None
     return [b - a for a, b in pairwise(totals)]
 
 

@@ -9,19 +9,21 @@ from itertools import islice
 from pathlib import Path
 
 from baton.bench.durations import duration, share
+from baton.bench.serve.traced import Omitted, Room, of_trace
 from baton.bench.workloads.arrival import Arrival
 from baton.bench.workloads.arrivals import Fit, arrivals
 from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.named import WORKLOADS, check_name
 from baton.bench.workloads.sessions import LONGEST, MAX_TOKENS
 from baton.bench.workloads.tokens import SPECIAL, VOCABULARY
-from baton.bench.workloads.traces import read_trace, replay
 from baton.bench.workloads.workload import Workload
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 
 _NOMINAL = 10.0
 """Requests per second of which a closed loop takes the next one whenever it can."""
+_STATED = {"prompt": 512, "output": 64, "spread": 0.0, "shared": 0.0, "groups": 1, "turns": 1}
+"""What describes a load that has no name and is no trace, and what it is if nothing is said."""
 _PROCESSES = "poisson, constant, or gamma:V (V: standard deviation of intervals over their mean)"
 
 
@@ -30,20 +32,20 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--workload", metavar="NAME", help="one of --list")
     what.add_argument("--trace", type=Path, metavar="FILE", help="Mooncake JSONL, Azure or "
                       "BurstGPT CSV, or a router's journal")
-    what.add_argument("--prompt", type=int, default=512, help="tokens, without the two above")
-    what.add_argument("--output", type=int, default=64, help="tokens")
-    what.add_argument("--spread", type=float, default=0.0,
-                      help="of both lengths' logarithms; 0: all alike")
-    what.add_argument("--shared", type=share, default=0.0, metavar="SHARE",
+    what.add_argument("--prompt", type=int, help="tokens, without the two above; default: 512")
+    what.add_argument("--output", type=int, help="tokens; default: 64")
+    what.add_argument("--spread", type=float,
+                      help="of both lengths' logarithms; default: 0, all alike")
+    what.add_argument("--shared", type=share, metavar="SHARE",
                       help="of the prompt that sessions have in common, at its head")
-    what.add_argument("--groups", type=int, default=1, help="different heads")
-    what.add_argument("--turns", type=int, default=1, help="of each conversation")
-    what.add_argument("--lengths", type=float, default=1.0, metavar="FACTOR",
-                      help="of all prompts and answers of a workload, for small models")
+    what.add_argument("--groups", type=int, help="different heads; default: 1")
+    what.add_argument("--turns", type=int, help="of each conversation; default: 1")
+    what.add_argument("--lengths", type=float, metavar="FACTOR",
+                      help="of all prompts and answers, but of a trace; for small models")
     what.add_argument("--longest", type=int, default=None, help="prompt tokens; default: what the "
-                      f"model's context allows, at most {LONGEST}")
-    what.add_argument("--max-tokens", type=int, default=None, help="of any answer; default: "
-                      f"{MAX_TOKENS}, at most half of the model's context")
+                      f"model's context allows; of a workload at most {LONGEST}")
+    what.add_argument("--max-tokens", type=int, default=None, help="of any answer; default: of a "
+                      f"workload {MAX_TOKENS}, at most half of the model's context; of a trace all")
     what.add_argument("--vocabulary", type=int, default=VOCABULARY,
                       help="token ids of prompts are below this")
     what.add_argument("--seed", type=int, default=1)
@@ -71,6 +73,7 @@ def check(options: argparse.Namespace) -> None:
         check_name(options.workload)
         if options.trace is not None:
             raise ConfigError("--workload and --trace are both a load: give one")
+    _ignored(options)
     if options.trace is None and options.rate is None and options.concurrency is None:
         raise ConfigError("give --rate (open loop) or --concurrency (closed loop)")
     if options.rate is not None and options.concurrency is not None:
@@ -83,7 +86,9 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
-    if not 0 <= options.shared < 1 or options.spread < 0 or options.vocabulary <= SPECIAL:
+    if not 0 <= (options.shared or 0) < 1 or (options.spread or 0) < 0 or (
+        options.vocabulary <= SPECIAL
+    ):
         raise ConfigError("--shared is from 0 to below 1, --spread at least 0, --vocabulary above "
                           f"{SPECIAL}")
     if options.trace is None and (options.speed is not None or options.start):
@@ -94,13 +99,35 @@ def check(options: argparse.Namespace) -> None:
         options.duration = 60.0
 
 
-def load_of(options: argparse.Namespace, max_model_len: int | None) -> Iterator[Arrival]:
-    """`max_model_len` of the server, where it tells. Raises ConfigError."""
+def _ignored(options: argparse.Namespace) -> None:
+    """Raises ConfigError for what another option leaves without a meaning. What is left has its
+    usual value afterwards."""
+    for given, without in (("trace", (*_STATED, "lengths", "arrivals")), ("workload", _STATED),
+                           ("concurrency", ("arrivals", "speed"))):
+        names = [f"--{name}" for name in without if getattr(options, name) is not None]
+        if getattr(options, given) is not None and names:
+            raise ConfigError(
+                f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no meaning beside "
+                f"--{given}: leave {'it' if len(names) == 1 else 'them'} out"
+            )
+    if options.trace is None and options.workload is None:
+        for name, usual in _STATED.items():
+            if getattr(options, name) is None:
+                setattr(options, name, usual)
+    if options.lengths is None:
+        options.lengths = 1.0
+
+
+def load_of(
+    options: argparse.Namespace, max_model_len: int | None, omitted: Omitted | None = None
+) -> Iterator[Arrival]:
+    """`max_model_len` of the server, where it tells. `omitted` counts what of a trace cannot be
+    asked for. Raises ConfigError."""
     targets = Targets(ttft=options.ttft, itl=options.itl)
-    fit = _fit(options, max_model_len or LONGEST + MAX_TOKENS)
     if options.trace is not None:
-        stream = _of_trace(options, fit, targets)
+        stream = _of_trace(options, max_model_len, targets, omitted or Omitted())
     else:
+        fit = _fit(options, max_model_len or LONGEST + MAX_TOKENS)
         stream = _of_workload(options, fit, targets)
     return stream if options.requests is None else islice(stream, options.requests)
 
@@ -144,21 +171,17 @@ def workload_of(options: argparse.Namespace) -> Workload:
     ).workload()
 
 
-def _of_trace(options: argparse.Namespace, fit: Fit, targets: Targets) -> Iterator[Arrival]:
-    trace = read_trace(options.trace)
-    speed = options.speed or 1.0
-    if options.rate is not None:
-        part = [traced.at for traced in trace
-                if traced.at >= options.start and traced.prompt <= fit.longest]
-        if len(part) < 2 or part[-1] == part[0]:
-            raise ConfigError(f"{options.trace} has no requests to scale from {options.start:g} s")
-        speed = options.rate * (part[-1] - part[0]) / (len(part) - 1)
+def _of_trace(
+    options: argparse.Namespace, max_model_len: int | None, targets: Targets, omitted: Omitted
+) -> Iterator[Arrival]:
     seconds = None
     if options.duration is not None and options.concurrency is None:
-        seconds = (options.warmup + options.duration) * speed
-    return replay(
-        trace, speed=speed, start=options.start, seconds=seconds, longest=fit.longest,
-        max_tokens=fit.max_tokens, targets=targets, vocabulary=fit.vocabulary,
+        seconds = options.warmup + options.duration
+    room = Room(context=max_model_len, prompt=options.longest, answer=options.max_tokens,
+                whole=options.scripted)
+    return of_trace(
+        options.trace, room, omitted, targets=targets, vocabulary=options.vocabulary,
+        start=options.start, seconds=seconds, speed=options.speed, rate=options.rate,
     )
 
 

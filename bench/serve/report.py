@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from baton.bench.report import console, show_table
@@ -15,13 +16,13 @@ _TIMES = (
 _SHOWN_PHASES = 24
 
 
-def show(served: Served, figures: dict[str, Any]) -> None:
-    """Everything that a person wants to know; warnings last."""
+def show(served: Served, figures: dict[str, Any], noted: Sequence[str] | None = None) -> None:
+    """Everything that a person wants to know; warnings last. `noted`: in place of `warnings`."""
     _times(figures)
     show_table("requests and tokens", ("", ""), _counts(served, figures))
     _server(served, figures)
     _client(figures["client"])
-    for warning in warnings(served, figures):
+    for warning in warnings(served, figures) if noted is None else noted:
         console().print(f"[bold yellow]note:[/] {warning}", highlight=False)
 
 

@@ -16,6 +16,8 @@ BLOCK = 64
 """Tokens of a passage."""
 _PROBES = ((600, 6000), (80, 400))
 """Characters of two prompts whose tokens are compared; the second pair for short contexts."""
+_SLACK = 40
+"""Characters that a passage may begin later than chosen, at a word."""
 _USUAL = 4.0
 """Characters of a token, where the server does not say."""
 
@@ -42,9 +44,17 @@ def corpus(path: Path | None = None) -> str:
 class Writer:
     """Packed tokens to text of about as many."""
 
-    def __init__(self, text: str, characters: float = _USUAL) -> None:
-        """`characters` of a token."""
+    def __init__(self, text: str, characters: float = _USUAL, *, guessed: bool = False) -> None:
+        """`characters` of a token. Raises ConfigError when the text is too short for a passage."""
+        if characters * BLOCK + _SLACK > len(text):
+            raise ConfigError(
+                f"a token has {characters:.0f} characters by what the server counts: {BLOCK} of "
+                f"them are longer than the whole text, which has {len(text):,}; give a longer one "
+                "(--text FILE), or token ids"
+            )
         self._text, self._characters = text, characters
+        self.guessed = guessed
+        """The server did not say how many tokens a text has."""
 
     def __call__(self, packed: bytes) -> str:
         return " ".join(
@@ -54,7 +64,7 @@ class Writer:
     def _passage(self, block: bytes) -> str:
         length = round(self._characters * len(block) / 4)
         chosen = int.from_bytes(blake2b(block, digest_size=6).digest(), "big")
-        start = chosen % max(1, len(self._text) - length - 40)
+        start = chosen % max(1, len(self._text) - length - _SLACK)
         start = self._text.find(" ", start) + 1  # at a word
         return self._text[start : start + length].strip() or "and"
 
@@ -65,4 +75,4 @@ async def measured(text: str, tokens_of: Callable[[str], Awaitable[int | None]])
         short, long = await tokens_of(text[:few]), await tokens_of(text[:many])
         if short and long and long > short:
             return Writer(text, (many - few) / (long - short))
-    return Writer(text)
+    return Writer(text, guessed=True)

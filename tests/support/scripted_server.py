@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +42,8 @@ class Script:
     wait: asyncio.Event | None = None
     """Before the first chunk."""
     headers: tuple[tuple[str, str], ...] = ()
+    plain: str | None = None
+    """In place of a stream."""
 
 
 @dataclass
@@ -52,6 +56,11 @@ class ScriptedServer:
     rejects: tuple[str, ...] = ()
     """Fields that are answered with 400."""
     usage: bool = True
+    first: Script = field(default_factory=Script)
+    """What requests that look for abilities live through."""
+    models: Any = field(default_factory=lambda: {"data": [
+        {"id": "scripted", "max_model_len": 4096}]})
+    """What /v1/models answers; a string as it is."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
     cancelled: int = 0
@@ -68,7 +77,9 @@ class ScriptedServer:
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "scripted", "max_model_len": 4096}]})
+        if isinstance(self.models, str):
+            return web.Response(text=self.models, content_type="text/html")
+        return web.json_response(self.models)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         number = len(self.bodies)
@@ -81,7 +92,7 @@ class ScriptedServer:
                 error = {"error": {"message": f"unknown field {name}"}}
                 return web.json_response(error, status=400)
         if _looks_for_abilities(body):
-            return await self._stream(request, body, Script())
+            return await self._stream(request, body, self.first)
         prompt = body.get("prompt") or ""
         number = prompt[0] if len(prompt) == 3 else len(self.bodies)
         self.bodies.append(body)
@@ -102,6 +113,8 @@ class ScriptedServer:
     async def _stream(
         self, request: web.Request, body: dict[str, Any], script: Script
     ) -> web.StreamResponse:
+        if script.plain is not None:
+            return web.Response(text=script.plain, content_type="application/json")
         reply = web.StreamResponse(headers={
             "content-type": "text/event-stream", **dict(script.headers),
         })
@@ -149,6 +162,28 @@ def _looks_for_abilities(body: dict[str, Any]) -> bool:
 
 def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+@contextmanager
+def in_thread(**options: Any) -> Iterator[str]:
+    """The URL of one that runs beside the caller, which may have a loop of its own."""
+    began: Future[str] = Future()
+    loop = asyncio.new_event_loop()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        async with scripted(**options) as server:
+            began.set_result(server.url)
+            await over.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        yield began.result(timeout=30)
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
 
 
 @asynccontextmanager

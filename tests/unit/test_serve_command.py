@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
+from scripted_server import in_thread
 
 from baton.bench.serve.asking import Asking
 from baton.bench.serve.command import _options, main
 from baton.bench.serve.load import check, load_of
+from baton.bench.serve.traced import Omitted
 from baton.bench.workloads.arrival import Arrival
 from baton.protocol.errors import ConfigError
 from baton.protocol.tokens import unpack_tokens
@@ -96,3 +100,115 @@ def test_paced_workers_are_told_by_the_seed() -> None:
     extra = Asking(extra={"temperature": 1, "top_k": 3}, without=frozenset({"ignore_eos"}))
     fields = msgspec.json.decode(extra.body("m", [1], arrival))
     assert (fields["temperature"], fields["top_k"], "ignore_eos" in fields) == (1, 3, False)
+
+
+# -- traces ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """One a second; every fourth prompt has 20,000 tokens, every fifth answer 2,000."""
+    path = tmp_path / "trace.csv"
+    lines = [f"{n},{20_000 if n % 4 == 3 else 100 + n},{2000 if n % 5 == 4 else 6}"
+             for n in range(100)]
+    path.write_text("\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *lines]))
+    return path
+
+
+def of_trace(
+    path: Path, *arguments: str, context: int | None = None
+) -> tuple[list[Arrival], Omitted]:
+    options = _options(["http://x", "--trace", str(path), "--warmup", "0s", *arguments])
+    check(options)
+    omitted = Omitted()
+    return list(load_of(options, context, omitted)), omitted
+
+
+def test_a_trace_is_what_it_was(trace: Path) -> None:
+    """Nothing says that this server could not take it."""
+    stream, omitted = of_trace(trace, "--duration", "100s")
+    assert len(stream) == 100
+    assert max(len(a.prompt()) // 4 for a in stream) == 20_000
+    assert max(a.length for a in stream) == 2000
+    assert omitted.to_dict() == {"due": 100, "left_out": 0, "cut": 0}
+    assert omitted.warnings() == []
+
+
+def test_what_the_model_cannot_take_is_left_out_and_told(trace: Path) -> None:
+    stream, omitted = of_trace(trace, "--duration", "50s", context=2_150)
+    assert all(len(a.prompt()) // 4 + a.length <= 2150 for a in stream)
+    assert max(a.length for a in stream) == 2000, "cut is what has no room, not what is long"
+    assert (len(stream), omitted.due, omitted.left_out) == (50 - 12, 50, 12)
+    (said,) = omitted.warnings()
+    assert said == ("12 of 50 requests of the trace (24.0%) were left out: prompt and answer fit a "
+                    "context of 2,150")
+
+
+def test_options_cut_a_trace_and_that_is_told(trace: Path) -> None:
+    stream, omitted = of_trace(trace, "--requests", "30", "--longest", "1000", "--max-tokens", "64")
+    assert len(stream) == 30
+    assert max(a.length for a in stream) == 64
+    # Of the first forty of the trace; the last of them that was asked for is the 38th.
+    assert (omitted.due, omitted.left_out, omitted.cut) == (39, 9, 6)
+    left, cut = omitted.warnings()
+    assert "--longest 1,000, --max-tokens 64" in left
+    assert cut.startswith("answers of 6 of 39 requests of the trace were cut")
+
+
+def test_a_scaled_trace_is_at_its_rate_without_what_is_left_out(trace: Path) -> None:
+    stream, _ = of_trace(trace, "--rate", "10", "--duration", "5s", context=8000)
+    gaps = [b.at - a.at for a, b in pairwise(stream)]
+    assert len(stream) == pytest.approx(50, abs=2)
+    assert sum(gaps) / len(gaps) == pytest.approx(0.1, rel=0.05)
+
+
+def test_paced_answers_have_room_for_the_longest(trace: Path) -> None:
+    """Their length is in the seed; what the server must have room for is the limit."""
+    stream, _ = of_trace(trace, "--duration", "100s", "--scripted", context=2_150)
+    assert {a.limit for a in stream} == {2000}
+    assert all(len(a.prompt()) // 4 + a.limit <= 2150 for a in stream)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("--longest", "50"), r"none of 100 requests from 0 s on can be asked for \(--longest 50\)"),
+    (("--start", "5m"), "ends before 300 s"),
+])
+def test_a_trace_of_which_nothing_is_left(
+    trace: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        of_trace(trace, *arguments)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--workload", "chat", "--prompt", "100"], "--prompt has no meaning beside --workload"),
+    (["--workload", "chat", "--output", "9", "--turns", "2"],
+     "--output, --turns have no meaning beside --workload: leave them out"),
+    (["--workload", "chat", "--shared", "50%"], "--shared has"),
+    (["--workload", "chat", "--spread", "0"], "--spread has"),
+    (["--workload", "chat", "--groups", "1"], "--groups has"),
+    (["--trace", "x", "--lengths", "0.5"], "--lengths has no meaning beside --trace"),
+    (["--trace", "x", "--prompt", "512"], "--prompt has no meaning beside --trace"),
+    (["--trace", "x", "--arrivals", "poisson"], "--arrivals has no meaning beside --trace"),
+])
+def test_an_option_that_would_be_ignored_is_named(arguments: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load("--rate", "1", *arguments)
+    with pytest.raises(ConfigError, match="--arrivals has no meaning beside --concurrency"):
+        load("--concurrency", "1", "--arrivals", "poisson")
+
+
+def test_what_was_left_out_is_in_the_result(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with in_thread() as url:
+        arguments = [url, "--trace", str(trace), "--requests", "20", "--speed", "1000", "--warmup",
+                     "0s", "--quiet"]
+        assert main([*arguments, "--json"]) == 0
+        metrics = json.loads(capsys.readouterr().out)["metrics"]
+        assert main(arguments) == 0
+        assert "requests of the trace (23.1%) were left out" in " ".join(
+            capsys.readouterr().out.split())
+    assert metrics["requests"] == 20
+    assert metrics["trace"] == {"due": 26, "left_out": 6, "cut": 0}
+    assert "6 of 26 requests of the trace" in metrics["warnings"][0]
