@@ -29,6 +29,10 @@ _PATIENCE = 20.0
 """Times a TTFT target, or the seconds of an answer, that a run goes on after its last arrival."""
 
 
+Look = Callable[[Run], None]
+"""Sees all that the simulator found, of which a run's figures are made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Parts of a run, in seconds: until it is as it will be, what counts, and what comes after so
@@ -99,11 +103,13 @@ def run_load(
     span: Span,
     seed: int,
     watch: bool = False,
+    events: Sequence[Event] = (),
+    look: Look | None = None,
 ) -> RunFigures:
-    """`watch`: look at how busy the pools are while it runs."""
+    """`watch`: look at how busy the pools are while it runs. The others as for `run_arrivals`."""
     arrivals = load.arrivals(rate, span.all, seed, wishes.targets)
     return run_arrivals(layout, kinds, arrivals, wishes, rate=rate, span=span, seed=seed,
-                        points=POINTS if watch else 1)
+                        points=POINTS if watch else 1, events=events, look=look)
 
 
 def run_arrivals(
@@ -118,11 +124,10 @@ def run_arrivals(
     points: int = 1,
     way: Way | None = None,
     events: Sequence[Event] = (),
-    look: Callable[[Run], None] = lambda run: None,
+    look: Look | None = None,
 ) -> RunFigures:
     """`way`: how requests are decided; the usual one is the production policy, with strict roles
-    where the layout has them. `events`: what happens to workers, in seconds of the run. `look`
-    sees all that the simulator found."""
+    where the layout has them. `events`: what happens to workers, in seconds of the run."""
     chosen = way or Way(strict=layout.strict)
     lanes = lanes_for(wishes.targets)
 
@@ -138,7 +143,8 @@ def run_arrivals(
     end = span.warm + span.counted
     limit = span.after + _PATIENCE * (wishes.ttft + span.warm)
     run = cluster.run(arrivals, until=end + limit, count=(span.warm, end))
-    look(run)
+    if look is not None:
+        look(run)
     return _seen(run, window(run.outcomes, span.warm, end), wishes, rate, seed, span, busy)
 
 

@@ -17,7 +17,7 @@ from baton.bench.planning.candidates import model_of
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.loads import Load
-from baton.bench.planning.run import RunFigures, Span, run_load
+from baton.bench.planning.run import Look, RunFigures, Span, run_load
 from baton.bench.planning.wishes import Wishes
 from baton.router.planner.layouts import LayoutModel
 from baton.router.planner.workload import Workload
@@ -97,14 +97,16 @@ def spanned(
     seed: int,
     watch: bool = False,
     lived: float = 0.0,
+    look: Look | None = None,
 ) -> tuple[Span, RunFigures]:
-    """`run_steady`, and how long it was."""
+    """`run_steady`, and how long it was. `look`: at each run; the last one counts."""
     expected = expected_life(model_of(layout, kinds, workload), workload, wishes, rate)
     most = longest_life(workload, wishes)
     life = min(most, max(expected, lived))
     for number in range(_MOST_RUNS):
         span = span_of(life, wishes, rate, length, sessions=load.sessions)
-        seen = run_load(layout, kinds, load, wishes, rate=rate, span=span, seed=seed, watch=watch)
+        seen = run_load(layout, kinds, load, wishes, rate=rate, span=span, seed=seed, watch=watch,
+                        look=look)
         # What misses already would not do better if it lasted longer.
         enough = life >= most or seen.life <= _LONGER * life or seen.attainment < wishes.attainment
         if enough or number == _MOST_RUNS - 1:
