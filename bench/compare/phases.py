@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from baton.bench.quantiles import quantile
 from baton.router.account import Account
 
 FIRST_TOKEN = ("router", "queue", "prefill", "rest")
@@ -72,7 +73,7 @@ def phases_of(accounts: Iterable[Account], gaps: Sequence[float]) -> Phases:
         for name, seconds in known.items():
             parts[name].append(seconds)
         parts["rest"].append(max(0.0, account.ttft - sum(known.values())))
-    plain = statistics.median(gaps) if gaps else 0.0
+    plain = quantile(gaps, 0.5) or 0.0
     total = sum(gaps)
     over = sum(gap - plain for gap in gaps if gap > _TOLERATED * plain)
     return Phases(
