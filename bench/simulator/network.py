@@ -76,11 +76,12 @@ class Network:
         return next((n for n in self._nodes.values() if n.identity.node_id == node_id), None)
 
     def carry(self, sender: Node, receiver: Node, num_bytes: int) -> tuple[float, float]:
-        """When these bytes are there, and the seconds that the link itself takes for them."""
+        """When the last of these bytes is there, and for how many seconds until then they arrive
+        if nothing holds them up."""
         link = sender.machine.link
         now = self.loop.time()
         if not num_bytes:
-            return now + link.latency, link.latency
+            return now + link.latency, 0.0
         seconds = link.byte * num_bytes
         if link.spread:
             seconds *= math.exp(sender.random.gauss(0.0, link.spread))
@@ -89,7 +90,7 @@ class Network:
         begin = max(now, out.free_out)
         out.free_out = begin + seconds
         into.free_in = max(begin, into.free_in) + seconds
-        return into.free_in + link.latency, seconds + link.latency
+        return into.free_in + link.latency, seconds
 
     def _notice(self, dead: Identity) -> None:
         for node in list(self._nodes.values()):

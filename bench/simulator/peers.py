@@ -6,12 +6,13 @@ hand-off machines are the real ones and know no difference.
     messages of blocks       arrive when the network has carried them (`network.py`)
     a peer dies              its sessions are lost when that is noticed, sends to it end with errors
 
-What a stage sends within one instant goes as one transfer: that costs one event, and nothing could
-come between.
+What a stage sends within one instant goes as one transfer, which costs one event; what takes longer
+than `PART` arrives in parts, for a hand-off that makes progress is not given up.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import count
 from random import Random
@@ -31,6 +32,8 @@ from baton.protocol.records import Record, Scheme, WorkerRef
 
 REDIAL = 0.5
 """Seconds between attempts to reach who does not answer."""
+PART = 0.25
+"""Seconds, as between two sweeps, which look for progress."""
 MESSAGE_TOKENS = 128
 """A message holds so many at least, also where a real one would be a single large block: each costs
 the simulation some microseconds, and who waits for the rest of one waits for next to nothing."""
@@ -135,11 +138,12 @@ class PeerSession:
 class _Bulk:
     """Messages that leave together."""
 
-    __slots__ = ("messages", "num_bytes")
+    __slots__ = ("arrived", "messages", "num_bytes")
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, OnDone | None]] = []
         self.num_bytes = 0
+        self.arrived = 0
 
 
 class Channel:
@@ -190,7 +194,7 @@ class Channel:
         given_up, self.under_way = self.under_way, []
         error = ConnectionResetError("the receiver is gone")
         for bulk in given_up:
-            for _, on_done in bulk.messages:
+            for _, on_done in bulk.messages[bulk.arrived :]:
                 if on_done is not None:
                     on_done(error)
 
@@ -208,26 +212,36 @@ class Channel:
         node, session = self._node, self.session
         assert bulk is not None
         assert session is not None, "no session, so no grant"
-        if not (node.dead or session.receiver.dead):
-            loop = node.network.loop
-            when, seconds = node.network.carry(node, session.receiver, bulk.num_bytes)
-            loop.at(when, self._arrive, bulk, seconds)
+        if node.dead or session.receiver.dead:
+            return
+        at = node.network.loop.at
+        end, seconds = node.network.carry(node, session.receiver, bulk.num_bytes)
+        number = len(bulk.messages)
+        parts = 1 if seconds <= PART else min(number, math.ceil(seconds / PART))
+        for part in range(1, parts):
+            at(end - seconds * (1 - part / parts), self._arrive, bulk, number * part // parts)
+        at(end, self._arrive, bulk, number, seconds)
 
-    def _arrive(self, bulk: _Bulk, seconds: float) -> None:
+    def _arrive(self, bulk: _Bulk, stop: int, seconds: float = 0.0) -> None:
+        """The messages before `stop`; with the last of them, `seconds` is what all took."""
         session, node = self.session, self._node
         assert session is not None
         receiver = session.receiver
         if node.dead or receiver.dead:
             return  # what the survivor has of it ends when it notices
-        self.under_way.remove(bulk)
+        messages = bulk.messages[bulk.arrived : stop]
+        bulk.arrived = stop
         landings = receiver.landings
-        for tag, _ in bulk.messages:
+        for tag, _ in messages:
             landed = landings.pop(tag, None)
             if landed is not None:
                 landed(None)
-        if bulk.num_bytes and node.outgoing.on_transfer is not None:
-            node.outgoing.on_transfer(self.peer, bulk.num_bytes, seconds)
-        for _, on_done in bulk.messages:
+        if stop == len(bulk.messages):
+            self.under_way.remove(bulk)
+            if bulk.num_bytes and node.outgoing.on_transfer is not None:
+                latency = node.machine.link.latency
+                node.outgoing.on_transfer(self.peer, bulk.num_bytes, seconds + latency)
+        for _, on_done in messages:
             if on_done is not None:
                 on_done(None)
 
