@@ -7,13 +7,14 @@ numbers: `TIES`, in logits. What comes behind a tie is another text, and is not 
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baton.bench.compare.layouts import Layout
 from baton.bench.compare.loads import Load
 from baton.bench.compare.measure import Run
-from baton.bench.compare.running import Start
+from baton.bench.compare.running import LayoutFailed, Start
 from baton.bench.faults.judge import two_best
 from baton.bench.serve.seen import Seen
 from baton.protocol.tokens import unpack_tokens
@@ -130,7 +131,11 @@ def check_answers(
     if start is None or not any(parted for _, parted in compared.values()):
         return judged(None)
     with start(reference) as running:
-        return judged(lambda ids: two_best(running.url, ids))
+        try:
+            return judged(lambda ids: two_best(running.url, ids))
+        except (OSError, http.client.HTTPException, LookupError, ValueError) as error:
+            raise LayoutFailed(reference.name, f"it does not say how near a tie was: {error!r}"
+                               ) from error
 
 
 def _first(runs: Sequence[Run]) -> dict[str, Run]:

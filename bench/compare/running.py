@@ -138,10 +138,13 @@ def _begun(
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The URL of a server that is ready, and its process. Raises LayoutFailed with what it said
     last."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, env={**os.environ, "COLUMNS": "200"},
-    )
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True, env={**os.environ, "COLUMNS": "200"},
+        )
+    except OSError as error:
+        raise LayoutFailed(layout.name, f"cannot run {command[0]}: {error.strerror}") from error
     said: list[str] = []
     announced = threading.Event()
 

@@ -221,10 +221,15 @@ def test_where_nothing_can_be_measured_there_is_no_result(
     assert not (tmp_path / "c.jsonl").exists()
 
 
+@pytest.mark.parametrize("not_starting", [True, False], ids=["does not start", "does not answer"])
 def test_answers_that_nobody_can_be_asked_about_are_not_looked_at(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, not_starting: bool
 ) -> None:
-    servers = Servers(changed="split 1+1", fails=(("colocated 128", 3),))
+    def nobody(url: str, ids: Sequence[int]) -> tuple[tuple[int, int], float]:
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(agreement, "two_best", nobody)
+    servers = Servers(changed="split 1+1", fails=(("colocated 128", 3),) if not_starting else ())
     code, result = compare(monkeypatch, tmp_path, servers, *TWO)
     answers = result.metrics["answers"]["split 1+1"]
     assert code == 1

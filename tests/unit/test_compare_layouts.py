@@ -11,7 +11,7 @@ import pytest
 
 from baton.bench.compare.layouts import Layout, parse, peer, usual
 from baton.bench.compare.loads import Load, fixed, parse_workload
-from baton.bench.compare.running import Starter, version_of
+from baton.bench.compare.running import LayoutFailed, Starter, version_of
 from baton.bench.workloads.arrivals import Fit
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
@@ -112,6 +112,15 @@ def test_a_peer_without_a_version_is_measured_all_the_same(said: bytes | None) -
         assert running.model == "m"
         assert version_of(url) is None
     assert starter.versions == {}
+
+
+def test_a_command_that_is_not_there_is_a_layout_that_failed() -> None:
+    starter = Starter([])
+    with (
+        pytest.raises(LayoutFailed, match="vllm: cannot run /nowhere/start: No such file"),
+        starter(peer("vllm=/nowhere/start --port 0")),
+    ):
+        raise AssertionError("it runs")
 
 
 # -- loads -----------------------------------------------------------------------------------
