@@ -97,7 +97,10 @@ def outcome(ours: Standing, theirs: Standing) -> tuple[str, Interval]:
         if first[0] > second[1]:
             return WINS, ratio
         return (LOSES if first[1] < second[0] else TIED), ratio
-    return _SIDES[favours(mine, other)], ratio
+    if not ratio.known:
+        # One attained nothing. How many came is chance, and would be all that differs then.
+        mine, other = paired(ours, theirs, "attainment")
+    return _SIDES[favours(mine, other) if mine else 0], ratio
 
 
 def _by_chance(one: Standing, other: Standing) -> list[float]:

@@ -79,6 +79,15 @@ def test_an_interval_decides(
     assert found[0] == result
 
 
+def test_where_one_attains_nothing_it_does_not_matter_how_many_came() -> None:
+    """All of 52 and all of 33 requests, against none."""
+    ours = [run("split 1+1", 0.52, attainment=1.0), run("split 1+1", 0.33, repetition=1,
+                                                        attainment=1.0)]
+    theirs = several("colocated", (0.0, 0.0))
+    assert outcome(standing(ours), standing(theirs))[0] == WINS
+    assert outcome(standing(theirs), standing(ours))[0] == LOSES
+
+
 def test_one_repetition_is_decided_by_its_requests() -> None:
     theirs = standing([run("colocated", 1.0, ci=[0.4, 0.6])])
     assert outcome(standing([run("split 1+1", 1.6, ci=[0.7, 0.9])]), theirs)[0] == WINS
