@@ -10,7 +10,7 @@ from typing import Any
 
 from baton.bench.plots.drawing import save_to
 from baton.bench.plots.pictures import pictures
-from baton.bench.plots.tables import Table, criteria, tables
+from baton.bench.plots.tables import Table, criteria, ran_with, tables
 from baton.bench.results import Result
 from baton.protocol.errors import ConfigError
 
@@ -54,8 +54,8 @@ def _body(results: Sequence[Result]) -> Iterator[str]:
         ran = result.ran
         yield (
             f"<footer>{escape(str(ran.get('cpu')))}, {ran.get('cores')} cores, torch "
-            f"{escape(str(ran.get('torch')))}, commit {escape(str(ran.get('commit')))}, "
-            f"{escape(str(ran.get('when', '')))}<br><code>{escape(str(ran.get('command')))}</code>"
+            f"{escape(str(ran.get('torch')))}{escape(ran_with(result))}, commit "
+            f"{escape(str(ran.get('commit')))}, {escape(str(ran.get('when', '')))}<br><code>{escape(str(ran.get('command')))}</code>"
             "</footer>"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from baton.bench.plots.pictures import Picture
-from baton.bench.plots.tables import Table, criteria, tables
+from baton.bench.plots.tables import Table, criteria, ran_with, tables
 from baton.bench.results import Result, latest, read
 from baton.protocol.errors import ConfigError
 
@@ -100,6 +100,7 @@ def _ran(result: Result) -> str:
     when = f", {ran['when'][:10]}" if ran.get("when") else ""
     where = ran.get("gpu") or f"{ran['cpu']}, {ran['cores']} cores"
     return (
-        f"{where}, Python {ran['python']}, torch {ran['torch']}, commit {ran['commit']}{when}:\n\n"
+        f"{where}, Python {ran['python']}, torch {ran['torch']}{ran_with(result)}, commit "
+        f"{ran['commit']}{when}:\n\n"
         f"    {ran['command']}"
     )

@@ -9,6 +9,8 @@ from baton.bench.plots.comparison import standings_of
 from baton.bench.results import Result
 
 _MOST_ROWS = 40
+_CARRIERS = ("ucxx", "libucx", "pyzmq")
+"""Packages that carry what is measured between processes."""
 
 
 class Table(NamedTuple):
@@ -32,6 +34,13 @@ def criteria(results: Sequence[Result]) -> Table:
         (row.what, row.wanted, row.seen, "yes" if row.holds else "**no**")
         for result in results for row in result.rows
     ])
+
+
+def ran_with(result: Result) -> str:
+    """Versions of what carries bytes, and of servers of others, each after a comma."""
+    versions = result.ran.get("versions") or {}
+    names = (*_CARRIERS, *result.settings.get("layouts", ()))
+    return "".join(f", {name} {versions[name]}" for name in names if name in versions)
 
 
 def _engine(results: Sequence[Result]) -> Iterator[Table]:

@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from baton.bench.compare.cells import Cell
 from baton.bench.plots.command import main
 from baton.bench.plots.drawing import bars, canvas, save
+from baton.bench.plots.html import write_report
 from baton.bench.plots.page import page, read_all
 from baton.bench.plots.pictures import pictures
 from baton.bench.plots.tables import criteria, tables
@@ -59,8 +61,6 @@ def drawn_map() -> Result:
              goodput={"split 1+1": 1.0})
         for p in (128, 1024) for o in (16, 128) for load in (0.6, 0.9)
     ]
-    import msgspec
-
     return Result(
         bench="map", ran=RAN, settings={"workers": 2, "machine": "m", "real": True},
         metrics={"places": 8, "on_the_same_side": 8},
@@ -72,6 +72,37 @@ def texts(svg: Path) -> str:
     """All that is written in a picture."""
     return " ".join("".join(e.itertext()) for e in ElementTree.parse(svg).iter()
                     if e.tag.endswith("}text"))
+
+
+def test_a_page_and_a_report_name_versions_that_matter(
+    comparison: Result, tmp_path: Path
+) -> None:
+    """Of what carries bytes, and of peers."""
+    made = msgspec.structs.replace(
+        comparison, ran={**RAN, "versions": {"ucxx": "0.52", "vllm": "0.32", "numpy": "2"}},
+        settings={**comparison.settings, "layouts": {"vllm": "http://x"}},
+    )
+    write_report([made], tmp_path / "report.html")
+    for text in (page([made], []), (tmp_path / "report.html").read_text()):
+        assert "torch 2, ucxx 0.52, vllm 0.32, commit abc" in text
+
+
+def test_an_end_to_end_target_is_told(comparison: Result, tmp_path: Path) -> None:
+    made = msgspec.structs.replace(comparison, settings={**comparison.settings, "e2e": 2.5})
+    assert "targets 500 ms and 40 ms (2500 ms to the last token)" in page([made], [])
+    save(next(p.figure for p in pictures([made]) if p.name.endswith("goodput")), tmp_path / "x.svg")
+    assert "E2E 2500 ms" in texts(tmp_path / "x.svg")
+
+
+def test_places_that_are_open_have_a_question_mark(drawn_map: Result, tmp_path: Path) -> None:
+    cells = [{**cell, "won": 0 if cell["prompt"] == 128 else 1}
+             for cell in drawn_map.series["cells"]]
+    made = msgspec.structs.replace(drawn_map, series={"cells": cells})
+    (drawn,) = pictures([made])
+    save(drawn.figure, tmp_path / "x.svg")
+    shown = texts(tmp_path / "x.svg")
+    assert shown.count("0.43?") == 4
+    assert "3.41?" not in shown
 
 
 def test_the_page_is_as_the_committed_results_make_it() -> None:
