@@ -55,7 +55,8 @@ def _body(results: Sequence[Result]) -> Iterator[str]:
         yield (
             f"<footer>{escape(str(ran.get('cpu')))}, {ran.get('cores')} cores, torch "
             f"{escape(str(ran.get('torch')))}{escape(ran_with(result))}, commit "
-            f"{escape(str(ran.get('commit')))}, {escape(str(ran.get('when', '')))}<br><code>{escape(str(ran.get('command')))}</code>"
+            f"{escape(str(ran.get('commit')))}, "
+            f"{escape(str(ran.get('when', '')))}<br><code>{escape(str(ran.get('command')))}</code>"
             "</footer>"
         )
 
