@@ -108,7 +108,8 @@ class Cluster:
     ) -> None:
         """`workers`: (role, machine) of each. `sizing`: the routers change roles. `fast_forward`:
         many steps at once where a batch only decodes (not while workers `learn`).
-        `workers_per_host`: so many, in their order, share the link of their host."""
+        `workers_per_host`: so many, in their order, share the link of their host, in each
+        direction. Raises ConfigError when that is none."""
         self.loop = SimulatedLoop()
         self.network = Network(self.loop, workers_per_host)
         self.observer = Decisions()

@@ -18,7 +18,8 @@ class Machine:
     curve: StepCurve
     """A step takes its `seconds`, times lognormal noise of its `spread`."""
     link: LinkCurve
-    """To any other worker; one transfer at a time leaves a worker, and one reaches it."""
+    """To any other worker; one transfer at a time leaves a host, and one reaches it. A host has
+    one worker unless the cluster says otherwise."""
     layout: KVLayout
     num_blocks: int
     limits: SchedulerLimits
@@ -26,6 +27,9 @@ class Machine:
     """It starts with its curve; otherwise with none, and then it has one only by learning."""
     adapts: bool = True
     """Its scheduler uses the curve; otherwise chunks are what the limits say."""
+    local_link: LinkCurve | None = None
+    """To the other workers of its host, where it has any, past the host's link: one transfer at a
+    time leaves a worker, and one reaches it. None: as fast as `link`."""
 
     @property
     def card(self) -> ModelCard:
@@ -36,6 +40,9 @@ class Machine:
             vocab_size=32_000,
             dtype=self.layout.dtype,
         )
+
+    def link_to(self, *, same_host: bool) -> LinkCurve:
+        return (same_host and self.local_link) or self.link
 
     def slower(self, factor: float) -> Machine:
         """The same, so many times slower, links apart."""

@@ -3,7 +3,7 @@
 Workers of one host share its link, in each direction; by default each worker is a host. What
 leaves goes one after the other, at once as much as was ready, and so does what arrives: who waits
 at the receiver's link keeps nobody at its own. Between workers of one host nothing passes the
-host's link, only their own.
+host's link, only links of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from baton.bench.simulator.clock import SimulatedLoop
+from baton.protocol.errors import ConfigError
 from baton.protocol.ids import Identity, ProcessRef
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ class Link:
 
 class Network:
     """`workers_per_host`: they fill hosts in the order in which they come; who starts again does
-    so where it was."""
+    so where it was. Raises ConfigError when that is none."""
 
     def __init__(self, loop: SimulatedLoop, workers_per_host: int = 1) -> None:
+        if workers_per_host < 1:
+            raise ConfigError(f"{workers_per_host} workers per host")
         self.loop = loop
         self._per_host = workers_per_host
         self._places: dict[str, int] = {}
@@ -78,14 +81,14 @@ class Network:
     def carry(self, sender: Node, receiver: Node, num_bytes: int) -> tuple[float, float]:
         """When the last of these bytes is there, and for how many seconds until then they arrive
         if nothing holds them up."""
-        link = sender.machine.link
+        near = sender.host == receiver.host
+        link = sender.machine.link_to(same_host=near)
         now = self.loop.time()
         if not num_bytes:
             return now + link.latency, 0.0
         seconds = link.byte * num_bytes
         if link.spread:
             seconds *= math.exp(sender.random.gauss(0.0, link.spread))
-        near = sender.host == receiver.host
         out, into = (sender.own, receiver.own) if near else (sender.link, receiver.link)
         begin = max(now, out.free_out)
         out.free_out = begin + seconds

@@ -26,6 +26,7 @@ from baton.kvtransfer.conversion import Cut
 from baton.kvtransfer.mover import OnDone, Part
 from baton.kvtransfer.peers import ChannelEvents
 from baton.kvtransfer.probe import rule
+from baton.protocol.curves import LinkCurve
 from baton.protocol.ids import Identity, RequestKey
 from baton.protocol.kvlayout import KVLayout
 from baton.protocol.records import Record, Scheme, WorkerRef
@@ -71,6 +72,11 @@ class Node:
     def under_way(self) -> int:
         """Transfers to the living, and receives that wait."""
         return self.outgoing.under_way + len(self.landings)
+
+    def link_to(self, node_id: str) -> LinkCurve:
+        """What a transfer to this worker takes by itself."""
+        same_host = self.network.host_of(node_id) == self.host
+        return self.machine.link_to(same_host=same_host)
 
     def issue_tags(self, number: int) -> int:
         first = next(self._tags)
@@ -239,7 +245,7 @@ class Channel:
         if stop == len(bulk.messages):
             self.under_way.remove(bulk)
             if bulk.num_bytes and node.outgoing.on_transfer is not None:
-                latency = node.machine.link.latency
+                latency = node.link_to(self.peer.node_id).latency
                 node.outgoing.on_transfer(self.peer, bulk.num_bytes, seconds + latency)
         for _, on_done in messages:
             if on_done is not None:

@@ -85,13 +85,13 @@ class SimulatedWorker:
         self._loop = loop
         random = Random(f"{seed} {name}" + (f" {epoch}" if epoch > 1 else ""))
         curve = machine.curve if machine.knows_itself else None
-        self._curves = CurveKeeper(curve) if learn else KnownCurves(curve, machine.link)
         self.engine = SimulatedEngine(
             loop, machine, role, random.getrandbits(32), self._on_events,
             self._learn_from if learn else None, names=names,
             on_ran=self.links.publish_run if fast_forward and not learn else None,
         )
-        self.node = Node(network, self.identity, machine, random)
+        node = self.node = Node(network, self.identity, machine, random)
+        self._curves = CurveKeeper(curve) if learn else KnownCurves(curve, node.link_to)
         self._io = _IO(self, role)
         self._beats = 0
         loop.at(loop.time() + random.random() * HEARTBEAT, self._beat)
