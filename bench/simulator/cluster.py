@@ -73,6 +73,8 @@ class Run:
     sizing: list[str] = field(default_factory=list)
     """What the controllers decided, in words."""
     log: list[tuple[Any, ...]] = field(default_factory=list)
+    handoffs: Counter[str] = field(default_factory=Counter)
+    """How they ended, at either side: `send prefill acked`, `receive request peer_lost`."""
     happened: list[tuple[float, str, str]] = field(default_factory=list)
     """(second, worker, what) of what was scheduled: "fails", "back", "asked for", "joined" or
     "slows"."""
@@ -170,6 +172,7 @@ class Cluster:
             events=self.loop.events,
             sizing=[entry.line() for sizing in self.sizings for entry in sizing.controller.log],
             log=self.log,
+            handoffs=sum((worker.handoffs for worker in self.workers.values()), Counter()),
             happened=self._happened,
         )
 
@@ -210,6 +213,7 @@ class Cluster:
             dead.machine, name, dead.first_role, epoch=dead.identity.epoch + 1
         )
         worker.role_changes = dead.role_changes
+        worker.handoffs.update(dead.handoffs)
         self.loop.call_later(seconds, self._join, worker)
 
     def slow(self, name: str, factor: float) -> None:

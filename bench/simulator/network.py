@@ -75,8 +75,10 @@ class Network:
         return self._nodes.get(identity)
 
     def life_of(self, node_id: str) -> Node | None:
-        """Who answers at its address now."""
-        return next((n for n in self._nodes.values() if n.identity.node_id == node_id), None)
+        """Who answers at its address now; None while nobody does."""
+        return next(
+            (n for n in self._nodes.values() if n.identity.node_id == node_id and n.started), None
+        )
 
     def carry(self, sender: Node, receiver: Node, num_bytes: int) -> tuple[float, float]:
         """When the last of these bytes is there, and for how many seconds until then they arrive

@@ -57,6 +57,8 @@ class Node:
         self.machine = machine
         self.random = random
         self.dead = False
+        self.started = False
+        """It answers."""
         self.host = network.host_of(identity.node_id)
         self.link = network.link_of(self.host)
         self.own = Link()

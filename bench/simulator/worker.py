@@ -118,6 +118,7 @@ class SimulatedWorker:
 
     def joined(self, session: SimulatedSession) -> None:
         """A router has taken it in."""
+        self.node.started = True
         self.links.opened(session)
         self._io.on_router_joined()
 

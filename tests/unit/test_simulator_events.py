@@ -8,6 +8,7 @@ from simulated import arrivals, machine, poisson
 
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.events import DETECTION, Event, Fails, Joins, Slows, in_order
+from baton.bench.simulator.trial import identical
 from baton.protocol.errors import ConfigError
 
 NOISY = machine(token=1e-4, decode=1e-4, context=1e-8, spread=0.1)
@@ -34,6 +35,21 @@ def test_a_worker_fails_and_is_back(fast_forward: bool) -> None:
     worker = cluster.workers["decode-1"]
     assert worker.identity.epoch == 2
     assert worker.engine.work.decoded > 1000
+
+
+def test_fast_forward_makes_no_difference_to_what_happens() -> None:
+    events: list[Event] = [
+        Fails(at=3.3, worker="prefill-0", back_after=0.7), Joins(at=4.0, role="decode"),
+        Slows(at=5.0, worker="decode-2", factor=2.5), Fails(at=7.7, worker="decode-1"),
+        Slows(at=9.0, worker="decode-2", factor=1.0), Fails(at=11.1, worker="decode-3",
+                                                            back_after=0.5),
+    ]
+    one, other = (run_with(events, fast_forward=forward)[1] for forward in (False, True))
+    assert sum(work.ahead for work in other.work.values()) > 500
+    assert one.retries["worker_lost"] >= 3
+    assert identical(one, other)
+    assert (one.retries, one.handoffs) == (other.retries, other.handoffs)
+    assert one.happened == other.happened
 
 
 def test_one_that_is_not_back_serves_nothing_more() -> None:
