@@ -103,7 +103,8 @@ def parse(arguments: Sequence[str] | None, about: str | None) -> argparse.Namesp
                         "once it serves, and ends it when it is ended; repeat")
     parser.add_argument("--want", action="append", default=[], metavar="CRITERION",
                         help='"split 1+1: itl_p99_ms <= 0.333 * colocated", at all rates or '
-                        '"... @ 1.4,2.2"; repeat. What does not hold ends with 1')
+                        '"... @ 1.4,2.2", judged by the interval over repetitions; repeat. What '
+                        "does not hold ends with 1")
     parser.add_argument("--plan", type=Path, metavar="PLAN.json",
                         help="of `baton plan --json`, for the same --load: its layouts are "
                         "measured with its targets, at its rate, and its figures are set beside "
