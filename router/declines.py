@@ -9,6 +9,8 @@ BETWEEN = frozenset({
     "peer_lost", "expired", "send_failed", "receive_failed", "sender_expired", "sender_send_failed",
 })
 """A hand-off came to nothing. That says something of the way between two workers."""
+EXPIRED = frozenset({"expired", "sender_expired"})
+"""Of these, what ends a hand-off for which nothing has come, or gone, for too long."""
 NO_FAULT = frozenset({NO_ROOM, "draining"}) | BETWEEN
 """Reasons that say nothing of who declines, and cost no retry budget: when a peer dies or a link is
 cut, all that was handed over there is lost at once."""

@@ -30,10 +30,10 @@ class Learning:
     @harmless
     def dispatched(self, facts: RequestFacts, now: float) -> None:
         """With every decision that is carried out."""
+        if now - self._tightest_at > MEMORY:
+            self.tightest = (None, 0.0)
         ttft, tightest = facts.ttft, self.tightest[0]
-        if ttft is None:
-            return
-        if tightest is None or ttft <= tightest or now - self._tightest_at > MEMORY:
+        if ttft is not None and (tightest is None or ttft <= tightest):
             self.tightest, self._tightest_at = (ttft, facts.worth), now
 
     @harmless

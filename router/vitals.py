@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection
 
 from baton.protocol.errors import BatonError
 from baton.protocol.ids import Identity
-from baton.router.declines import BETWEEN, NO_FAULT
+from baton.router.declines import BETWEEN, EXPIRED, NO_FAULT
 from baton.router.flight import Flight
 from baton.router.harmless import harmless
 from baton.router.health import OUTLIER, Health
@@ -111,7 +111,7 @@ class Vitals:
         """An attempt came to nothing; its holders are still named. Whose fault it was shows when
         they work with others."""
         pair = _pair(flight) if reason in BETWEEN else None
-        if pair is not None and not _expired_before_its_turn(flight, now):
+        if pair is not None and not _expired_before_its_turn(flight, reason, now):
             self._severed.failed(pair, now)
         if reason in NO_FAULT:
             return
@@ -219,11 +219,12 @@ def _pair(flight: Flight) -> Pair | None:
     return None
 
 
-def _expired_before_its_turn(flight: Flight, now: float) -> bool:
-    """Whether its prompt, which gave way to others, had not begun when its reservation ended: the
-    link was never asked for anything."""
-    since = flight.dispatches[-1].at if flight.dispatches else now
-    return not flight.prefilled and now - since >= flight.request.deadlines.handoff
+def _expired_before_its_turn(flight: Flight, reason: str, now: float) -> bool:
+    """Whether its prompt, which gave way to others, had not come far when its reservation ended:
+    the link may never have been asked for anything."""
+    if reason not in EXPIRED or flight.prefilled or not flight.dispatches:
+        return False
+    return now - flight.dispatches[-1].at >= flight.request.deadlines.handoff
 
 
 def is_fault(code: str) -> bool:

@@ -228,6 +228,8 @@ class Observation:
             self._sample.popleft()
         while self._seconds and self._seconds[0].at < now - WINDOW:
             self._seconds.popleft()
+        if self._stride > 1 and len(self._sample) < SAMPLE // 8:
+            self._stride //= 2  # it was busier: now more of them can be looked at
 
     def _thin(self) -> None:
         """Every other one goes, and of those to come only half as many are taken."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from baton.router.planner.lifetimes import completed, ended_differently
-from baton.router.planner.observation import COLD, Observation
+from baton.router.planner.observation import COLD, SAMPLE, Observation
 
 
 def test_lengths_of_what_has_ended_are_known() -> None:
@@ -210,6 +210,31 @@ def test_what_is_kept_is_bounded() -> None:
     assert len(stream.seen._running) <= len(stream.running)
     assert len(stream.seen._seconds) <= 121
     assert stream.seen.estimate(stream.now + 1000.0) is None
+
+
+def test_a_router_that_nobody_asks_forgets_as_well_and_can_tell_when_it_takes_over() -> None:
+    seen, now, number = Observation(), 0.0, 0
+
+    def come(gap: float, count: int) -> None:
+        nonlocal now, number
+        for _ in range(count):
+            seen.arrived(number, now, 100, 10, 1.0, 1.0, lambda: 10)
+            seen.ended(number, 10, None)
+            now, number = now + gap, number + 1
+
+    come(0.36, 20_000)
+    assert len(seen._seconds) <= 125
+    assert seen.estimate(now) is not None
+    come(0.01, 20_000)  # of these one in many is looked at
+    assert len(seen._sample) <= SAMPLE
+    assert seen._stride > 16
+    come(1.0, 200)  # and of these every one
+    found = seen.estimate(now)
+    assert found is not None
+    assert found.workload.rate == pytest.approx(1.0, rel=0.02)
+    assert found.count == pytest.approx(120, abs=1)
+    assert len(seen._sample) > 60
+    assert seen._running == {}
 
 
 def test_poisson_arrivals_are_not_bursty() -> None:

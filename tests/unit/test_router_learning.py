@@ -6,12 +6,19 @@ import math
 from random import Random
 
 import pytest
+from plain_sessions import answer, decline, join, make
 
 from baton.protocol.ids import Identity
+from baton.protocol.records import RequestFailed
 from baton.router.accuracy import MOST_LAG, Accuracy, OutputLengths
 from baton.router.affinity import Sessions
 from baton.router.backlog import Backlog
+from baton.router.candidates import RequestFacts
 from baton.router.crowding import MOST, Pool
+from baton.router.dispatcher import Dispatcher
+from baton.router.learning import MEMORY, Learning
+from baton.router.observer import NoObserver
+from baton.router.registry import Registry
 
 # -- prompts of a worker ---------------------------------------------------------------------
 
@@ -142,3 +149,64 @@ def test_sessions_are_remembered_up_to_a_number() -> None:
     assert sessions.workers("one") == (a, b)
     assert sessions.workers("two") == ()
     assert sessions.workers("three") == (a,)
+
+
+async def test_only_what_a_request_got_in_all_says_how_long_outputs_are() -> None:
+    """Not what attempts got that came to nothing, nor requests that ended without a token."""
+    dispatcher = Dispatcher()
+    workers = [join(dispatcher, name, "mixed") for name in ("m0", "m1")]
+
+    def holder() -> int:
+        return next(n for n, worker in enumerate(workers) if worker.identity in flight.holders)
+
+    def expected() -> float:
+        return dispatcher._learning.outputs.expected("interactive")
+
+    flight = dispatcher.submit(make(max_tokens=100))
+    for tokens in (0, 10, 40):  # attempt after attempt is declined
+        if tokens:
+            answer(dispatcher, workers[holder()], flight, tokens)
+        decline(dispatcher, workers[holder()], flight, "corrupt")
+        flight.trouble.excluded_until.clear()
+        dispatcher._sending.queue.resume(math.inf)
+        dispatcher._sending.pump()
+    assert expected() == OutputLengths.UNKNOWN
+    answer(dispatcher, workers[holder()], flight, 50, end=True)
+    assert expected() == 100
+    for _ in range(2):
+        flight = dispatcher.submit(make(max_tokens=100))
+        decline(dispatcher, workers[holder()], flight, "corrupt")
+        flight.cancel("enough")
+    flight = dispatcher.submit(make(max_tokens=100))
+    dispatcher.on_record(workers[holder()], RequestFailed(
+        key=flight.key, code="context_length_exceeded", message="too long"
+    ))
+    assert flight.ended
+    assert expected() == 100
+    flight = dispatcher.submit(make(max_tokens=100))
+    answer(dispatcher, workers[holder()], flight, 20)
+    flight.finish_early()  # a stop string: that is how long it was
+    assert 90 < expected() < 100
+    dispatcher.close()
+
+
+# -- targets ---------------------------------------------------------------------------------
+
+
+def test_the_tightest_target_is_forgotten_when_nobody_comes_with_it_any_more() -> None:
+    learning = Learning(Registry(), NoObserver())
+
+    def came(ttft: float | None, now: float) -> tuple[float | None, float]:
+        facts = RequestFacts(tokens=10, blocks=1, remaining=9, expected=10.0, ttft=ttft, itl=0.1)
+        learning.dispatched(facts, now)
+        return learning.tightest
+
+    assert came(None, 5.0) == (None, 0.0)
+    assert came(8.0, 5.0) == (8.0, pytest.approx(8.9))
+    assert came(0.5, 10.0) == (0.5, pytest.approx(1.4))
+    assert came(2.0, 11.0)[0] == 0.5
+    assert came(0.5, 20.0)[0] == 0.5
+    assert came(2.0, 20.0 + 0.99 * MEMORY)[0] == 0.5
+    assert came(2.0, 20.0 + 1.01 * MEMORY) == (2.0, pytest.approx(2.9))
+    assert came(8.0, 21.0 + 1.01 * MEMORY)[0] == 2.0
+    assert came(None, 60.0 + 2 * MEMORY) == (None, 0.0)

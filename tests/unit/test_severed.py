@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from baton.protocol.ids import Identity
-from baton.router.severed import MOST_PAUSE, PAUSE, TRIAL, Severed
+import pytest
+from plain_sessions import CURVE
 
-P, D, E = (Identity(name, 1) for name in "pde")
+from baton.protocol.curves import LinkCurve
+from baton.protocol.ids import Identity
+from baton.router.candidates import Candidate, RequestFacts
+from baton.router.loans import Lender
+from baton.router.policy import Decision, decide
+from baton.router.severed import MOST_PAUSE, PAUSE, TRIAL, Pair, Severed
+from baton.router.speed import WorkerModel
+
+P, D, E, F = (Identity(name, 1) for name in "pdef")
 
 
 def test_a_pair_is_left_alone_for_longer_and_longer_and_tried_once_at_a_time() -> None:
@@ -51,3 +59,40 @@ def test_pairs_of_a_worker_go_with_it() -> None:
         severed.failed(pair, 0.0)
     severed.gone(D)
     assert set(severed.pairs(0.5)) == {(P, E)}
+
+
+# -- loans go over the same links ----------------------------------------------------------------
+
+
+LINK = LinkCurve(latency=1e-4, byte=0.0, spread=0.0, transfers=10)
+
+
+def lender_for(*severed: Pair, others: tuple[Identity, ...] = ()) -> Identity | None:
+    """Whom P is to borrow from, a prompt of which D has most, then E."""
+    held = {D: 60, E: 40}
+    facts = RequestFacts(
+        tokens=1000, blocks=63, remaining=8, held=held, token_bytes=1, severed=severed,
+        strict_roles=True,
+        lenders=[
+            Lender(who, blocks, {"p": LINK}) for who, blocks in held.items() if who not in others
+        ],
+    )
+    workers = [
+        Candidate(who, role, 8, 0, 0, 1000, model=WorkerModel(curve=CURVE))
+        for who, role in ((P, "prefill"), (F, "decode"))
+    ]
+    decision = decide(facts, workers)
+    assert isinstance(decision, Decision)
+    assert decision.prefill == P
+    return None if decision.loan is None else decision.loan.lender
+
+def test_what_is_lent_travels_over_links_that_work() -> None:
+    assert lender_for() == D
+    assert lender_for((D, F), (P, E)) == D
+
+
+@pytest.mark.parametrize("cut", [(D, P), (P, D)])
+def test_no_loan_over_a_link_that_is_cut_in_either_direction(cut: Pair) -> None:
+    assert lender_for(cut) == E
+    assert lender_for(cut, others=(E,)) is None
+    assert lender_for(cut, (E, P)) is None

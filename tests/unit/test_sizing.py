@@ -23,7 +23,7 @@ from baton.router.sizing import Sizing
 CURVE = StepCurve(
     base=0.01, chunk=0.0, token=1e-4, pair=0.0, decode=1e-4, context=0.0, spread=0.0, steps=1
 )
-ME, LOWER = Identity("router", 1), Identity("alpha", 7)
+ME, LOWER, HIGHER = Identity("router", 1), Identity("alpha", 7), Identity("zeta", 3)
 
 
 class RoleWorker(FakeWorker):
@@ -125,6 +125,35 @@ async def test_a_router_that_does_not_lead_orders_nothing_until_it_does(cluster:
     await until(lambda: worker.orders != [])
     assert worker.orders[0].term == 6
     assert worker.keeper.role == "mixed"
+
+
+async def test_a_router_that_does_not_lead_learns_its_share_before_it_does(
+    cluster: Cluster,
+) -> None:
+    """Else it would plan, in its first minute, for its own requests alone."""
+    worker = await join(cluster, "a", "mixed")
+    entry = cluster.dispatcher.registry.named("a")
+    assert entry is not None
+    worker.stop_at = 1
+    flights = [cluster.submit() for _ in range(2)]
+    await until(lambda: len(entry.decoding) == 2)
+
+    async def hear(*routers: Identity) -> None:
+        worker.send(msgspec.structs.replace(LOAD, routers=routers, running=7, waiting=1))
+        await until(lambda: entry.load is not None and entry.load.routers == routers)
+
+    await hear(LOWER, ME, HIGHER)
+    sizing = Sizing(cluster.dispatcher, ME, mode="dry-run")
+    for second in range(60):
+        sizing.tick(float(second))
+    assert not sizing.leadership.leads
+    assert sizing._look().others == pytest.approx(4.0, rel=0.01)  # two of eight are ours
+    await hear(ME, HIGHER)
+    sizing.tick(60.0)
+    assert sizing.leadership.leads
+    assert sizing._look().others == pytest.approx(4.0, rel=0.01)
+    for flight in flights:
+        flight.cancel("enough")
 
 
 async def test_a_person_is_obeyed_and_not_overruled(cluster: Cluster) -> None:
