@@ -57,6 +57,14 @@ STEPS = (
         for sequences in (1, 8, 32, 128)
         for tokens in (512, 1024, 2048, 4096)
     ),
+    # Of prompts that are alone in their step, tokens and pairs grow together: only many short ones
+    # tell what each of them costs.
+    *(
+        Step(prompts, tokens)
+        for tokens in (64, 128, 256, 512)
+        for prompts in (4, 16, 64, 128)
+        if prompts * tokens <= MOST_TOKENS
+    ),
 )
 
 

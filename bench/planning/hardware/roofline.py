@@ -24,15 +24,15 @@ class Efficiency:
     """What is reached of a device's figures. The defaults were fitted on the points that
     `baton bench planner` names."""
 
-    memory: float = 0.71
+    memory: float = 0.74
     products: float = 0.64
     """In 16 bits."""
     products_fp8: float = 0.48
     attention: float = 0.7
     peer: float = 0.46
-    sum_latency: float = 7e-6
+    sum_latency: float = 7.2e-6
     """Seconds of one sum over the group."""
-    step: float = 1.2e-3
+    step: float = 1.26e-3
     """Seconds of every step: launching, sampling, the scheduler."""
     sequence: float = 48e-6
     """Seconds for each sequence that a token is sampled for."""
