@@ -23,6 +23,7 @@ from baton.deploy.heap import GrownHeap
 from baton.deploy.settings import WorkerSettings
 from baton.deploy.status import LOADING, StatusWriter
 from baton.engine.model.source import resolve_model, stored_tensors
+from baton.kvtransfer import memory_hooks
 
 _REQUEST_BYTES = 64
 _PACED_BYTES = 1 << 20
@@ -34,6 +35,8 @@ def run_loader(
     """Load, then fork on request until the launcher's end of `requests` is closed. Raises
     ConfigError when the model cannot be loaded."""
     status.stage("reading the model's description")
+    if settings.transport == "ucx":
+        memory_hooks.install()  # before any thread is there
     heap = GrownHeap(_PACED_BYTES if settings.paced else _weight_bytes(settings))
     status.stage("importing torch")
     import torch

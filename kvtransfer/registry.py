@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from baton.kernels.native.build import load_block_copy
+from baton.kvtransfer import memory_hooks
 from baton.kvtransfer.transport import Transport
 from baton.protocol.errors import ConfigError
 
@@ -32,6 +33,8 @@ TRANSPORTS = tuple(_FACTORIES)
 def load_in_background(name: str) -> threading.Thread:
     """Import a transport's libraries on a thread, while the caller does other work. Whatever
     fails there fails again, and is told, in `create_transport`."""
+    if name == "ucx":
+        memory_hooks.install()
 
     def load() -> None:
         with contextlib.suppress(Exception):

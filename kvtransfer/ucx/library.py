@@ -7,17 +7,11 @@ a foreign call it is let go, and a thread that has work on the same core then lo
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import os
-from pathlib import Path
+from baton.kvtransfer import memory_hooks
 
 
 def load() -> None:
     """Nothing happens without the wheel `libucx`: the system's library is then loaded by need."""
-    spec = importlib.util.find_spec("libucx")
-    for location in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(location) / "lib" / "libucs.so"
-        if path.is_file():
-            # Failure shows when the binding is imported, with a better message.
-            ctypes.CDLL(None).dlopen(str(path).encode(), os.RTLD_NOW | os.RTLD_LOCAL)
+    folder = memory_hooks.library_folder()
+    if folder is not None:
+        memory_hooks.load(folder / "libucs.so")
