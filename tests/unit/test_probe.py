@@ -62,12 +62,28 @@ async def test_what_is_pulled_is_tried_beside_the_rest(block_bytes: int) -> None
     assert True in pulled[1:]
     assert False in pulled
     # No round's first message comes after its last.
-    assert all(0 < rate < 1e15 for _, rate in result.rates), result.rates
+    assert all(0 < each.begun <= each.ended for each in receiver._rounds)
     size = record.block_bytes * record.num_blocks
     begins = len(pulled) - sum(pulled)
     assert ends.a.bytes_sent()["shared"] == size * sum(pulled)
     assert sum(ends.a.bytes_sent().values()) == size * len(pulled) + begins
     assert ends.b.totals.received.failures == 0
+    await ends.close()
+
+
+async def test_a_round_that_was_found_all_at_once_is_as_long_as_it_can_have_been() -> None:
+    """Its receiver stood still meanwhile."""
+    ends = Ends("inproc")
+    results: list[ProbeResult] = []
+    receiver = ProbeReceiver(ends.b, TagIssuer().issue, 4 << 20, results.append)
+    receiver.start(same_host=True)
+    for number, state in enumerate(receiver._rounds):
+        state.begun, state.ended = number + 0.99, number + 1.0
+    receiver._rounds[2].begun = receiver._rounds[2].ended
+    receiver._report()
+    rates = [rate for _, rate in results[0].rates]
+    size = 4 << 20
+    assert rates == pytest.approx([size / 0.01, size / 1.0, *[size / 0.01] * (len(rates) - 2)])
     await ends.close()
 
 
