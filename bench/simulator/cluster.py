@@ -17,13 +17,14 @@ from baton.bench.simulator.client import Clients
 from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.engine import Work
 from baton.bench.simulator.events import Event, Fails, Joins, Slows, in_order
+from baton.bench.simulator.io_side import HEARTBEAT
 from baton.bench.simulator.machine import Machine
 from baton.bench.simulator.network import Network
 from baton.bench.simulator.outcome import Gaps, Outcome
 from baton.bench.simulator.quiet import quiet
 from baton.bench.simulator.session import SimulatedSession
 from baton.bench.simulator.shared_names import PromptNames
-from baton.bench.simulator.worker import HEARTBEAT, SimulatedWorker
+from baton.bench.simulator.worker import SimulatedWorker
 from baton.bench.workloads.arrival import Arrival
 from baton.protocol.ids import Identity
 from baton.protocol.link import LossCause

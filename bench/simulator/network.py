@@ -16,7 +16,7 @@ from baton.protocol.errors import ConfigError
 from baton.protocol.ids import Identity, ProcessRef
 
 if TYPE_CHECKING:
-    from baton.bench.simulator.peers import Node
+    from baton.bench.simulator.node import Node
 
 
 class Link:

@@ -13,7 +13,7 @@ from baton.bench.simulator.clock import SimulatedLoop
 from baton.bench.simulator.cluster import Cluster
 from baton.bench.simulator.events import Fails, Joins
 from baton.bench.simulator.network import Network
-from baton.bench.simulator.peers import Node
+from baton.bench.simulator.node import Node
 from baton.protocol.curves import LinkCurve
 from baton.protocol.errors import ConfigError
 from baton.protocol.ids import Identity
