@@ -220,7 +220,7 @@ def _pair(flight: Flight) -> Pair | None:
 
 
 def _expired_before_its_turn(flight: Flight, reason: str, now: float) -> bool:
-    """Whether its prompt, which gave way to others, had not come far when its reservation ended:
+    """Whether its prompt, which may give way to others, had not come far when its reservation ended:
     the link may never have been asked for anything."""
     if reason not in EXPIRED or flight.prefilled or not flight.dispatches:
         return False
