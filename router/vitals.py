@@ -220,8 +220,8 @@ def _pair(flight: Flight) -> Pair | None:
 
 
 def _expired_before_its_turn(flight: Flight, reason: str, now: float) -> bool:
-    """Whether its prompt, which may give way to others, had not come far when its reservation ended:
-    the link may never have been asked for anything."""
+    """Whether its reservation ended before its prompt had come far, as one that gives way to others
+    may find: perhaps the link was never asked for anything."""
     if reason not in EXPIRED or flight.prefilled or not flight.dispatches:
         return False
     return now - flight.dispatches[-1].at >= flight.request.deadlines.handoff
