@@ -4,7 +4,8 @@ begun is not kept from one for anybody's intervals."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -34,6 +35,14 @@ def flight_of(request: Request) -> Flight:
     return Flight(request, 1000, asyncio.get_running_loop().time(), lambda *_: None)
 
 
+@contextmanager
+def not_there(worker: Worker) -> Iterator[None]:
+    """It gets nothing for a moment."""
+    worker.state = "starting"
+    yield
+    worker.state = "ready"
+
+
 def verdicts(dispatcher: Dispatcher, request: Request) -> tuple[bool, Decision | Wait]:
     """Of `has_place` and of `place`, for a flight that is neither queued nor sent."""
     flight, now = flight_of(request), asyncio.get_running_loop().time()
@@ -44,7 +53,7 @@ def verdicts(dispatcher: Dispatcher, request: Request) -> tuple[bool, Decision |
 
 
 def streams(dispatcher: Dispatcher, worker: Worker, count: int, **changes: object) -> list[Flight]:
-    """So many that decode there, where there is most room."""
+    """So many that decode there, the only worker."""
     flights = []
     for _ in range(count):
         flight = dispatcher.submit(make(**changes))  # type: ignore[arg-type]
@@ -88,7 +97,8 @@ async def test_a_stream_that_found_no_room_elsewhere_goes_on_at_once(
     worker = join(dispatcher, "m0", "mixed", curve=STEEP)
     first, _ = streams(dispatcher, worker, 2, targets=FAST)
     other = join(dispatcher, "m1", "mixed", curve=STEEP)
-    there = set(streams(dispatcher, other, 2, targets=FAST))
+    with not_there(worker):
+        there = set(streams(dispatcher, other, 2, targets=FAST))
     assert other.decoding == there
     decline(dispatcher, worker, first, "busy")
     assert first.begun
@@ -107,7 +117,8 @@ async def test_a_drain_takes_nothing_from_its_turn_to_where_it_would_wait(
     busy = join(dispatcher, "m0", "mixed", curve=STEEP)
     streams(dispatcher, busy, 2, targets=FAST)
     left = join(dispatcher, "m1", "mixed", curve=STEEP)
-    flight = dispatcher.submit(make(targets=FAST))
+    with not_there(busy):
+        flight = dispatcher.submit(make(targets=FAST))
     assert set(flight.holders) == {left.identity}
     dispatcher.drain("m1")
     assert counts.retries == []
