@@ -58,6 +58,10 @@ class Drain:
             self._busy += now - self._busy_since
             self._busy_since, self._idle_since = None, now
 
+    @property
+    def waiting(self) -> bool:
+        return self._busy_since is not None
+
     def sent(self, work: float, now: float) -> None:
         """From the queue."""
         self._sent.append((self._clock(now), work))
@@ -112,10 +116,22 @@ class Prospect:
 
 class Admission:
     def __init__(self, lanes: Lanes) -> None:
-        self.drain = Drain()
+        self._drains = {lane.name: Drain() for lane in lanes}
+        """As each lane sees the queue move while it waits itself. Of a lighter one something may
+        wait for good, while heavier ones get all that they ask for."""
         self._offered = {
             lane.name: Offered(min(MOST_MEMORY, lane.patience)) for lane in lanes
         }
+
+    def waits(self, lane: str, waiting: bool, now: float) -> None:
+        """To be told when something of this lane begins to wait, and when nothing does any more."""
+        self._drains[lane].queue(waiting, now)
+
+    def sent(self, work: float, now: float) -> None:
+        """From the queue, whichever lane's."""
+        for drain in self._drains.values():
+            if drain.waiting:
+                drain.sent(work, now)
 
     def arrived(self, lane: str, work: float, now: float) -> None:
         """Whatever becomes of it."""
@@ -127,11 +143,11 @@ class Admission:
         """None: worth waiting. Otherwise the seconds after which another attempt may be.
         `first_token`: seconds until there would be one, by the workers' speeds, if nothing were
         ahead of it in the queue; `capacity`: seconds of work that they do in a second."""
-        rate = self.drain.rate(capacity, now)
+        lane = prospect.lane
+        rate = self._drains[lane.name].rate(capacity, now)
         if not rate:
             return None
         first = first_token or 0.0
-        lane = prospect.lane
         soonest = first + prospect.ahead / rate
         in_time = IN_TIME * (lane.ttft - prospect.waited)
         if soonest <= in_time:

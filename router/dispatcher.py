@@ -280,6 +280,9 @@ class Dispatcher:
         if load.role not in ROLES:
             log.error("worker %s says its role is %r", worker.identity.node_id, load.role)
             return
+        if load.state not in ("ready", "draining"):
+            log.error("worker %s says it is %r", worker.identity.node_id, load.state)
+            return
         if worker.state != load.state:
             log.info("worker %s is %s", worker.identity.node_id, load.state)
         worker.hear(load, _now())

@@ -20,6 +20,8 @@ class Forecast:
         self._registry = registry
         self._placement = placement
         self._capacity: float | None = None
+        self._workers = 0
+        """That there were when it was worked out."""
         self._measured_at = -math.inf
 
     def work(self, flight: Flight, now: float) -> float:
@@ -36,8 +38,8 @@ class Forecast:
 
     def capacity(self, flight: Flight, now: float) -> float | None:
         """Seconds of such work that all workers do in a second, as of a moment ago."""
-        if now >= self._measured_at + CACHED:
+        if now >= self._measured_at + CACHED or len(self._registry) != self._workers:
             near, far = (self.first_token(flight, ahead, now) for ahead in (_FAR, 2 * _FAR))
             self._capacity = None if near is None or far is None else _FAR / (far - near)
-            self._measured_at = now
+            self._measured_at, self._workers = now, len(self._registry)
         return self._capacity

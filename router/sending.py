@@ -94,7 +94,7 @@ class Sending:
         now = _now()
         flight.work = self._forecast.work(flight, now)
         self.queue.add(flight, flight.work, now)
-        self._admission.drain.queue(True, now)
+        self._admission.waits(flight.lane, True, now)
         self._count(flight, 1)
         if self._starved:
             self._starve(flight, now)
@@ -133,7 +133,7 @@ class Sending:
             while (flight := turn.next()) is not None:
                 wait = self._try(flight, now)
                 if wait is None:
-                    self._admission.drain.sent(flight.work, now)
+                    self._admission.sent(flight.work, now)
                     turn.placed(flight, _work(flight))
                     self._left(flight)
                 elif wait is Wait.NO_WORKER:
@@ -255,8 +255,8 @@ class Sending:
     def _left(self, flight: Flight) -> None:
         """The queue."""
         self._count(flight, -1)
-        if not self.queue:
-            self._admission.drain.queue(False, _now())
+        if not self._depth[flight.lane]:
+            self._admission.waits(flight.lane, False, _now())
 
     def _count(self, flight: Flight, sign: int) -> None:
         self._depth[flight.lane] += sign
@@ -265,10 +265,8 @@ class Sending:
 
     def _refusal(self, flight: Flight, now: float) -> BatonError | None:
         """Of one that is in the queue, and has just come."""
-        if self._starved:
-            return None
         lane = self._lanes.named(flight.lane)
-        retry_after = self._admission.refusal(
+        retry_after = None if self._starved else self._admission.refusal(
             Prospect(
                 lane,
                 now - flight.stamps.arrived,

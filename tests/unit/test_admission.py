@@ -74,6 +74,34 @@ def test_targets_that_nobody_asked_for_refuse_nothing_within_patience() -> None:
     assert refusal(70.0) is not None
 
 
+def test_what_a_lighter_lane_waits_for_says_nothing_of_how_fast_a_heavier_one_moves() -> None:
+    """A batch request waits for a minute, for intervals. People's come and go meanwhile, a tenth
+    of what workers can do; then some of them have to wait."""
+    refusals = []
+    for batch_waits in (False, True):
+        admission = Admission(LANES)
+        admission.waits("batch", batch_waits, 0.0)
+        for n in range(600):
+            admission.waits("interactive", True, n * 0.1)
+            admission.sent(0.01, n * 0.1 + 0.005)
+            admission.waits("interactive", False, n * 0.1 + 0.01)
+        admission.waits("interactive", True, 60.0)
+        refusals.append([
+            admission.refusal(prospect(ahead), 0.1, 1.0, 60.0) for ahead in (1.0, 5.0, 50.0)
+        ])
+    assert refusals[0] == refusals[1]
+    assert [refusal is None for refusal in refusals[0]] == [True, True, False]
+
+
+def test_a_lane_that_waits_sees_what_all_lanes_send() -> None:
+    admission = Admission(LANES)
+    admission.waits("interactive", True, 0.0)
+    for n in range(1, 61):
+        admission.sent(0.2, n * 0.1)  # of other lanes too: two seconds of work a second
+    assert admission.refusal(prospect(15.0), 0.1, 1.0, 6.0) is None
+    assert admission.refusal(prospect(25.0), 0.1, 1.0, 6.0) is not None
+
+
 def test_nothing_is_refused_where_nothing_is_known() -> None:
     assert Admission(LANES).refusal(prospect(1e9), None, None, 0.0) is None
 
