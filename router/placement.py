@@ -96,7 +96,7 @@ class Placement:
     def may_move(self, source: Identity, target: Identity, now: float) -> bool:
         """Whether what decodes at one can be handed to the other, as far as is known of both and
         of the way between them."""
-        avoided, severed = self._vitals.avoided(now), self._vitals.severed(now)
+        avoided, severed = self._vitals.avoided(now), self._vitals.severed(now, trials=False)
         return target not in avoided and (source, target) not in severed
 
     def room_in(self, now: float) -> float | None:
@@ -180,7 +180,8 @@ class Placement:
         lenders = self._lending.lenders(flight, held)
         due = None if flight.due is None else flight.due - now
         affinity = self._sessions.workers(flight.affinity)
-        severed = self._vitals.severed(now)
+        # A client that has tokens would see a gap if it came to nothing.
+        severed = self._vitals.severed(now, trials=not flight.begun)
         return self._facts(flight, due, held, lenders, affinity, severed, behind)
 
     # -- inside ------------------------------------------------------------------------------

@@ -59,8 +59,11 @@ class Severed:
         for pair in [pair for pair in self._states if worker in pair]:
             del self._states[pair]
 
-    def pairs(self, now: float) -> Collection[Pair]:
-        """Over which nothing should be handed now."""
+    def pairs(self, now: float, *, trials: bool = True) -> Collection[Pair]:
+        """Over which nothing should be handed now. Without `trials`, what may be tried again is not
+        tried either: by who would lose by it once more."""
         if not self._states:
             return ()
-        return {pair for pair, state in self._states.items() if now < state.until}
+        return {
+            pair for pair, state in self._states.items() if now < state.until or not trials
+        }

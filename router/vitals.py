@@ -56,9 +56,9 @@ class Vitals:
         """Workers that get nothing now."""
         return self.health.avoided(self._pool(), now)
 
-    def severed(self, now: float) -> Collection[Pair]:
-        """Between whom nothing should be handed over now."""
-        return self._severed.pairs(now)
+    def severed(self, now: float, *, trials: bool = True) -> Collection[Pair]:
+        """Between whom nothing should be handed over now, as `Severed.pairs`."""
+        return self._severed.pairs(now, trials=trials)
 
     def to_probe(self, now: float) -> Identity | None:
         """A worker that is to be tried again."""

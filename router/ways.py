@@ -3,7 +3,7 @@
 A role is a preference while prompts leave their workers time. When they do not, the cheapest way
 for each is not the best for all: roles are kept by requests that can be served in time so. Where
 the operator wants roles strict, or a worker's speed is not known, it keeps to its role as long as
-others keep to theirs.
+others keep to theirs and can hand over to it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Ways:
         self.throttled = False
         self.severed = False
         """Some could not hand over to each other."""
+        self._cut_off = False
+        """None could."""
         self._now = now
         self._left_out: list[Writing] = []
         readers = self.ready_prefills or [
@@ -83,6 +85,7 @@ class Ways:
             ways = [way for way in pairs(apart, writers) if way[0].worker is not way[1].worker]
             options = [combine(facts, *way) for way in ways if not self._is_severed(*way)]
             self.severed = len(options) < len(ways)
+            self._cut_off = self.severed and not options
         best = cheapest(options) if options else None
         for writing in writers:
             worker = writing.worker
@@ -152,7 +155,7 @@ class Ways:
 
     def _may_cross(self, worker: Candidate) -> bool:
         """What is not its role."""
-        return worker.model.measured and not self.facts.strict_roles
+        return self._cut_off or (worker.model.measured and not self.facts.strict_roles)
 
     def _may_read_for_others(self, worker: Candidate) -> bool:
         if worker.role == "prefill":

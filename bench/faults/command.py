@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baton bench faults", description=__doc__)
     parser.add_argument("--model", action="append",
                         help="tiny, embedded, or as for `baton up`; repeat. Default: both")
-    parser.add_argument("--only", default="", help="faults whose name contains this")
+    parser.add_argument("--only", default="", help="faults whose name, as of --list, contains this")
     parser.add_argument("--list", action="store_true", help="show the names and end")
     parser.add_argument("--in-flight", type=int, help="default: 200, and 16 of a real model")
     parser.add_argument("--rounds", type=int, default=Scale.__dataclass_fields__["rounds"].default,
@@ -126,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     console = Console()
     console.width = max(console.width, 140)  # also into a file
+    names = [name for case in cases() for name, _ in case.faults]
+    if not any(options.only in name for name in names):
+        parser.error(f"no fault's name contains {options.only!r}; there are {', '.join(names)}")
     if options.list:
         for case in cases():
             console.print(f"{case.name}: {', '.join(name for name, _ in case.faults)}")

@@ -61,6 +61,35 @@ def test_pairs_of_a_worker_go_with_it() -> None:
     assert set(severed.pairs(0.5)) == {(P, E)}
 
 
+def test_who_would_lose_by_it_is_no_trial() -> None:
+    severed = Severed()
+    severed.failed((P, D), 0.0)
+    later = PAUSE + 1.0
+    assert not severed.pairs(later)
+    assert set(severed.pairs(later, trials=False)) == {(P, D)}
+    severed.worked((P, D))
+    assert not severed.pairs(later, trials=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_where_no_way_between_the_roles_is_left_roles_are_not_kept(strict: bool) -> None:
+    """Nor where nothing is known of the workers' speed."""
+    def decision(*severed: Pair) -> Decision:
+        facts = RequestFacts(tokens=1000, blocks=63, remaining=8, severed=severed,
+                             strict_roles=strict)
+        workers = [
+            Candidate(who, role, 8, 0, 0, 1000)
+            for who, role in ((P, "prefill"), (D, "decode"), (E, "decode"))
+        ]
+        found = decide(facts, workers)
+        assert isinstance(found, Decision)
+        return found
+
+    assert decision((P, D)).route == "remote"
+    alone = decision((P, D), (P, E))
+    assert (alone.route, alone.reason) == ("local", "severed")
+
+
 # -- loans go over the same links ----------------------------------------------------------------
 
 
