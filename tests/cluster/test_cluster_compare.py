@@ -18,8 +18,8 @@ def test_two_layouts_of_equal_workers_are_compared(
     model = make_tiny_model(tmp_path / "model", max_position=512)
     file = tmp_path / "compare.jsonl"
     code = main([
-        str(model), "--dtype", "float32", "--load", "48/12", "--rates", "5", "--seconds", "4",
-        "--warm-up", "1s", "--repeat", "1", "--ttft", "30s", "--itl", "10s", "--no-tuning",
+        str(model), "--dtype", "float32", "--load", "48/12", "--rates", "5", "--seconds", "3",
+        "--warm-up", "1s", "--repeat", "2", "--ttft", "30s", "--itl", "10s", "--no-tuning",
         "--layout", "colocated 128", "--layout", "split 1+1",
         "--want", "split 1+1: goodput_per_s >= 0.9 * colocated", "--json", str(file),
     ])
@@ -28,7 +28,8 @@ def test_two_layouts_of_equal_workers_are_compared(
     assert "split 1+1" in said
 
     (result,) = read(file)
-    points = {point["layout"]: point for point in result.series["points"]}
+    assert len(result.series["points"]) == 4
+    points = {point["layout"]: point for point in result.series["points"]}  # the last of each
     assert set(points) == {"colocated 128", "split 1+1"}
     for point in points.values():
         assert point["figures"]["attainment"] == 1.0
@@ -40,7 +41,7 @@ def test_two_layouts_of_equal_workers_are_compared(
     assert points["split 1+1"]["phases"]["handoff_exposed_ms"] > 0
 
     answers = result.metrics["answers"]["split 1+1"]
-    assert answers["compared"] == points["split 1+1"]["figures"]["requests"]
+    assert answers["compared"] > 5
     assert answers["changed"] == 0
     assert [row.holds for row in result.rows] == [True, True]
     assert any("At 5 requests/s split 1+1" in sentence for sentence in result.metrics["verdict"])
