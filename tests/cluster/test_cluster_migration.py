@@ -79,7 +79,8 @@ def test_drained_back_and_forth_under_load(layout: tuple[str, ...], long_model: 
         moved += empty(cluster, second)
         assert load.in_flight == STREAMS, "too late: streams had ended"
         code, said = lines_of(["drain", second, "--url", cluster.url])
-        assert (code, said) == (0, f"{second} is empty\n")
+        # Others' requests are known by its heartbeats, so a moment ago there may have been some.
+        assert (code, said.splitlines()[-1]) == (0, f"{second} is empty")
         assert outputs(load.wait()) == expected
         assert migrations(cluster, "moved") >= moved
         assert migrations(cluster, "unfinished") == 0
