@@ -35,7 +35,7 @@ from baton.bench.planning.outcomes import figures_of
 from baton.bench.planning.plan import Estimate, Figures
 from baton.bench.planning.progress import progress
 from baton.bench.planning.run import RunFigures, run_load, workers_of
-from baton.bench.planning.steady import Length, spanned
+from baton.bench.planning.steady import Length, run_steady
 from baton.bench.planning.what_if import POLICIES, Case, case_of, replayed
 from baton.bench.planning.wishes import Wishes
 from baton.bench.report import show_table
@@ -131,8 +131,8 @@ def _simulated(options: argparse.Namespace) -> Report:
         tell(options.seeds, 0)
         for seed in range(options.seed, options.seed + options.seeds):
             looks: list[Run] = []
-            span, found = spanned(layout, kinds, load, workload, wishes, rate=rate, length=length,
-                                  seed=seed, look=looks.append)
+            span, found = run_steady(layout, kinds, load, workload, wishes, rate=rate,
+                                     length=length, seed=seed, look=looks.append)
             calm.append(found)
             if happening.events:
                 same = looks[-1]

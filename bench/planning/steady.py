@@ -78,28 +78,11 @@ def run_steady(
     seed: int,
     watch: bool = False,
     lived: float = 0.0,
-) -> RunFigures:
-    """As long as it must be. `workload`: the load, as closed forms see it. `lived`: seconds that
-    requests are known to live at a rate like this."""
-    return spanned(layout, kinds, load, workload, wishes, rate=rate, length=length, seed=seed,
-                   watch=watch, lived=lived)[1]
-
-
-def spanned(
-    layout: Layout,
-    kinds: tuple[WorkerKind, ...],
-    load: Load,
-    workload: Workload,
-    wishes: Wishes,
-    *,
-    rate: float,
-    length: Length,
-    seed: int,
-    watch: bool = False,
-    lived: float = 0.0,
     look: Look | None = None,
 ) -> tuple[Span, RunFigures]:
-    """`run_steady`, and how long it was. `look`: at each run; the last one counts."""
+    """As long as it must be, and how long that was. `workload`: the load, as closed forms see it.
+    `lived`: seconds that requests are known to live at a rate like this. `look`: at each run; the
+    last one counts."""
     expected = expected_life(model_of(layout, kinds, workload), workload, wishes, rate)
     most = longest_life(workload, wishes)
     life = min(most, max(expected, lived))

@@ -194,7 +194,7 @@ def look(
     lived: float = 0.0,
 ) -> RunFigures:
     """`rate`: of the whole layout, as are those that come back."""
-    seen = run_steady(
+    _, seen = run_steady(
         part.layout, setting.kinds, setting.load, setting.workload, setting.wishes,
         rate=rate / part.scale, length=setting.length, seed=seed, watch=watch,
         lived=lived,

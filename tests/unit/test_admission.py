@@ -93,6 +93,18 @@ def test_what_a_lighter_lane_waits_for_says_nothing_of_how_fast_a_heavier_one_mo
     assert [refusal is None for refusal in refusals[0]] == [True, True, False]
 
 
+def test_what_others_send_while_a_lane_does_not_wait_says_nothing_of_its_queue() -> None:
+    admission = Admission(LANES)
+    admission.waits("interactive", True, 0.0)
+    admission.sent(0.1, 0.1)
+    admission.waits("interactive", False, 0.1)
+    admission.waits("batch", True, 0.1)
+    for n in range(60):
+        admission.sent(1.0, 0.1 + n * 0.01)  # what nobody's first token waits for
+    admission.waits("interactive", True, 0.8)
+    assert admission.refusal(prospect(50.0), 0.1, 1.0, 0.9) is not None
+
+
 def test_a_lane_that_waits_sees_what_all_lanes_send() -> None:
     admission = Admission(LANES)
     admission.waits("interactive", True, 0.0)

@@ -13,6 +13,7 @@ from baton.protocol.records import Migrate
 from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
 from baton.router.registry import Worker
+from baton.router.severed import PAUSE
 
 FAR = 1000.0
 """Seconds ahead: what was seen then holds for all of the test."""
@@ -55,6 +56,17 @@ async def draining() -> AsyncIterator[Draining]:
     yield made
     made.dispatcher.close()
     assert all(worker.outstanding == 0 for worker in made.dispatcher.registry)
+
+
+async def test_who_has_tokens_is_not_what_a_link_is_tried_with(draining: Draining) -> None:
+    vitals, placement = draining.vitals, draining.dispatcher._placement
+    draining.cut(draining.source, draining.one)
+    pair, later = (draining.source.identity, draining.one.identity), draining.then + PAUSE + 1.0
+    assert not vitals.severed(later), "its pause is over"
+    new = Flight(make(), 1000, later, lambda *_: None)
+    assert pair not in placement.facts_now(new, later).severed
+    assert pair in placement.facts_now(draining.flight, later).severed
+    assert not placement.may_move(*pair, later)
 
 
 async def test_all_is_well(draining: Draining) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from paced import write_profile
 from planned import kind
 
 from baton.bench.planning import command
@@ -29,7 +30,6 @@ from baton.bench.planning.survivors import Survivor, corrections
 from baton.bench.planning.wishes import Wishes
 from baton.bench.workloads.lengths import Lengths
 from baton.deploy.planning import COMMANDS
-from baton.protocol.profile import Profile, encode_profile
 
 WISHES = Wishes(ttft=0.3, itl=0.02)
 LOAD = Stated(Lengths(prompt=400, output=16, spread=0.3, output_spread=0.0))
@@ -44,12 +44,7 @@ def tiny_effort(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hardware(tmp_path: Path) -> Path:
-    path = tmp_path / "profile.json"
-    path.write_bytes(encode_profile(Profile(
-        model="paced", fingerprint="none", dtype="bfloat16", device="cuda", device_name="made up",
-        threads=1, block_size=16, curve=kind().machine.curve,
-    )))
-    return path
+    return write_profile(tmp_path / "profile.json", kind().machine.curve)
 
 
 def world(gpus: int = 4, wishes: Wishes = WISHES, **changes: object) -> World:

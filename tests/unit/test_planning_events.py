@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from paced import write_profile
 from planned import kind
 
 from baton.bench.planning import simulate
@@ -21,7 +22,6 @@ from baton.bench.simulator.events import Event, Fails, Joins
 from baton.bench.simulator.outcome import Gaps, Outcome
 from baton.bench.workloads.lengths import Lengths
 from baton.protocol.errors import ConfigError
-from baton.protocol.profile import Profile, encode_profile
 from baton.protocol.records import Targets
 
 ROLES = ["prefill", "prefill", "decode", "decode"]
@@ -66,7 +66,7 @@ def test_what_follows_from_the_last_event_counts() -> None:
 def test_what_cannot_be_is_said_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, fail: str, join: str, said: str
 ) -> None:
-    monkeypatch.setattr(simulate, "spanned", lambda *args, **named: pytest.fail("it ran"))
+    monkeypatch.setattr(simulate, "run_steady", lambda *args, **named: pytest.fail("it ran"))
     options = [word for option, text in (("--fail", fail), ("--join", join)) if text
                for word in (f"{option}={text}",)]
     with pytest.raises(ConfigError, match=said):
@@ -135,12 +135,7 @@ def test_who_does_not_come_back_leaves_no_rest_behind_it() -> None:
 
 @pytest.fixture
 def hardware(tmp_path: Path) -> Path:
-    path = tmp_path / "profile.json"
-    path.write_bytes(encode_profile(Profile(
-        model="paced", fingerprint="none", dtype="bfloat16", device="cuda", device_name="made up",
-        threads=1, block_size=16, curve=kind().machine.curve,
-    )))
-    return path
+    return write_profile(tmp_path / "profile.json", kind().machine.curve)
 
 
 def command(hardware: Path, *more: str) -> list[str]:

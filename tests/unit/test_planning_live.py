@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from paced import write_profile
 from planned import choice, kind, plan
 from simulated import arrivals, poisson
 
@@ -24,7 +25,6 @@ from baton.bench.planning.wishes import Wishes
 from baton.bench.simulator.cluster import Cluster
 from baton.bench.workloads.traces import read_trace
 from baton.protocol.errors import ConfigError
-from baton.protocol.profile import Profile, encode_profile
 from baton.protocol.records import Targets
 from baton.router.account import Account, Attempt
 from baton.router.dispatcher import Dispatcher
@@ -65,13 +65,7 @@ def journal(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hardware(tmp_path: Path) -> Path:
-    path = tmp_path / "profile.json"
-    curve = KINDS[0].machine.curve
-    path.write_bytes(encode_profile(Profile(
-        model="paced", fingerprint="none", dtype="bfloat16", device="cuda", device_name="made up",
-        threads=1, block_size=16, curve=curve,
-    )))
-    return path
+    return write_profile(tmp_path / "profile.json", KINDS[0].machine.curve)
 
 
 # -- journals --------------------------------------------------------------------------------

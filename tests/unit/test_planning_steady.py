@@ -70,7 +70,9 @@ def test_a_burst_fits_into_the_ttft_target_but_its_rate_cannot_be_kept_up() -> N
     assert burst.requests > 10
     assert burst.attainment == 1.0
     short = Length(requests=60, lives=1.5)
-    kept_up = run_steady(layout, KINDS, LOAD, WORKLOAD, wishes, rate=rate, length=short, seed=1)
+    _, kept_up = run_steady(
+        layout, KINDS, LOAD, WORKLOAD, wishes, rate=rate, length=short, seed=1
+    )
     assert kept_up.requests > 1000
     assert kept_up.attainment < 0.1
 
@@ -86,10 +88,11 @@ def test_a_run_is_repeated_where_requests_live_longer_than_expected(
         return run_load(*args, span=span, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(steady, "run_load", watched)
-    seen = run_steady(parse_layout("1m", KINDS), KINDS, LOAD, WORKLOAD, WISHES, rate=5.0,
-                      length=LENGTH, seed=1)
+    span, seen = run_steady(parse_layout("1m", KINDS), KINDS, LOAD, WORKLOAD, WISHES, rate=5.0,
+                            length=LENGTH, seed=1)
     lived = sum(seen.e2e) / len(seen.e2e)
     assert len(spans) == 2
+    assert spans[1] == span
     assert spans[0].warm < lived < spans[1].warm
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from plain_sessions import join, make
 
@@ -54,5 +52,4 @@ async def test_a_state_that_there_is_none_of_is_not_believed() -> None:
     assert worker.state == "ready"
     dispatcher.worker_lost(worker, "killed")
     assert dispatcher.registry.get(worker.identity) is None
-    await asyncio.sleep(0)
     dispatcher.close()
