@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from baton.bench.serve.asking import Asking
 from baton.bench.serve.run import Run, serve
-from baton.bench.serve.seen import Seen
+from baton.bench.serve.seen import UNFINISHED, Seen
 from baton.bench.serve.served import Served
 from baton.bench.workloads.arrival import Arrival
 
@@ -75,7 +75,8 @@ def misses(seen: Sequence[Seen], now: float, e2e: float | None = None) -> int:
 
 def _missed(seen: Seen, now: float, e2e: float | None) -> bool:
     if seen.ended is not None:
-        return not seen.attained(e2e)
+        # What became of it is known once its answer was read, which is a little later.
+        return seen.outcome != UNFINISHED and not seen.attained(e2e)
     targets = seen.targets
     if seen.sent is None:
         return False

@@ -6,7 +6,9 @@ import itertools
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Cluster, lines_of, wait_for
@@ -54,8 +56,10 @@ def test_rolling_replacement_under_load(layout: tuple[str, ...], tmp_path: Path)
         assert_complete(CALLS, expected)
         first_lives = {worker["id"]: worker["pid"] for worker in cluster.workers()}
         load = EndlessLoad(cluster.url)
-        for name, pid in first_lives.items():
-            replace(cluster, name, pid)
+        left = dict(first_lives)
+        while left:
+            name = wait_for(lambda: busiest(cluster, left), "one is in use")
+            replace(cluster, name, left.pop(name))
         rounds = load.wait()
         assert len(rounds) > 2
         for answers in rounds:
@@ -64,13 +68,19 @@ def test_rolling_replacement_under_load(layout: tuple[str, ...], tmp_path: Path)
         assert cluster.metric_sum("baton_worker_detection_seconds_count") == 0, "one died"
 
 
+def busiest(cluster: Cluster, left: Iterable[str]) -> str:
+    """Of those that are left, when any worker is in use; "" otherwise. Which workers a load needs
+    is the router's affair."""
+    outstanding = {worker["id"]: worker["outstanding"] for worker in cluster.workers()}
+    return max(left, key=lambda name: outstanding[name]) if any(outstanding.values()) else ""
+
+
 def replace(cluster: Cluster, name: str, pid: int) -> None:
     """As an operator does it: the supervisor starts another in place of one that has ended."""
 
-    def view() -> dict[str, object]:
+    def view() -> dict[str, Any]:
         return next((w for w in cluster.workers() if w["id"] == name), {})
 
-    wait_for(lambda: view()["outstanding"], f"{name} is in use")
     code, said = lines_of(["drain", name, "--url", cluster.url])
     assert (code, said.splitlines()[-1]) == (0, f"{name} is empty")
     os.kill(pid, signal.SIGTERM)

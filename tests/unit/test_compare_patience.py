@@ -44,6 +44,13 @@ def test_who_ended_late_or_should_be_over_has() -> None:
     assert misses([seen(None, sent=1.0)], now=1.91) == 1
 
 
+def test_an_answer_that_was_not_read_yet_is_no_miss() -> None:
+    """Many may end at once, and they are read one after the other."""
+    unread = seen(None)
+    unread.ended = 0.4
+    assert misses([unread], now=99.0) == 0
+
+
 def test_an_end_to_end_target_is_missed_when_it_is_over() -> None:
     done = seen(0.1, 0.1)  # the last token after 0.5 s
     assert (misses([done], 2.0), misses([done], 2.0, 0.6), misses([done], 2.0, 0.4)) == (0, 0, 1)
