@@ -36,7 +36,7 @@ from baton.protocol.link import (
 from baton.protocol.records import Record, RouterHello
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "condition not met in time"
@@ -156,7 +156,9 @@ async def test_a_closed_watch_is_silent(child: subprocess.Popen[bytes]) -> None:
 
 # -- sessions --------------------------------------------------------------------------------
 
-PATIENT = LinkSettings(ping_interval=30.0, lost_after=300.0, reconnect_grace=300.0)
+PATIENT = LinkSettings(
+    ping_interval=30.0, lost_after=300.0, reconnect_grace=300.0, dial_attempt=300.0
+)
 """Nothing but the kernel's word ends such a session in time."""
 
 PEER = """
@@ -168,7 +170,9 @@ from baton.protocol.records import RouterHello
 async def main(kind, address):
     me = Identity("peer", new_epoch())
     hello = RouterHello(identity=me)
-    patient = LinkSettings(ping_interval=30.0, lost_after=300.0, reconnect_grace=300.0)
+    patient = LinkSettings(
+        ping_interval=30.0, lost_after=300.0, reconnect_grace=300.0, dial_attempt=300.0
+    )
     if kind == "dial":
         end = Dialer(me, address, lambda: hello, lambda session: None, settings=patient)
         end.start()

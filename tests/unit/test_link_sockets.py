@@ -23,11 +23,14 @@ from baton.protocol.records import Record, RouterHello, SetRole
 from baton.protocol.wire import pack, to_wire
 
 FAST = LinkSettings(
-    ping_interval=0.05, lost_after=5.0, reconnect_grace=0.5, ack_delay=0.02, dial_backoff_max=0.2
+    ping_interval=0.05, lost_after=100.0, reconnect_grace=100.0, dial_attempt=100.0,
+    ack_delay=0.02, dial_backoff_max=0.2,
 )
+"""Quick to speak and slow to despair: a test process that stands still for seconds has given
+nobody up, and tests of loss say themselves what ends a session."""
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition with a deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -198,14 +201,13 @@ async def test_a_dialer_waits_for_its_listener(
 
 async def test_names_are_resolved(nodes: Callable[..., Node]) -> None:
     listener, dialer = nodes("router"), nodes("worker")
+    dialer.settings = replace(FAST, dial_attempt=2.0)  # the name may mean ::1 first
     dialer.dial((await listener.listen()).replace("127.0.0.1", "localhost"))
     await joined(listener, dialer)
 
 
 async def test_a_broken_connection_loses_nothing(nodes: Callable[..., Node]) -> None:
     listener, dialer = nodes("router"), nodes("worker")
-    # A test process that stands still for a moment has given nobody up.
-    listener.settings = dialer.settings = replace(FAST, reconnect_grace=FAST.lost_after)
     relay = Relay()
     dialer.dial(await relay.start(await listener.listen()))
     await joined(listener, dialer)
@@ -288,22 +290,22 @@ async def test_hellos_of_attempts_that_were_given_up_change_nothing(
 
 async def test_a_killed_peer_is_lost_within_the_grace(nodes: Callable[..., Node]) -> None:
     listener, dialer = nodes("router"), nodes("worker")
+    listener.settings = replace(FAST, reconnect_grace=0.3)
     dialer.dial(await listener.listen())
     await joined(listener, dialer)
     # The process is gone: its sockets close and nothing more is said.
     assert isinstance(dialer.end, Dialer)
     assert dialer.end.attempt is not None
     dialer.end.attempt.pump.close()
-    started = time.monotonic()
     await until(lambda: bool(listener.lost))
-    assert time.monotonic() - started < FAST.lost_after / 2
+    assert listener.sessions[0].cause is LossCause.CONNECTION  # by the grace, not by silence
     assert len(listener.lost) == 1
 
 
 async def test_a_broken_connection_is_noticed_at_once(nodes: Callable[..., Node]) -> None:
     """Not only when there is something to say: nothing is said for half a minute here."""
     listener, dialer = nodes("router"), nodes("worker")
-    quiet = LinkSettings(ping_interval=30.0, lost_after=60.0, reconnect_grace=0.1)
+    quiet = LinkSettings(ping_interval=30.0, lost_after=100.0, reconnect_grace=0.1)
     end = listener.end = Listener(listener.identity, listener.accept, settings=quiet)
     dialer.dial(await end.bind("tcp://127.0.0.1:0"))
     await joined(listener, dialer)
@@ -383,7 +385,7 @@ async def test_a_burst_of_twenty_thousand(nodes: Callable[..., Node]) -> None:
     expected = [str(number) for number in range(20_000)]
     listener.send(*expected)
     dialer.send(*expected[:5000])
-    await until(lambda: len(dialer.received) >= 20_000 and len(listener.received) >= 5000, 30)
+    await until(lambda: len(dialer.received) >= 20_000 and len(listener.received) >= 5000)
     assert dialer.received == expected
     assert listener.received == expected[:5000]
 

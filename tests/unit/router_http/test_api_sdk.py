@@ -16,7 +16,7 @@ USER = {"role": "user", "content": "hello"}
 @pytest.fixture
 async def sdk(server):
     async with openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=20
+        base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=60
     ) as client:
         yield client
 
