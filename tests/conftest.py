@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 
+from steady_loop import SteadyLoops
+
 MANY_DESCRIPTORS = 16_384
+
+
+settings.register_profile(
+    "any machine", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
+"""How long an example takes says nothing: the machine may be slow, and stand still for seconds.
+And each run tries the same ones."""
 
 
 def pytest_configure() -> None:
     """UCX workers that close while something is under way are kept until the process exits, with
     some 15 descriptors each. Hundreds of tests in one process come to more than a shell's usual
-    limit of 1,024."""
+    limit of 1,024. And the clock of loops stands still with the process (`steady_loop.py`)."""
+    asyncio.set_event_loop_policy(SteadyLoops())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MANY_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
