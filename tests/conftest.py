@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 
+from hypothesis import HealthCheck, settings
 from steady_loop import SteadyLoops
 
 MANY_DESCRIPTORS = 16_384
