@@ -28,6 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from baton.bench.faults.parts import Part, Parts, Plan
+from baton.bench.quantiles import quantile
 from baton.bench.report import at_most, show_ran
 from baton.bench.results import Result, add_json, deliver, found
 
@@ -125,7 +126,7 @@ async def run(parts: _Direct, tokens: int, requests: int, seed: int) -> dict[str
         "first_gap_ms": statistics.median(first_gaps),
         "step_ms": statistics.median(steps),
         "extra_ms": statistics.median(extra),
-        "extra_p90_ms": float(np.percentile(extra, 90)),
+        "extra_p90_ms": quantile(extra, 0.9),
         "wire_ms": max(0.0, phase_ms["exposed"] - phase_ms["ack"]),
         "phase_ms": phase_ms,
     }

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from baton.bench.durations import duration
 from baton.bench.machine import describe
+from baton.bench.quantiles import quantile
 from baton.deploy.settings import ModelSettings, WorkerSettings
 from baton.deploy.status import StatusWriter
 from baton.deploy.worker.build import LoadedModel, load_model
@@ -201,8 +202,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _p90(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
+    return quantile(values, 0.9) or 0.0
 
 
 # -- showing ---------------------------------------------------------------------------------

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from baton.bench.planning.plan import SHARES, Estimate, Percentiles
+from baton.bench.quantiles import quantile
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 """Of 95 %, both sides, by degrees of freedom from 1 on; later ones are nearly a normal's 1.96."""
@@ -38,7 +37,7 @@ def share(values: Iterable[float]) -> Estimate:
 def percentiles(runs: Sequence[Sequence[float]], scale: float = 1e3) -> Percentiles:
     """Of each run first, then over runs, times `scale`. None where a run has no value."""
     return over_runs(lambda wanted: [
-        scale * float(np.quantile(values, wanted)) if len(values) else None for values in runs
+        None if (found := quantile(values, wanted)) is None else scale * found for values in runs
     ])
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from baton.bench.planning.fair import FEWEST, Sample
 from baton.bench.planning.figures import figure
 from baton.bench.planning.journals import seen_of
@@ -18,6 +16,7 @@ from baton.bench.planning.loads import dispersion
 from baton.bench.planning.plan import Plan, nearest_share
 from baton.bench.planning.run import RunFigures
 from baton.bench.planning.wishes import Wishes
+from baton.bench.quantiles import quantile
 from baton.protocol.curves import StepCurve
 from baton.router.account import Account
 from baton.router.planner.moves import Move, WorkerState, choose, groups_of, split_of
@@ -188,7 +187,7 @@ def prediction_errors(accounts: Sequence[Account]) -> list[Errors]:
             ratios = [seen / guess - 1 for guess, seen in both]
             absolute = [abs(ratio) for ratio in ratios]
             found.append(Errors(what, len(both), median(absolute),
-                                float(np.quantile(absolute, 0.9)), median(ratios)))
+                                quantile(absolute, 0.9) or 0.0, median(ratios)))
     return found
 
 
@@ -266,7 +265,7 @@ def _compared(
         if values:
             found.append(Compared(
                 f"{what} of {share:.0%}", planned(name), expected,
-                float(np.quantile(values, share)), "s",
+                quantile(values, share) or 0.0, "s",
             ))
     return found
 

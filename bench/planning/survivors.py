@@ -21,8 +21,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 
-import numpy as np
-
 from baton.bench.planning.candidates import Candidate, choose, closed_of
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.limits import Limits
@@ -32,6 +30,7 @@ from baton.bench.planning.run import RunFigures
 from baton.bench.planning.search import Border, highest
 from baton.bench.planning.slices import Slice, slice_of, whole
 from baton.bench.planning.steady import run_steady
+from baton.bench.quantiles import quantile
 
 _ABOVE = 1.3
 """Times what closed forms say that the busiest resource allows: no simulation is believed that
@@ -222,13 +221,9 @@ def find_border(
             lived = max(lived, seen.life)
         came = seen.came or rate
         points.append(Point(
-            came, seen.attainment, _quantile(seen.ttft, wanted), _quantile(seen.itl, wanted)
+            came, seen.attainment, quantile(seen.ttft, wanted), quantile(seen.itl, wanted)
         ))
         return came, seen.attainment
 
     border = highest(at, start, wanted, precise=precise, ceiling=ceiling)
     return border, tuple(points)
-
-
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    return float(np.quantile(values, share)) if values else None

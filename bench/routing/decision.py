@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from baton.bench.quantiles import quantile
 from baton.bench.results import Result, add_json, deliver, found
 from baton.bench.routing.busy_router import FLIGHTS, BusyRouter, FullCaches
 from baton.bench.routing.caches import BLOCK_SIZE, KINDS, PROMPT_BLOCKS, PROMPT_TOKENS, Caches
@@ -43,8 +44,8 @@ def timed(prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int) ->
         started = time.perf_counter()
         run(given)
         taken.append((time.perf_counter() - started) * 1e6)
-    taken = sorted(taken[rounds // 10 :])
-    return {"median": statistics.median(taken), "p99": taken[int(len(taken) * 0.99)]}
+    taken = taken[rounds // 10 :]
+    return {"median": statistics.median(taken), "p99": quantile(taken, 0.99) or 0.0}
 
 
 def fill(structure: Structure, caches: Caches, worker: int) -> float:

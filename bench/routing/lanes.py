@@ -9,12 +9,13 @@ from heapq import merge
 
 from baton.bench.compare.statistics import mean_of, ratio_of
 from baton.bench.planning.hardware.kinds import load_machine
+from baton.bench.quantiles import quantile
 from baton.bench.report import at_least, at_most, show_rows, show_table
 from baton.bench.results import add_json, chosen, deliver, found
 from baton.bench.routing.systems import automatic
 from baton.bench.routing.trial import Trial, capacity, lanes_for, run_trial
 from baton.bench.routing.workloads import arrivals, in_lane, targets_for
-from baton.bench.simulator.outcome import Outcome, attainment, quantile
+from baton.bench.simulator.outcome import Outcome, attainment
 from baton.bench.workloads.arrival import Arrival
 from baton.bench.workloads.named import KINDS
 from baton.bench.workloads.workload import Part

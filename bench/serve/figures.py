@@ -1,6 +1,6 @@
 """Figures of a run, with confidence intervals. Pure.
 
-Percentiles interpolate linearly, as NumPy's do. An interval is the middle 95 % of what comes out
+Percentiles are those of `bench/quantiles.py`. An interval is the middle 95 % of what comes out
 when the requests are drawn again, as many, with replacement (bootstrap): whole requests, because
 gaps of one request are not independent. It says what chance in the requests does to a figure, not
 what another day or machine would.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from baton.bench.quantiles import quantiles, quantiles_of_counts
 from baton.bench.serve.seen import CANCELLED, REFUSED, Seen, tokens_within
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
+_SHARES = tuple(share / 100 for share in PERCENTILES)
 _DRAWS = 400
 _MOST = 20_000_000
 """Values drawn at most; more gaps, fewer draws."""
@@ -128,7 +130,7 @@ def _spread(values: Sequence[Floats], rng: np.random.Generator) -> dict[str, Any
     found: dict[str, Any] = {"mean": round(float(whole.mean()), 3)}
     found |= {
         f"p{share}": round(float(value), 3)
-        for share, value in zip(PERCENTILES, np.percentile(whole, PERCENTILES), strict=True)
+        for share, value in zip(PERCENTILES, quantiles(whole, _SHARES), strict=True)
     }
     found["max"] = round(float(whole.max()), 3)
     if len(values) > 1:
@@ -151,10 +153,8 @@ def _intervals(values: Sequence[Floats], rng: np.random.Generator) -> dict[str, 
     for draw in range(draws):
         chosen = rng.integers(0, len(values), len(values))
         weights = np.bincount(chosen, minlength=len(values))[owner]
-        upto = np.cumsum(weights)
-        found[draw, 0] = (whole * weights).sum() / upto[-1]
-        at = np.searchsorted(upto, np.asarray(PERCENTILES) / 100 * upto[-1])
-        found[draw, 1:] = whole[np.minimum(at, len(whole) - 1)]
+        found[draw, 0] = (whole * weights).sum() / weights.sum()
+        found[draw, 1:] = quantiles_of_counts(whole, weights, _SHARES)
     names = ("mean", *(f"p{share}" for share in PERCENTILES))
     return {name: _interval(found[:, n], 3) for n, name in enumerate(names)}
 
@@ -170,5 +170,5 @@ def _draws(values: Floats, rng: np.random.Generator, of: Any) -> Floats:
 def _interval(drawn: Floats, digits: int) -> list[float] | None:
     if not len(drawn):
         return None
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    low, high = quantiles(drawn, (0.025, 0.975))
     return [round(float(low), digits), round(float(high), digits)]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
+from baton.bench.quantiles import quantile, quantiles
 
 EVERY = 0.01
 SHARE = 0.1
@@ -36,8 +36,8 @@ class ClientLag:
 
     def doubts(self, ttft: float | None, itl: float | None, share: float = SHARE) -> list[str]:
         """Which medians (in seconds) the lag is too large for, in words; none is good."""
-        loop = float(np.percentile(self.loop, 99)) if self.loop else 0.0
-        send = float(np.percentile(self.send, 99)) if self.send else 0.0
+        loop = quantile(self.loop, 0.99) or 0.0
+        send = quantile(self.send, 0.99) or 0.0
         found = []
         if ttft and loop + send > share * ttft:
             found.append(
@@ -90,6 +90,6 @@ class LagMeter:
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
-    p50, p99 = np.percentile(values, [50, 99])
+    p50, p99 = quantiles(values, (0.5, 0.99))
     return {"p50": round(1e3 * float(p50), 3), "p99": round(1e3 * float(p99), 3),
             "max": round(1e3 * max(values), 3)}

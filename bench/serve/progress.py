@@ -8,11 +8,11 @@ import sys
 from collections import Counter
 from contextlib import suppress
 
-import numpy as np
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from baton.bench.quantiles import quantiles
 from baton.bench.serve.run import Run
 from baton.bench.serve.seen import CANCELLED, UNFINISHED
 
@@ -69,6 +69,6 @@ def line(run: Run) -> str:
         ("TPOT", [one.tpot for one in last if one.tpot is not None]),
     ):
         if values:
-            p50, p99 = 1e3 * np.percentile(values, [50, 99])
+            p50, p99 = 1e3 * quantiles(values, (0.5, 0.99))
             parts.append(f"{name} {p50:.0f} / {p99:.0f} ms")
     return "  ".join(parts)

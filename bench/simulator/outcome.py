@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from baton.bench.quantiles import quantile, quantile_of_counts
 from baton.bench.workloads.arrival import NO_TARGETS
 from baton.protocol.records import Targets
 
@@ -64,24 +65,13 @@ class Gaps:
     counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, seconds: float, times: int = 1) -> None:
-        self.counts[int(math.log(seconds if seconds > 1e-6 else 1e-6) * _BINS)] += times
+        self.counts[math.floor(math.log(seconds if seconds > 1e-6 else 1e-6) * _BINS)] += times
 
     def quantile(self, share: float) -> float | None:
-        total = sum(self.counts.values())
-        seen = 0
-        for place in sorted(self.counts):
-            seen += self.counts[place]
-            if seen >= share * total:
-                return math.exp((place - 0.5) / _BINS)
-        return None
-
-
-def quantile(values: Iterable[float], share: float) -> float | None:
-    """The smallest value that so many are not above; None of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return None
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
+        """Of nothing None."""
+        places = sorted(self.counts)
+        middles = [math.exp((place + 0.5) / _BINS) for place in places]
+        return quantile_of_counts(middles, [self.counts[place] for place in places], share)
 
 
 def attainment(outcomes: Sequence[Outcome]) -> float:

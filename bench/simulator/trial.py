@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from baton.bench.quantiles import quantile
 from baton.bench.simulator.cluster import Cluster, Run
 from baton.bench.simulator.machine import Machine
-from baton.bench.simulator.outcome import attainment, quantile
+from baton.bench.simulator.outcome import attainment
 from baton.bench.workloads.arrival import Arrival
 from baton.protocol.records import Targets
 from baton.router.dispatcher import Dispatcher

@@ -10,8 +10,9 @@ from random import Random
 import pytest
 from simulated import machine
 
+from baton.bench.quantiles import quantile
 from baton.bench.simulator.cluster import Cluster, Run
-from baton.bench.simulator.outcome import Outcome, attainment, quantile, window
+from baton.bench.simulator.outcome import Outcome, attainment, window
 from baton.bench.simulator.session import SimulatedSession
 from baton.bench.workloads.arrival import Arrival
 from baton.protocol.errors import BatonError

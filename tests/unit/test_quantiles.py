@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from baton.bench.quantiles import quantile, quantile_of_counts
+from baton.bench.quantiles import (
+    quantile,
+    quantile_of_counts,
+    quantiles,
+    quantiles_of_counts,
+)
 
 SHARES = (0.0, 0.01, 0.25, 0.5, 0.9, 0.95, 0.99, 1.0)
 
@@ -41,3 +48,24 @@ def test_counted_values_are_values_that_are_there_so_often(seed: int) -> None:
         assert quantile_of_counts(values, counts, share) == pytest.approx(quantile(whole, share))
     assert quantile_of_counts([], [], 0.5) is None
     assert quantile_of_counts([1.0], [0], 0.5) is None
+
+
+def test_several_at_once_are_what_each_is_alone() -> None:
+    rng = random.Random(1)
+    values = sorted(rng.expovariate(1.0) for _ in range(99))
+    counts = [rng.randrange(0, 4) for _ in values]
+    assert list(quantiles(values, SHARES)) == [quantile(values, share) for share in SHARES]
+    found = quantiles_of_counts(values, counts, SHARES)
+    assert found is not None
+    assert list(found) == [quantile_of_counts(values, counts, share) for share in SHARES]
+
+
+def test_nobody_has_another_definition() -> None:
+    """A life that a sample must cover (`planning/fair.py`) is no percentile that is compared."""
+    folder = Path(__file__).parents[2] / "bench"
+    own = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if re.search(r"np\.(percentile|quantile)\(", path.read_text())
+    }
+    assert own == {"quantiles.py", "planning/fair.py"}

@@ -70,6 +70,14 @@ def test_gaps_between_tokens_keep_their_quantiles() -> None:
         gaps.add(number * 1e-3)
     assert gaps.quantile(0.5) == pytest.approx(0.5, rel=0.03)
     assert gaps.quantile(0.99) == pytest.approx(0.99, rel=0.03)
+    assert Gaps().quantile(0.5) is None
+
+
+@pytest.mark.parametrize("seconds", [2e-6, 0.04, 1.0, 1.02, 3.0, 50.0])
+def test_a_gap_is_known_within_a_fortieth_whether_short_or_long(seconds: float) -> None:
+    gaps = Gaps()
+    gaps.add(seconds, 2)
+    assert gaps.quantile(0.5) == pytest.approx(seconds, rel=0.013)
 
 
 # -- workloads -------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import numpy as np
-
 from baton.bench.planning.accuracy.one_worker import Job, OneWorker
+from baton.bench.quantiles import quantile
 from baton.protocol.curves import StepCurve
 
 _WARM = 0.05
@@ -49,7 +48,8 @@ def highest_rate(
     low, high = 0.0, most
     while high - low > 5e-3 * high:
         rate = (low + high) / 2
-        if float(np.quantile(seconds(rate), share)) <= target:
+        found = quantile(seconds(rate), share)
+        if found is not None and found <= target:
             low = rate
         else:
             high = rate

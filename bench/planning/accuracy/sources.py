@@ -16,6 +16,7 @@ from baton.bench.planning.hardware.devices import DEVICES
 from baton.bench.planning.hardware.roofline import Efficiency, Roofline, pool_tokens
 from baton.bench.planning.hardware.silicon import Silicon
 from baton.bench.planning.models import model_shape
+from baton.bench.quantiles import quantile
 from baton.protocol.curves import StepCurve
 from baton.protocol.errors import ConfigError
 
@@ -117,7 +118,7 @@ def errors(values: Iterable[float]) -> Errors:
         return Errors(0, float("nan"), float("nan"), float("nan"))
     size = np.abs(found)
     return Errors(
-        found.size, float(np.median(size)), float(np.quantile(size, 0.9)), float(np.median(found))
+        found.size, float(np.median(size)), quantile(size, 0.9) or 0.0, float(np.median(found))
     )
 
 
