@@ -283,11 +283,22 @@ class Supervisor:
         spec = child.spec
         if spec.fork_of is not None:
             loader = self.children[spec.fork_of]
-            while loader.state is not ChildState.SERVING:
-                self._changed.clear()
-                await self._changed.wait()
-            assert loader.forker is not None
-            return await loader.forker.fork(*pipes.theirs)
+            while True:
+                while loader.state is not ChildState.SERVING:
+                    self._changed.clear()
+                    await self._changed.wait()
+                forker = loader.forker
+                assert forker is not None
+                try:
+                    return await forker.fork(*pipes.theirs)
+                except OSError as error:
+                    # It has died, and nobody has noticed yet, or it stands still. What it may
+                    # answer later is not what the next one asks for, so it ends; another one forks.
+                    log.warning("%s could not fork %s: %r", loader.spec.name, spec.name, error)
+                    loader.signal(signal.SIGKILL)
+                while loader.forker is forker:
+                    self._changed.clear()
+                    await self._changed.wait()
         if spec.after_stage is not None:
             other, stage = spec.after_stage
             while stage not in self.children[other].stages:

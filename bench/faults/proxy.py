@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 _PIECE = 1 << 16
+_LEAST_PORT = 10_000
+_ports = random.SystemRandom()
+"""Two processes that look for a port at once find different ones."""
 
 
 class Link:
@@ -120,10 +125,17 @@ class Links:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of loopback that nobody uses just now, nor will soon: connections, and servers
+    that ask for any port, get theirs from a range of the system's. This one lies below it."""
+    any_port = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    end = int(any_port.read_text().split()[0]) if any_port.exists() else 32768
+    if end <= _LEAST_PORT:  # none lie below it that a user may take
+        end = 1 << 16
+    while True:
+        port = _ports.randrange(_LEAST_PORT, end)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _no_delay(writer: asyncio.StreamWriter) -> None:

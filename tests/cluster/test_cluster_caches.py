@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from cluster import Cluster, wait_for
+from cluster import DEADLINE, Cluster, environment, wait_for
 from tiny_model import make_tiny_model
+
+from baton.bench.faults.proxy import free_port
 
 BLOCK = 16
 
@@ -28,9 +29,7 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
     """A new router, which has computed nothing, sends a conversation's next turn to the worker that
     has its past, or names it as the lender."""
     model = make_tiny_model(tmp_path / "tiny", max_position=2048)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        control = f"127.0.0.1:{probe.getsockname()[1]}"
+    control = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-P", "-m", "baton.deploy.cli"]
     workers: list[subprocess.Popen[bytes]] = []
     routers: list[Cluster] = []
@@ -40,7 +39,7 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
         cluster.command = [*command, "router", str(model), "--port", "0", "--control", control]
         cluster.start()
         routers.append(cluster)
-        wait_for(lambda: len(cluster.workers()) == 2, "both workers joined", 30)
+        wait_for(lambda: len(cluster.workers()) == 2, "both workers joined")
         return cluster
 
     rng = random.Random(3)
@@ -51,6 +50,7 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
                 [*command, "worker", str(model), "--role", role, "--join", control,
                  "--dtype", "float32", "--block-size", str(BLOCK)],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                env=environment(patient=True),
             ))
         first = router()
         past = [[*prompt, *ask(first, prompt, 200)[0]] for prompt in past]
@@ -69,4 +69,4 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
         for process in workers:
             process.terminate()
         for process in workers:
-            process.wait(10)
+            process.wait(DEADLINE)

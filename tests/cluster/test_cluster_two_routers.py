@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from cluster import Cluster, wait_for
 from kinds import Answer, Calls, assert_complete, assert_same, calls_of_all_kinds
-from separate import Separate, free_port
+from separate import Separate
 from tiny_model import make_tiny_model
+
+from baton.bench.faults.proxy import free_port
 
 CALLS = calls_of_all_kinds(each=2, seed=9, output=(500, 700))
 LONG = calls_of_all_kinds(each=2, seed=9, output=(1500, 1500))

@@ -12,16 +12,31 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 START_SECONDS = 90.0
+DEADLINE = 60.0
+"""Seconds after which what a test waits for will not come any more: a machine that others use too
+takes many times as long as a quiet one, and stands still in between."""
+
+ATTEMPTS = 5
+"""How often a test begins anew that came too late to what it wanted to disturb."""
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def environment(*, patient: bool) -> dict[str, str]:
+    """Of a test's processes. `patient`: no silence, however long, is taken for a death."""
+    ours = {**os.environ, "COLUMNS": "200", "BATON_JOURNAL": "off"}
+    if patient:
+        ours["PYTHONPATH"] = str(Path(__file__).parent / "patient")
+    return ours
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
     """The condition's first true value. Fails the test, naming `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -32,11 +47,33 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> 
         time.sleep(0.02)
 
 
+@contextmanager
+def held(pids: Iterable[int]) -> Iterator[None]:
+    """These processes stand still inside, whatever happens to this one meanwhile: what was seen of
+    them stays so. (Not for longer than their peers bear: see `environment`.)"""
+    pids = list(pids)
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(
+            lambda: {psutil.Process(pid).status() for pid in pids} == {psutil.STATUS_STOPPED},
+            "all stand still",
+        )
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # killed inside
+                os.kill(pid, signal.SIGCONT)
+
+
 class Cluster:
     """Started on entry; on exit ended by SIGTERM, after a check that nothing is held and that no
     process is left."""
 
-    def __init__(self, *arguments: str | Path, model: str | Path | None = None) -> None:
+    def __init__(
+        self, *arguments: str | Path, model: str | Path | None = None, patient: bool = True
+    ) -> None:
+        """`patient`: as in `environment`; not where silence is what is tested."""
         command = [sys.executable, "-P", "-m", "baton.deploy.cli", "up"]
         if model is not None:
             command.append(str(model))
@@ -44,6 +81,7 @@ class Cluster:
         self.command = [*command, "--port", "0", "--strict-roles", *map(str, arguments)]
         self.output: list[str] = []
         self.url = ""
+        self._environment = environment(patient=patient)
         self._process: subprocess.Popen[str] | None = None
 
     # -- life --------------------------------------------------------------------------------
@@ -56,7 +94,7 @@ class Cluster:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "COLUMNS": "200", "BATON_JOURNAL": "off"},
+            env=self._environment,
         )
         threading.Thread(target=self._read, daemon=True).start()
         return self
@@ -89,7 +127,7 @@ class Cluster:
                 print("".join(self.output[-200:]))
         if kind is None:
             assert code == 0, f"baton up ended with {code}:\n{''.join(self.output[-50:])}"
-            _, left = psutil.wait_procs(tree, timeout=10)
+            _, left = psutil.wait_procs(tree, timeout=DEADLINE)
             assert not left, f"left running: {left}"
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
@@ -97,10 +135,10 @@ class Cluster:
         if process.poll() is None:
             process.send_signal(how)
         try:
-            return process.wait(20)
+            return process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError("baton up did not end within 20 s") from None
+            raise AssertionError(f"baton up did not end within {DEADLINE:g} s") from None
 
     def kill(self) -> None:
         for process in self.processes():
@@ -109,7 +147,7 @@ class Cluster:
             except psutil.NoSuchProcess:
                 continue
 
-    def wait_ready(self, seconds: float = 30.0) -> None:
+    def wait_ready(self, seconds: float = DEADLINE) -> None:
         wait_for(lambda: self.status("/ready") == 200, "/ready answers 200", seconds)
 
     @property
@@ -125,11 +163,16 @@ class Cluster:
         except psutil.NoSuchProcess:
             return []
 
+    def loader(self) -> psutil.Process:
+        """What the workers are forked from."""
+        (loader,) = (p for p in self.processes() if p.cmdline()[:1] == ["baton loader"])
+        return loader
+
     # -- HTTP --------------------------------------------------------------------------------
 
     def status(self, path: str) -> int:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            with urllib.request.urlopen(self.url + path, timeout=DEADLINE) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -137,7 +180,7 @@ class Cluster:
             return 0
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+        with urllib.request.urlopen(self.url + path, timeout=DEADLINE) as reply:
             return json.load(reply)
 
     def post(self, path: str, body: dict[str, Any], timeout: float = 120.0) -> Any:
@@ -155,7 +198,7 @@ class Cluster:
 
     def metrics(self) -> dict[str, float]:
         """Sample text (name and labels) to value."""
-        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(self.url + "/metrics", timeout=DEADLINE) as reply:
             lines = reply.read().decode().splitlines()
         samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {name: float(value) for name, value in samples}
@@ -181,7 +224,7 @@ class Cluster:
 
     def assert_clean(self) -> None:
         try:
-            wait_for(self.is_clean, "all blocks free or cached on every worker", 15.0)
+            wait_for(self.is_clean, "all blocks free or cached on every worker", DEADLINE)
         except AssertionError:
             print(json.dumps(self.workers(), indent=1))
             raise
@@ -201,13 +244,13 @@ class Cluster:
         return found is not None
 
 
-def lines_of(arguments: Sequence[str], seconds: float = 30.0) -> tuple[int, str]:
+def lines_of(arguments: Sequence[str], seconds: float = DEADLINE) -> tuple[int, str]:
     """Run a `baton` command to its end: exit code and all output."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "baton.deploy.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=seconds,
-        env={**os.environ, "COLUMNS": "200", "BATON_JOURNAL": "off"},
+        env=environment(patient=False),
     )
     return done.returncode, done.stdout + done.stderr

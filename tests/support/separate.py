@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 
-from cluster import Cluster, wait_for
+from cluster import DEADLINE, Cluster, environment, wait_for
 
 COMMAND = [sys.executable, "-P", "-m", "baton.deploy.cli"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Separate:
@@ -43,7 +35,7 @@ class Separate:
             worker.terminate()
         for worker in self._workers:
             try:
-                worker.wait(10)
+                worker.wait(DEADLINE)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 raise
@@ -55,6 +47,7 @@ class Separate:
             [*COMMAND, "worker", str(self._model), "--role", role, "--id", name, *joins,
              "--dtype", "float32", "--threads", "1", *options],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env=environment(patient=True),
         ))
 
     def launch_router(self, control: str, name: str, *options: str) -> Cluster:
@@ -71,5 +64,5 @@ class Separate:
         """Once it is ready and has all workers that were started."""
         router.wait_started()
         count = len(self._workers)
-        wait_for(lambda: len(router.workers()) == count, f"{count} workers joined", 30)
+        wait_for(lambda: len(router.workers()) == count, f"{count} workers joined")
         return router
