@@ -23,10 +23,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import psutil
 
 from baton.bench.compare.layouts import Layout
+from baton.bench.journals import read_accounts
 from baton.protocol.errors import ConfigError
 from baton.router.account import Account
 
@@ -85,7 +85,8 @@ class Starter:
                 with _begun(layout, command) as (url, _):
                     running = Running(url, model_of(layout, url))
                     yield running
-                running.accounts += _accounts(journal)
+                if journal.exists():
+                    running.accounts += read_accounts(journal)[0]
 
     def close(self) -> None:
         self._stack.close()
@@ -165,17 +166,6 @@ def _begun(
         yield url, process
     finally:
         _end(process)
-
-
-def _accounts(journal: Path) -> list[Account]:
-    """A torn line is left out."""
-    found = []
-    for line in journal.read_bytes().splitlines() if journal.exists() else ():
-        try:
-            found.append(msgspec.json.decode(line, type=Account))
-        except msgspec.MsgspecError:
-            continue
-    return found
 
 
 def _ready(url: str, process: subprocess.Popen[str]) -> bool:

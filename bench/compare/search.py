@@ -3,6 +3,9 @@
 Rates are changed by a factor until one holds and one does not, then the gap between them is halved
 on a logarithmic scale. What holds at one rate and fails at a lower one (by chance, near the border)
 counts by the lower one: a capacity is what can be relied on.
+
+Plans search in their own way (`planning/search.py`): between two rates they interpolate what
+attained. Here a run ends as soon as it is certain to miss, so that a miss does not say by how much.
 """
 
 from __future__ import annotations

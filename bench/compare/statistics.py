@@ -9,18 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
 
-import numpy as np
-
-from baton.protocol.errors import ConfigError
-
-CONFIDENCE = 0.95
+from baton.bench.student import half_width
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """`mid`, and between what it lies at CONFIDENCE; infinitely wide of a single value."""
+    """`mid`, and between what it lies with 95 % confidence; infinitely wide of a single value."""
 
     mid: float
     low: float
@@ -49,8 +45,8 @@ def mean_of(values: Sequence[float]) -> Interval:
     """The mean, by Student's t. Raises ValueError of nothing."""
     if not values:
         raise ValueError("there is no mean of nothing")
-    mid = float(np.mean(values))
-    half = _half(values)
+    mid = fmean(values)
+    half = half_width(values)
     return Interval(mid, mid - half, mid + half, len(values))
 
 
@@ -70,13 +66,13 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
         mid = over / under if under > 0 else math.inf if over > 0 else 1.0
         return Interval(mid, 0.0, math.inf, len(pairs))
     logs = [math.log(a / b) for a, b in pairs]
-    mid, half = float(np.mean(logs)), _half(logs)
+    mid, half = fmean(logs), half_width(logs)
     return Interval(math.exp(mid), math.exp(mid - half), _exp(mid + half), len(pairs))
 
 
 def favours(ours: Sequence[float], theirs: Sequence[float]) -> int:
-    """1 where ours are more, pair by pair, at CONFIDENCE; -1 where they are less; 0 where that is
-    open. Where one of a pair is zero there is no ratio, but by how much it is less. Raises
+    """1 where ours are more, pair by pair, with 95 % confidence; -1 where they are less; 0 where
+    that is open. Where one of a pair is zero there is no ratio, but by how much it is less. Raises
     ValueError for lengths that differ, or nothing."""
     ratio = ratio_of(ours, theirs)
     better = ratio if ratio.known else difference_of(ours, theirs)
@@ -89,23 +85,5 @@ def level_of(values: Sequence[float]) -> Interval:
     return ratio_of(values, [1.0] * len(values))
 
 
-def _half(values: Sequence[float]) -> float:
-    """Half of the width."""
-    count = len(values)
-    if count < 2:
-        return math.inf
-    error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    return float(_stats().t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
-
-
 def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
-
-
-def _stats() -> Any:
-    """Imported when it is needed: it takes a second."""
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise ConfigError("this needs scipy: pip install 'baton-serve[bench]'") from error
-    return stats

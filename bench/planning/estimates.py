@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 from baton.bench.planning.plan import SHARES, Estimate, Percentiles
 from baton.bench.quantiles import quantile
+from baton.bench.student import half_width
 
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
-"""Of 95 %, both sides, by degrees of freedom from 1 on; later ones are nearly a normal's 1.96."""
 _DIGITS = 5
 
 
@@ -21,10 +19,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     mean = sum(found) / len(found)
     if len(found) == 1:
         return Estimate(*(shortened(mean),) * 3)
-    variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
-    freedom = len(found) - 1
-    times = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom
-    half = times * math.sqrt(variance / len(found))
+    half = half_width(found)
     return Estimate(shortened(mean), shortened(mean - half), shortened(mean + half))
 
 

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
+from baton.bench.journals import read_accounts
 from baton.bench.planning.layout import ROLES, Layout, Role
 from baton.bench.planning.plan import SHARES
 from baton.bench.planning.run import RunFigures
@@ -21,17 +20,9 @@ def read_journal(path: Path) -> list[Account]:
     """In the order of their arrival; lines that a crash cut short are left out. Raises ConfigError
     when it cannot be read, or is no journal."""
     try:
-        lines = path.read_bytes().splitlines()
+        accounts, torn = read_accounts(path)
     except OSError as error:
         raise ConfigError(f"cannot read the journal {path}: {error.strerror}") from error
-    accounts, torn = [], 0
-    for line in lines:
-        if not line.strip():
-            continue
-        try:
-            accounts.append(msgspec.json.decode(line, type=Account))
-        except msgspec.MsgspecError:
-            torn += 1
     if len(accounts) < 2 or torn > len(accounts):
         raise ConfigError(f"{path} is no journal of a router (`baton up --journal FILE`), or has "
                           "less than two requests")

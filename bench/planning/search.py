@@ -1,4 +1,8 @@
-"""The highest rate that still meets a wish, by few looks at single rates. Pure."""
+"""The highest rate that still meets a wish, by few looks at single rates. Pure.
+
+Every look sees a whole run, so misses say by how much, and the border is interpolated; measured
+capacities cannot be (`compare/search.py`).
+"""
 
 from __future__ import annotations
 
