@@ -242,7 +242,7 @@ MOVES = [
 TROUBLE = ["cancel_p", "cancel_d", "lose_session", "expire", "send_error", "finish"]
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(0, 6)),
     scheme=st.sampled_from([DIRECT, Scheme(1, True), Scheme(2, True), Scheme(4, True)]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,12 +56,17 @@ def test_files_stay_small() -> None:
     assert not {name: lines for name, lines in sizes.items() if lines > MAX_LINES}
 
 
+def says_what_it_is(text: str) -> bool:
+    """Whether a module begins with a docstring; parsing it all takes far longer."""
+    return re.match(r'(#.*\n|\s)*"""\s*[^"\s]', text) is not None
+
+
 def test_every_module_says_what_it_is() -> None:
     bare = [
         str(path.relative_to(ROOT))
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*.py")
-        if not ast.get_docstring(ast.parse(path.read_text()))
+        if not says_what_it_is(path.read_text())
     ]
     assert not bare
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -113,19 +113,20 @@ def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def imported(path: Path) -> list[tuple[str, int]]:
     """(dotted module, line) of every import in a file, wherever it stands."""
+    found: list[tuple[str, int]] = []
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
             if node.module in ("baton", *(f"baton.{folder}" for folder in MAY_IMPORT)):
-                for alias in node.names:
-                    yield f"{node.module}.{alias.name}", node.lineno
+                found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
             elif node.module is not None:
-                yield node.module, node.lineno
+                found.append((node.module, node.lineno))
+    return found
 
 
 def is_inside(module: str, package: str) -> bool:
