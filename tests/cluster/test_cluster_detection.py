@@ -8,17 +8,16 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from cluster import Cluster, wait_for
+from cluster import ATTEMPTS, Cluster, held, wait_for
 from tiny_model import make_tiny_model
 
 REQUESTS = 60
 """As many as one worker may run, so that those of a dead one find room at once."""
-MAX_TOKENS = 1000
-"""Many of them are in their middle when all prompts are computed, also on a busy machine."""
+MAX_TOKENS = 600
+"""Many of them are in their middle when all prompts are computed."""
 MOST_TOKENS = 1900
 FEW_TOKENS = 120
 
@@ -37,17 +36,36 @@ async def tokens_of(session: aiohttp.ClientSession, url: str, number: int) -> in
         return int((await reply.json())["usage"]["completion_tokens"])
 
 
-def busy_decoding(cluster: Cluster, role: str) -> dict[str, Any] | None:
-    """A worker of this role that has requests. Not while the router still reads some, which would
-    be timed as well; nor while prompts wait, for then nobody has room at once."""
-    begun = cluster.metric_sum("baton_active_requests") + cluster.metric_sum("baton_requests_total")
-    if (
-        begun < REQUESTS
-        or cluster.metric_sum("baton_queue_depth")
-        or cluster.metric_sum("baton_ttft_seconds_count") < REQUESTS
-    ):
-        return None
-    return next((w for w in cluster.workers() if w["role"] == role and w["outstanding"] > 0), None)
+def counts(cluster: Cluster) -> tuple[float, float]:
+    """Requests that ever came, and of how many the first token did."""
+    samples = cluster.metrics()
+    ended = sum(value for name, value in samples.items() if name.startswith("baton_requests_total"))
+    return samples["baton_active_requests"] + ended, samples["baton_ttft_seconds_count"]
+
+
+def all_decode(cluster: Cluster, before: tuple[float, float]) -> bool:
+    """Not while the router still reads some, which would be timed as well; nor while prompts wait,
+    for then nobody has room at once."""
+    began, first_tokens = counts(cluster)
+    return (
+        began - before[0] == first_tokens - before[1] == REQUESTS
+        and not cluster.metric_sum("baton_queue_depth")
+    )
+
+
+def kill_one(cluster: Cluster, role: str, before: tuple[float, float]) -> bool:
+    """Whether it still had requests, when all were decoded."""
+    wait_for(lambda: all_decode(cluster, before), "all are decoded")
+    workers = [worker for worker in cluster.workers() if worker["role"] == role]
+    with held(worker["pid"] for worker in workers):
+        victim = max(
+            (worker for worker in cluster.workers() if worker["role"] == role),
+            key=lambda worker: int(worker["outstanding"]),
+        )
+        if victim["outstanding"] < REQUESTS / 10:
+            return False
+        os.kill(victim["pid"], signal.SIGKILL)
+        return True
 
 
 async def kill_under_load(cluster: Cluster, role: str) -> list[int]:
@@ -55,14 +73,16 @@ async def kill_under_load(cluster: Cluster, role: str) -> list[int]:
     timeout = aiohttp.ClientTimeout(total=100)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        running = asyncio.gather(
-            *(tokens_of(session, cluster.url, number) for number in range(REQUESTS))
-        )
-        victim: dict[str, Any] = await asyncio.to_thread(
-            wait_for, lambda: busy_decoding(cluster, role), "all decode, some at such a worker"
-        )
-        os.kill(victim["pid"], signal.SIGKILL)
-        return await running
+        for _ in range(ATTEMPTS):
+            before = counts(cluster)
+            running = asyncio.gather(
+                *(tokens_of(session, cluster.url, number) for number in range(REQUESTS))
+            )
+            killed = await asyncio.to_thread(kill_one, cluster, role, before)
+            tokens = await running
+            if killed:
+                return tokens
+        pytest.fail("too late each time: they had ended")
 
 
 def buckets(samples: dict[str, float], name: str) -> dict[str, dict[str, float]]:
@@ -83,16 +103,16 @@ def buckets(samples: dict[str, float], name: str) -> dict[str, dict[str, float]]
 def test_a_killed_worker_is_noticed_and_replaced_at_once(
     role: str, layout: tuple[str, ...], workers: int, tmp_path: Path
 ) -> None:
-    """Usual are 50 ms, and 5 ms for whatever finds room elsewhere; promised are a second and a
-    tenth of one. The tenth is judged by `baton bench faults`: here others may want the cores. What
-    would wait for a heartbeat, or for silence, takes more than half a second."""
+    """By the kernel's word: here silence takes longer than the test. How long that takes is judged
+    by `baton bench faults`: here others may want the cores. Usual are 5 ms for whatever finds room
+    elsewhere; what would wait for a heartbeat takes more than half a second."""
     with Cluster(*layout, "--dtype", "float32", model=long_model(tmp_path)) as cluster:
         tokens = asyncio.run(kill_under_load(cluster, role))
         assert tokens == [MAX_TOKENS] * REQUESTS
         samples = cluster.metrics()
         detection = buckets(samples, "baton_worker_detection_seconds")
         assert set(detection) == {"process"}, "the kernel's word did not come first"
-        assert detection["process"]["+Inf"] == detection["process"]["1.0"] == 1
+        assert detection["process"]["+Inf"] == 1
         redispatch = buckets(samples, "baton_redispatch_seconds")
         assert "nothing" in redispatch, f"nobody found room at once: {redispatch}"
         at_once = redispatch["nothing"]
@@ -101,28 +121,31 @@ def test_a_killed_worker_is_noticed_and_replaced_at_once(
         assert redispatched == samples['baton_retries_total{reason="worker_lost"}']
         wait_for(
             lambda: [w["state"] for w in cluster.workers()] == ["ready"] * workers,
-            "the worker is back", 30)
+            "the worker is back")
+
+
+def end_its_worker(cluster: Cluster, how: signal.Signals, ended: set[int]) -> bool:
+    """Of the one request. False: it is with nobody any more, or with one that was ended."""
+    with held(w["pid"] for w in cluster.workers() if w["pid"] not in ended):
+        has_it = [w["pid"] for w in cluster.workers() if w["outstanding"]]
+        if len(has_it) != 1 or has_it[0] in ended:
+            return False
+        os.kill(has_it[0], how)
+        ended.update(has_it)
+    wait_for(
+        lambda: not any(w["pid"] in ended and w["outstanding"] for w in cluster.workers()),
+        "the request is taken from it",
+    )
+    return True
 
 
 async def end_its_workers(
-    cluster: Cluster, how: signal.Signals, times: int
-) -> tuple[int, str | None, set[int]]:
-    """Of one stream, each time after it brought a token from a worker that was not ended yet: the
-    tokens it brought in all, the code of its error, and the processes that were ended."""
-    tokens, error = 0, None
-    ended: set[int] = set()
-
-    def end_its_worker() -> None:
-        worker = wait_for(
-            lambda: next((w for w in cluster.workers()
-                          if w["outstanding"] > 0 and w["pid"] not in ended), None),
-            "a worker that has the request")
-        ended.add(worker["pid"])
-        os.kill(worker["pid"], how)
-        wait_for(
-            lambda: not any(w["pid"] in ended and w["outstanding"] for w in cluster.workers()),
-            "the request is taken from it")
-
+    cluster: Cluster, how: signal.Signals, ended: set[int]
+) -> tuple[int, str | None, int]:
+    """Of one stream, twice, each time after it brought tokens from a worker that was not ended yet:
+    the tokens it brought in all, the code of its error, and how often there was such a worker.
+    `ended` gets those that were."""
+    tokens, error, times = 0, None, 0
     body = {"prompt": [5, 17, 23], "max_tokens": MOST_TOKENS, "ignore_eos": True,
             "temperature": 0, "stream": True, "return_token_ids": True}
     async with (
@@ -139,27 +162,44 @@ async def end_its_workers(
                 error = event["error"]["code"]
                 break
             tokens += len(event["choices"][0].get("token_ids", []))
-            if tokens >= until_next and len(ended) < times:
-                await asyncio.to_thread(end_its_worker)
+            if tokens >= until_next and times < 2:
+                times += await asyncio.to_thread(end_its_worker, cluster, how, ended)
                 # What was on its way when it was taken away is no sign of its next worker.
                 until_next = tokens + FEW_TOKENS
-    return tokens, error, ended
+    return tokens, error, times
+
+
+def end_two_of_its_workers(
+    cluster: Cluster, how: signal.Signals
+) -> tuple[int, str | None, set[int], int]:
+    """Of a stream that had not ended before: its tokens, the code of its error, and the workers
+    that had nothing to do with it; and how many were ended in all, also for one that had."""
+    ended: set[int] = set()
+    for _ in range(ATTEMPTS):
+        wait_for(
+            lambda: sum(w["state"] == "ready" and w["pid"] not in ended
+                        for w in cluster.workers()) == 3,
+            "three workers",
+        )
+        before = {w["pid"] for w in cluster.workers()}
+        tokens, error, times = asyncio.run(end_its_workers(cluster, how, ended))
+        if times == 2:
+            return tokens, error, before - ended, len(ended)
+    pytest.fail("too late each time: it had ended")
 
 
 def test_a_request_that_cost_two_lives_costs_no_third(tmp_path: Path) -> None:
     with Cluster("--mixed", "3", model=long_model(tmp_path)) as cluster:
-        before = {w["pid"] for w in cluster.workers()}
-        _, error, killed = asyncio.run(end_its_workers(cluster, signal.SIGKILL, 2))
+        _, error, third, deaths = end_two_of_its_workers(cluster, signal.SIGKILL)
         assert error == "too_many_failures"
-        assert len(killed) == 2
-        assert before - killed <= {w["pid"] for w in cluster.workers()}
-        assert cluster.metric_sum("baton_worker_detection_seconds_count") == 2
+        assert len(third) == 1
+        assert third <= {w["pid"] for w in cluster.workers() if w["state"] == "ready"}
+        assert cluster.metric_sum("baton_worker_detection_seconds_count") == deaths
 
 
 def test_workers_that_are_stopped_as_intended_are_no_deaths(tmp_path: Path) -> None:
     with Cluster("--mixed", "3", model=long_model(tmp_path)) as cluster:
-        tokens, error, stopped = asyncio.run(end_its_workers(cluster, signal.SIGTERM, 2))
+        tokens, error, *_ = end_two_of_its_workers(cluster, signal.SIGTERM)
         assert (tokens, error) == (MOST_TOKENS, None)
-        assert len(stopped) == 2
         assert cluster.metric_sum("baton_worker_detection_seconds_count") == 0
-        wait_for(lambda: len(cluster.workers()) == 3, "the workers are back", 30)
+        wait_for(lambda: len(cluster.workers()) == 3, "the workers are back")
