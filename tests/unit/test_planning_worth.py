@@ -39,7 +39,7 @@ BUDGET = Limits(gpus=10, prices=(3.0, 1.0), cost=10.0, by_cost=True)
 @pytest.fixture(autouse=True)
 def tiny_effort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EFFORTS, "quick", Effort(
-        per_shape=1, kept=1, requests=60, lives=3.0, tokens=200_000, seeds=2, rounds=0,
+        per_shape=1, kept=1, requests=60, lives=3.0, tokens=2_000, seeds=2, rounds=0,
         precise=0.2))
 
 
