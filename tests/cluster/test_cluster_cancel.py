@@ -4,48 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import aiohttp
 import psutil
 import pytest
-from cluster import Cluster, wait_for
+from cluster import ATTEMPTS, Cluster, held, wait_for
 from tiny_model import make_tiny_model
 
+AT_ONCE = 48
 
-async def storm(
-    url: str, count: int, seed: int, patience: float = 0.25
-) -> tuple[list[float], int]:
-    """`count` requests, a third of them cancelled at a random moment within so many seconds. (The
-    seconds that each took that finished, how many were cancelled.)"""
+
+async def storm(url: str, count: int, seed: int) -> tuple[int, int]:
+    """`count` requests, a third of them cancelled when a random number of others have ended: so at
+    random moments of their lives, however fast the machine is. (How many finished, and how many
+    were cancelled.)"""
     rng = random.Random(seed)
-    gate = asyncio.Semaphore(48)
-    finished: list[float] = []
-    cancelled = 0
+    gate = asyncio.Semaphore(AT_ONCE)
+    news = asyncio.Condition()
+    finished = cancelled = 0
+
+    async def whole(session: aiohttp.ClientSession, body: dict[str, Any]) -> None:
+        async with asyncio.timeout(120), session.post(f"{url}/v1/completions", json=body) as reply:
+            text = await reply.text()
+            assert reply.status == 200, text
+            assert '"error"' not in text, text
+
+    async def others_end(count: int) -> None:
+        async with news:
+            until = finished + cancelled + count
+            await news.wait_for(lambda: finished + cancelled >= until)
 
     async def one(session: aiohttp.ClientSession, number: int) -> None:
-        nonlocal cancelled
+        nonlocal finished, cancelled
         body = {
-            "prompt": [rng.randrange(5, 500) for _ in range(rng.randrange(1, 200))],
-            "max_tokens": rng.randrange(1, 40),
+            "prompt": [rng.randrange(5, 500) for _ in range(rng.randrange(1, 120))],
+            "max_tokens": rng.randrange(1, 30),
             "ignore_eos": True,
             "stream": number % 2 == 0,
         }
-        seconds = rng.uniform(0, patience) if number % 3 == 0 else 120.0
+        patience = rng.randrange(AT_ONCE) if number % 3 == 0 else count
         async with gate:
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(seconds):
-                    async with session.post(f"{url}/v1/completions", json=body) as reply:
-                        text = await reply.text()
-                        assert reply.status == 200, text
-                        assert '"error"' not in text, text
-                        finished.append(time.monotonic() - began)
-            except TimeoutError:
-                assert number % 3 == 0, "a request that nobody cancelled did not end"
+            request = asyncio.ensure_future(whole(session, body))
+            leaving = asyncio.ensure_future(others_end(patience))
+            await asyncio.wait({request, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            leaving.cancel()
+            if request.done():
+                await request
+                finished += 1
+            else:
+                request.cancel()
+                await asyncio.wait({request})
                 cancelled += 1
+            async with news:
+                news.notify_all()
 
     timeout = aiohttp.ClientTimeout(total=None)
     connector = aiohttp.TCPConnector(limit=0)
@@ -66,19 +81,17 @@ def footprint(cluster: Cluster) -> dict[str, int]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("warm_up", "requests"), [(500, 700), pytest.param(1000, 2000, marks=pytest.mark.soak)]
+    ("warm_up", "requests"), [(400, 500), pytest.param(1000, 2000, marks=pytest.mark.soak)]
 )
 def test_many_requests_a_third_cancelled(warm_up: int, requests: int, tiny_model: Path) -> None:
     """`warm_up`: until every size of batch has been met: kernels for it are compiled and kept."""
     with Cluster("--kv-blocks", "600", model=tiny_model) as cluster:
-        usual, _ = asyncio.run(storm(cluster.url, warm_up, seed=1))
+        asyncio.run(storm(cluster.url, warm_up, seed=1))
         cluster.assert_clean()
         before = footprint(cluster)
-        finished, cancelled = asyncio.run(
-            storm(cluster.url, requests, seed=2, patience=1.5 * median(usual))
-        )
+        finished, cancelled = asyncio.run(storm(cluster.url, requests, seed=2))
         cluster.assert_clean()
-        assert len(finished) + cancelled == requests
+        assert finished + cancelled == requests
         assert cancelled > requests // 10
 
         def settled() -> bool:
@@ -87,9 +100,9 @@ def test_many_requests_a_third_cancelled(warm_up: int, requests: int, tiny_model
                     and now["threads"] <= before["threads"] + 2
                     and now["descriptors"] <= before["descriptors"] + 8)
 
-        wait_for(settled, f"processes, threads and descriptors as before {before}", 15)
+        wait_for(settled, f"processes, threads and descriptors as before {before}")
         after = footprint(cluster)
-        print(f"finished {len(finished)}, cancelled {cancelled}, before {before}, after {after}")
+        print(f"finished {finished}, cancelled {cancelled}, before {before}, after {after}")
         assert after["memory"] <= before["memory"] * 1.1 + 32e6
 
 
@@ -104,7 +117,11 @@ def test_a_client_that_leaves_frees_both_sides_at_once(tmp_path: Path) -> None:
     def decodes() -> bool:
         return any(worker["load"]["running"] for worker in cluster.workers())
 
+    def outstanding() -> int:
+        return sum(int(worker["outstanding"]) for worker in cluster.workers())
+
     async def leave() -> int:
+        """Steps until the router knew that nobody waits for it; -1: it had ended before."""
         body = {"prompt": [7] * 100, "max_tokens": tokens, "ignore_eos": True, "stream": True}
         async with (
             aiohttp.ClientSession() as session,
@@ -112,13 +129,16 @@ def test_a_client_that_leaves_frees_both_sides_at_once(tmp_path: Path) -> None:
         ):
             await reply.content.readline()
             await asyncio.to_thread(wait_for, decodes, "a heartbeat that tells of it")
-            before = steps()
-            reply.close()
+            with held(worker["pid"] for worker in cluster.workers()):
+                before = steps() if outstanding() else -1
+                reply.close()
+                await asyncio.to_thread(wait_for, lambda: not outstanding(), "the router's cancel")
             return before
 
     with Cluster(model=model) as cluster:
-        before = asyncio.run(leave())
-        wait_for(cluster.is_clean, "everything free after the client left", 15)
+        left = (asyncio.run(leave()) for _ in range(ATTEMPTS))
+        before = next(steps for steps in left if steps >= 0)
+        wait_for(cluster.is_clean, "everything free after the client left")
         assert steps() - before < tokens / 2, "it was computed to its end"
 
 
@@ -131,17 +151,28 @@ def test_idle_costs_nothing(tiny_model: Path) -> None:
         way = "baton_kv_way_bytes_per_second"
         wait_for(lambda: cluster.metric_sum(way) > 0, "the way of blocks was chosen")
 
-        def busy() -> float:
-            return sum(sum(p.cpu_times()[:2]) for p in family)
+        spent, woken, start = busy(family), wakes(family), time.monotonic()
+        # The time that passes is what is measured; there is no condition to wait for.
+        time.sleep(3.0)
+        window = time.monotonic() - start
+        share, rate = (busy(family) - spent) / window, (wakes(family) - woken) / window
+        print(f"idle cluster: {share:.2%} of one core, {rate:.0f} wakes a second")
+        # How often something wakes does not depend on how fast the machine is, nor on others that
+        # use it. A thread that looks every millisecond wakes a thousand times.
+        assert rate < 500
+        assert share < 0.2, "something waits without sleeping"
 
-        # The measurement itself: CPU seconds over wall seconds, all processes together. What is
-        # not the cluster's own (a slow moment of the machine) is not in every window.
-        window, share = 10.0, 1.0
-        for _ in range(3):
-            start = busy()
-            psutil.cpu_percent(interval=window)
-            share = (busy() - start) / window
-            print(f"idle cluster: {share:.2%} of one core")
-            if share < 0.02:
-                break
-        assert share < 0.02
+
+def busy(family: list[psutil.Process]) -> float:
+    """CPU seconds of all these processes so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in family)
+
+
+def wakes(family: list[psutil.Process]) -> int:
+    """How often their threads have waited for something so far."""
+    statuses = [
+        status.read_text()
+        for process in family
+        for status in Path(f"/proc/{process.pid}/task").glob("*/status")
+    ]
+    return sum(int(re.findall(r"\nvoluntary_ctxt_switches:\s*(\d+)", text)[0]) for text in statuses)
