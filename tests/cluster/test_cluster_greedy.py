@@ -15,8 +15,8 @@ import aiohttp
 import pytest
 from cluster import Cluster
 
-NUM_PROMPTS = {"some": 15, "all": 50}
-NUM_TOKENS = 64
+AMOUNTS = {"some": (8, 32), "all": (50, 64)}
+"""Prompts, and output tokens of each."""
 NEAR_TIE = 1e-4
 
 _TOPICS = ["the sea", "bread", "a lighthouse", "prime numbers", "old maps", "rain in April",
@@ -34,14 +34,16 @@ def prompts(count: int) -> list[str]:
     ]
 
 
-def generate(cluster: Cluster, count: int, concurrency: int) -> list[tuple[list[int], list[int]]]:
+def generate(
+    cluster: Cluster, count: int, length: int, concurrency: int
+) -> list[tuple[list[int], list[int]]]:
     """(prompt token ids, output token ids) of every prompt."""
 
     async def one(session: aiohttp.ClientSession, gate: asyncio.Semaphore, text: str) -> Any:
         async with gate:
             async with session.post(f"{cluster.url}/tokenize", json={"prompt": text}) as reply:
                 ids = (await reply.json())["tokens"]
-            body = {"prompt": ids, "max_tokens": NUM_TOKENS, "temperature": 0,
+            body = {"prompt": ids, "max_tokens": length, "temperature": 0,
                     "ignore_eos": True, "return_token_ids": True}
             async with session.post(f"{cluster.url}/v1/completions", json=body) as reply:
                 answer = await reply.json()
@@ -104,10 +106,10 @@ _seen: dict[tuple[int, ...], list[int]] = {}
 def test_greedy_is_transformers_on_every_way(
     layout: tuple[str, ...], amount: str, gaps: Any
 ) -> None:
-    count = NUM_PROMPTS[amount]
+    count, length = AMOUNTS[amount]
     with Cluster(*layout, "--dtype", "float32", "--max-batch-tokens", "128") as cluster:
-        cold = generate(cluster, count, concurrency=32)
-        warm = generate(cluster, count, concurrency=8)
+        cold = generate(cluster, count, length, concurrency=32)
+        warm = generate(cluster, count, length, concurrency=8)
         draws = [sample(cluster) for _ in range(3)]
     # Float32 here too: a step of another batch size rounds bfloat16 another way, and a draw may
     # then fall on the next token.
@@ -116,7 +118,7 @@ def test_greedy_is_transformers_on_every_way(
     differing = 0
     for (prompt, output), (_, again) in zip(cold, warm, strict=True):
         for tokens in (output, again):
-            assert len(tokens) == NUM_TOKENS
+            assert len(tokens) == length
             if _seen.get(tuple(prompt)) == tokens:
                 continue
             worst = max(gaps(prompt, tokens))
