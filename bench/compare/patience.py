@@ -45,7 +45,7 @@ class Client:
         stream = list(arrivals)
         stop = asyncio.Event()
         expected = sum(warmup <= arrival.at < warmup + seconds for arrival in stream)
-        may_miss = expected if give_up is None else (1 - give_up) * expected
+        may_miss = expected if give_up is None else allowed(expected, give_up)
 
         def watch(run: Run) -> None:
             task = asyncio.create_task(self._look(run, warmup, may_miss, stop, e2e))
@@ -59,13 +59,18 @@ class Client:
                 self._watching.pop().cancel()
 
     async def _look(
-        self, run: Run, warmup: float, may_miss: float, stop: asyncio.Event, e2e: float | None
+        self, run: Run, warmup: float, may_miss: int, stop: asyncio.Event, e2e: float | None
     ) -> None:
         while not stop.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             counted = [seen for seen in run.seen if seen.due >= warmup]
             if misses(counted, run.now, e2e) > may_miss:
                 stop.set()
+
+
+def allowed(expected: int, wanted: float) -> int:
+    """How many of so many may miss, and the share that is wanted attains nevertheless."""
+    return math.floor((1 - wanted) * expected + 1e-9)  # 0.9 of 20 are 18, and not a little more
 
 
 def misses(seen: Sequence[Seen], now: float, e2e: float | None = None) -> int:

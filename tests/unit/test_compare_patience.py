@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from baton.bench.compare import patience
-from baton.bench.compare.patience import Client, misses
+from baton.bench.compare.patience import Client, allowed, misses
 from baton.bench.serve.asking import Asking
 from baton.bench.serve.seen import Seen
 from baton.bench.workloads.arrival import Arrival
@@ -57,6 +57,11 @@ def test_an_end_to_end_target_is_missed_when_it_is_over() -> None:
     assert misses([seen(None)], 0.31, 0.3) == 1
     assert misses([seen(None)], 0.29, 0.3) == 0
     assert misses([seen(None)], 0.91, 5.0) == 1, "the other targets are as they were"
+
+
+def test_so_many_may_miss_that_the_wanted_share_is_left() -> None:
+    wanted = [(20, 0.9, 2), (19, 0.9, 1), (100, 0.55, 45), (7, 0.99, 0), (5, 0.0, 5)]
+    assert [allowed(expected, share) for expected, share, _ in wanted] == [n for *_, n in wanted]
 
 
 @asynccontextmanager
