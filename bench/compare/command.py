@@ -5,6 +5,8 @@ over several repetitions with the same requests for all of a pair. The verdict s
 disaggregation wins, where it loses, by how much, and why. Answers are greedy, and are compared
 token by token between layouts: they may differ only where the two best tokens are as likely.
 
+Ctrl-C ends it early: what was measured is shown and written all the same, and says so.
+
   baton bench compare                                      # two workers, a mixed load
   baton bench compare --load 512/64 --rates 0.8 1.4 2.2 --peer vllm=http://127.0.0.1:8000
   baton bench compare --paced profile.json --workers 8 --load chat
@@ -24,10 +26,9 @@ from baton.bench.compare.layouts import COLOCATED, Layout
 from baton.bench.compare.measure import Run, measure
 from baton.bench.compare.options import Chosen
 from baton.bench.compare.result import as_result, show
-from baton.bench.compare.search import Capacity
 from baton.bench.compare.trials import MOST_PROBES, MOST_TUNING, Trials
 from baton.bench.report import console
-from baton.bench.results import deliver
+from baton.bench.results import Result, deliver
 from baton.protocol.errors import ConfigError
 
 _AROUND = (0.7, 1.0, 1.3)
@@ -38,7 +39,8 @@ _AROUND_RUN = 8.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 where answers differed, a criterion does not hold, or a run failed
-    (the others count all the same). Raises ConfigError, also where nothing could be measured."""
+    (the others count all the same); STOPPED where Ctrl-C ended it and something was measured.
+    Raises ConfigError, also where nothing could be measured."""
     options = reading.parse(arguments, __doc__)
     chosen = reading.choose(options)
     say = console()
@@ -53,34 +55,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         once, wanted=options.attainment, seed=options.seed,
         tell=lambda text: say.print(text, highlight=False, markup=False),
     )
-    say.print(_duration(chosen.layouts, options), highlight=False)
+    planned, about = _duration(chosen.layouts, options)
+    say.print(about, highlight=False)
     try:
-        layouts, capacities = _run(trials, chosen.layouts, options)
-        agreements = _agreements(trials, chosen, layouts, options.dtype)
+        agreements, early = _measured(trials, chosen, options, planned)
+        # Before servers are ended, for that may take a while, and a second Ctrl-C.
+        result = as_result(options, trials, agreements, chosen, early=early)
+        _tell(result, trials, options)
     finally:
         chosen.close()
-    result = as_result(options, trials, capacities, agreements, chosen)
+    if early is not None:
+        say.print(f"ended early: {early}", highlight=False, markup=False)
+        return reading.STOPPED
+    return 0 if all(row.holds for row in result.rows) else 1
+
+
+def _measured(
+    trials: Trials, chosen: Chosen, options: argparse.Namespace, planned: int
+) -> tuple[dict[str, Agreement], str | None]:
+    """What answers were like, and why it ended early, or None. Raises KeyboardInterrupt where that
+    came before anything was measured."""
+    try:
+        layouts = _run(trials, chosen.layouts, options)
+        return _agreements(trials, chosen, layouts, options.dtype), None
+    except KeyboardInterrupt:
+        if not trials.measured:
+            raise
+        early = f"Ctrl-C after {trials.measured} of at most {planned} runs"
+        unasked = check_answers(trials.runs, chosen.layouts, chosen.load, options.dtype, None)
+        return unasked, early
+
+
+def _tell(result: Result, trials: Trials, options: argparse.Namespace) -> None:
     if not deliver(result, options.json):
         show(result, trials)
     if options.html:
         from baton.bench.plots.html import write_report
 
         write_report([result], Path(options.html))
-    return 0 if all(row.holds for row in result.rows) else 1
 
 
 def _run(
     trials: Trials, layouts: list[Layout], options: argparse.Namespace
-) -> tuple[list[Layout], dict[str, list[Capacity]]]:
-    """What was measured in the end, and capacities where these were looked for."""
+) -> list[Layout]:
+    """What was measured in the end."""
     rates = options.rates
     if not options.no_tuning:
         layouts = trials.tune(layouts, reading.begin(options))
-    capacities = {}
     if options.capacity or not rates:
-        capacities = trials.capacities(layouts, reading.begin(options), options.repeat)
+        trials.capacities(layouts, reading.begin(options), options.repeat)
     if not rates:
-        held = {name: fmean(c.holds for c in found) for name, found in capacities.items()}
+        held = {name: fmean(c.holds for c in found) for name, found in trials.searched.items()}
         best = max((held.get(each.name, 0.0) for each in layouts if each.family == COLOCATED),
                    default=0.0) or max(held.values(), default=0.0)
         if best <= 0 and not trials.failed:
@@ -90,10 +115,10 @@ def _run(
         # Of what failed a result says why; there are no rates then.
         rates = [float(f"{part * best:.2g}") for part in _AROUND] if best > 0 else []
     trials.repeat(layouts, rates, options.repeat)
-    if trials.failed and not (trials.runs or trials.tuning or trials.probes):
+    if trials.failed and not trials.measured:
         first = trials.failed[0]
         raise ConfigError(f"nothing could be measured; {first.layout}: {first.why}")
-    return layouts, capacities
+    return layouts
 
 
 def _agreements(
@@ -106,8 +131,8 @@ def _agreements(
         return check_answers(trials.runs, layouts, chosen.load, dtype, None)
 
 
-def _duration(layouts: Sequence[Layout], options: argparse.Namespace) -> str:
-    """How long it takes at most, for who has to wait."""
+def _duration(layouts: Sequence[Layout], options: argparse.Namespace) -> tuple[int, str]:
+    """(runs at most, how long they take at most), for who has to wait."""
     families = [layout.family for layout in layouts]
     several = [family for family in set(families) if families.count(family) > 1]
     tuning = sum(families.count(family) for family in several) * MOST_TUNING
@@ -122,4 +147,4 @@ def _duration(layouts: Sequence[Layout], options: argparse.Namespace) -> str:
     repeating = left * len(options.rates or _AROUND) * options.repeat
     runs = tuning + searching + repeating
     minutes = runs * (options.warm_up + options.seconds + _AROUND_RUN) / 60
-    return f"at most {runs} runs, {minutes:.0f} minutes"
+    return runs, f"at most {runs} runs, {minutes:.0f} minutes"

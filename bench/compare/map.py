@@ -4,7 +4,8 @@ At each place the best split is set against the best colocated layout: goodput o
 repetitions with the same requests for both. Where their interval decides, the planner is right,
 wrong, or sees a tie; places that are open say nothing of it. Loads are shares of what the best
 layout could carry, by the planner. In simulated time by default; with --real on real workers of
-this machine, whose profile (`baton profile`) the planner then reads.
+this machine, whose profile (`baton profile`) the planner then reads. Ctrl-C ends it early, and
+keeps the places that were measured.
 
   baton bench map --machine profile.json --json map.jsonl
   baton bench map --machine profile.json --real --prompts 128 1024 --outputs 16 128 --loads 0.9
@@ -47,7 +48,8 @@ _LONGEST = 300
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 1 where too few places are as planned, or some could not be measured.
+    """Returns the exit code: 1 where too few places are as planned, or some could not be measured;
+    STOPPED where Ctrl-C ended it and some were measured.
     Raises ConfigError, also where none could."""
     options = _options(arguments)
     if options.workers < 2 or min(options.prompts + options.outputs + options.chunks) < 1 or (
@@ -71,10 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = (_real(grid, options, failed.append) if options.real
                 else _simulated(grid, machine, options))
     cells = []
-    for cell in measured:
-        cells.append(cell)
-        console().print(f"{len(cells)}/{len(grid)}  {_place(cell)}: {cell.best} over "
-                        f"{cell.best_colocated} {_both(cell)}", highlight=False)
+    stopped = False
+    try:
+        for cell in measured:
+            cells.append(cell)
+            console().print(f"{len(cells)}/{len(grid)}  {_place(cell)}: {cell.best} over "
+                            f"{cell.best_colocated} {_both(cell)}", highlight=False)
+    except KeyboardInterrupt:
+        if not cells:
+            raise
+        stopped = True
+        failed.append(f"ENDED EARLY, Ctrl-C after {len(cells)} of {len(grid)} places")
     if failed and not cells:
         raise ConfigError(f"no place could be measured; {failed[0]}")
     result = as_result(options, machine, cells, failed)
@@ -83,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for sentence in result.metrics["verdict"]:
             console().print(f"- {sentence}", highlight=False, markup=False)
         show_rows(result.rows)
-    return 0 if all(row.holds for row in result.rows) else 1
+    return reading.STOPPED if stopped else 0 if all(row.holds for row in result.rows) else 1
 
 
 def as_result(

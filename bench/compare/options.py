@@ -28,6 +28,9 @@ from baton.bench.workloads.tokens import VOCABULARY
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
 
+STOPPED = 130
+"""Exit code, as shells tell of Ctrl-C."""
+
 
 @dataclass(frozen=True)
 class Chosen:

@@ -14,7 +14,6 @@ from baton.bench.compare.agreement import Agreement
 from baton.bench.compare.capacities import ratios
 from baton.bench.compare.options import Chosen
 from baton.bench.compare.planned import pairs, rows
-from baton.bench.compare.search import Capacity
 from baton.bench.compare.statistics import level_of
 from baton.bench.compare.trials import Failure, Trials
 from baton.bench.compare.verdict import Standing, sentences, standings
@@ -26,14 +25,17 @@ from baton.bench.results import Result, Row, found
 def as_result(
     options: argparse.Namespace,
     trials: Trials,
-    capacities: dict[str, list[Capacity]],
     agreements: dict[str, Agreement],
     chosen: Chosen,
+    *,
+    early: str | None = None,
 ) -> Result:
-    """`agreements`: of answers, by layout."""
+    """`agreements`: of answers, by layout. `early`: why it did not go on to its end."""
+    capacities = trials.searched
     ours = {layout.name for layout in chosen.layouts if layout.ours}
     families = {layout.name: layout.family for layout in chosen.layouts}
     verdict = [
+        *([f"ENDED EARLY, {early}: what follows is of these alone."] if early else ()),
         *_remarks(trials.failed),
         *sentences(trials.runs, capacities, options.attainment, families),
     ]
@@ -60,6 +62,7 @@ def as_result(
         versions=chosen.versions,
         metrics={
             "verdict": verdict,
+            **({"ended_early": early} if early else {}),
             **({"failed": [asdict(each) for each in trials.failed]} if trials.failed else {}),
             "capacity_per_s": {
                 name: {**level_of([each.holds for each in found_]).to_dict(),
@@ -73,6 +76,7 @@ def as_result(
             "answers": {name: each.to_dict() for name, each in agreements.items()},
         },
         rows=[
+            *([Row("measurement", "to its end", f"ENDED EARLY, {early}", False)] if early else ()),
             *(Row(f"runs of {name}", "all of them", f"{len(why)} FAILED: {_short(why[0].why)}",
                   False) for name, why in _by_layout(trials.failed).items()),
             *(_agreement_row(name, each, name in ours) for name, each in agreements.items()),
@@ -91,12 +95,13 @@ def as_result(
 
 def show(result: Result, trials: Trials) -> None:
     settings = result.settings
-    show_table(
-        f"{settings['load']}, {targets_in_words(settings)}; {settings['repeat']} times each",
-        ("layout", "requests/s", "goodput/s", "in time", "TTFT mean", "P50", "P99 ms", "ITL P50",
-         "P99 ms", "tokens/s"),
-        [_line(each) for each in standings(trials.runs)],
-    )
+    if trials.runs:
+        show_table(
+            f"{settings['load']}, {targets_in_words(settings)}; {settings['repeat']} times each",
+            ("layout", "requests/s", "goodput/s", "in time", "TTFT mean", "P50", "P99 ms",
+             "ITL P50", "P99 ms", "tokens/s"),
+            [_line(each) for each in standings(trials.runs)],
+        )
     for sentence in result.metrics["verdict"]:
         console().print(f"- {sentence}", highlight=False, markup=False)
     if result.series.get("predicted"):

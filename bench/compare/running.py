@@ -165,7 +165,7 @@ def _begun(
             raise LayoutFailed(layout.name, "it did not start:\n" + "".join(said[-20:]))
         yield url, process
     finally:
-        _end(process)
+        end(process)
 
 
 def _ready(url: str, process: subprocess.Popen[str]) -> bool:
@@ -193,15 +193,23 @@ def _signal_all(pid: int, number: signal.Signals) -> None:
             each.send_signal(number)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """As the operator does it; by force when it takes too long."""
+def end(process: subprocess.Popen[str]) -> None:
+    """As the operator does it; by force when it takes too long, or longer than who waits wants."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
         process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
+        _kill(process)
+    except KeyboardInterrupt:
+        _kill(process)  # it has a session of its own, so nobody else would
+        raise
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 _URL = re.compile(r"http://[\d.]+:\d+")

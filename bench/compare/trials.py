@@ -75,7 +75,14 @@ class Trials:
     tuning: list[Run] = field(default_factory=list)
     probes: list[Run] = field(default_factory=list)
     """Of searches for capacities."""
+    searched: dict[str, list[Capacity]] = field(default_factory=dict)
+    """Searches that ended, by layout."""
     failed: list[Failure] = field(default_factory=list)
+
+    @property
+    def measured(self) -> int:
+        """Runs of all kinds."""
+        return len(self.runs) + len(self.tuning) + len(self.probes)
 
     def tune(self, layouts: Sequence[Layout], rate: float) -> list[Layout]:
         """Of each family the best member. At `rate`, then at higher ones, until there is a rate
@@ -105,11 +112,11 @@ class Trials:
         most: int = MOST_PROBES,
     ) -> dict[str, list[Capacity]]:
         """Of each layout one for each repetition, but for searches that failed; layouts without
-        any are not there. A later one begins where the one before it ended."""
-        found: dict[str, list[Capacity]] = {layout.name: [] for layout in layouts}
+        any are not there. A later one begins where the one before it ended. They are added to
+        `searched` as they end, which is what comes back."""
         for repetition in range(repetitions):
             for layout in _turned(layouts, repetition):
-                before = found[layout.name][-1] if found[layout.name] else None
+                before = self.searched.get(layout.name, [None])[-1]
                 known = before is not None and before.found
                 try:
                     capacity = highest_rate(
@@ -121,9 +128,9 @@ class Trials:
                 except _Failed:
                     continue
                 capacity.repetition = repetition
-                found[layout.name].append(capacity)
+                self.searched.setdefault(layout.name, []).append(capacity)
                 self.tell(f"  {layout.name}: {capacity.holds:.2f} requests/s hold")
-        return {name: capacities for name, capacities in found.items() if capacities}
+        return self.searched
 
     def fail(
         self, layout: Layout, doing: str, error: Exception, rate: float = 0.0, repetition: int = 0
@@ -149,11 +156,12 @@ class Trials:
             found = []
             for layout in left:
                 with suppress(_Failed):
-                    found.append((layout, self._measure(layout, rate, 0, doing="tuning")))
+                    run = self._measure(layout, rate, 0, doing="tuning")
+                    self.tuning.append(run)
+                    found.append((layout, run))
             if not found:
                 break
             runs = [run for _, run in found]
-            self.tuning += runs
             best = max(run.goodput for run in runs)
             left = [layout for layout, run in found if run.goodput >= 0.8 * best]
             if len(left) == 1 or max(run.attainment for run in runs) < self.wanted:

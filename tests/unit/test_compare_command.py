@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +31,15 @@ LIMIT = {"colocated 128": 1.0, "colocated 512": 0.8, "colocated": 0.9, "split 1+
 
 
 class Servers:
-    def __init__(self, changed: str = "", fails: tuple[tuple[str, int], ...] = ()) -> None:
+    def __init__(
+        self, changed: str = "", fails: tuple[tuple[str, int], ...] = (), stopped: int = 0
+    ) -> None:
         self.changed = changed
         """The layout that answers something else."""
         self.fails = fails
         """(layout, which of its starts, from 1 on) that fail."""
+        self.stopped = stopped
+        """Which of all loads, from 1 on, meets a Ctrl-C."""
         self.started: list[str] = []
         self._now = ""
         self._accounts: list[Account] = []
@@ -52,6 +58,9 @@ class Servers:
         self, url: str, arrivals: Iterable[Arrival], *, model: str, warmup: float, seconds: float,
         give_up: float | None = None, e2e: float | None = None,
     ) -> Served:
+        if len(self.started) == self.stopped:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(3600)
         stream = list(arrivals)
         rate = len(stream) / (warmup + seconds)
         late = rate > LIMIT[self._now]
@@ -218,6 +227,48 @@ def test_where_nothing_can_be_measured_there_is_no_result(
                                   for n in (1, 2)))
     with pytest.raises(ConfigError, match="nothing could be measured; colocated 128: it did not"):
         compare(monkeypatch, tmp_path, servers, *TWO)
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_ctrl_c_keeps_the_runs_that_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the midst of the second repetition. Answers differ, and nobody is started to be asked."""
+    servers = Servers(changed="split 1+1", stopped=4)
+    code, result = compare(monkeypatch, tmp_path, servers, *TWO, "--repeat", "3",
+                           "--want", "split 1+1: ttft_p50_ms >= 1 * colocated")
+    assert code == 130
+    assert len(servers.started) == 4
+    runs = [(p["layout"], p["repetition"]) for p in result.series["points"]]
+    assert runs == [("colocated 128", 0), ("split 1+1", 0), ("split 1+1", 1)]
+    assert result.metrics["ended_early"] == "Ctrl-C after 3 of at most 6 runs"
+    assert result.metrics["verdict"][0].startswith("ENDED EARLY, Ctrl-C after 3 of at most 6 runs")
+    assert result.metrics["answers"]["split 1+1"]["unchecked"] > 0
+    row, wanted = result.rows[0], result.rows[-1]
+    assert (row.what, row.holds) == ("measurement", False)
+    assert not wanted.holds, "of one pair no interval is known"
+    assert capsys.readouterr().out.rstrip().endswith(
+        "ended early: Ctrl-C after 3 of at most 6 runs"
+    )
+
+
+@pytest.mark.parametrize(("stopped", "tuning", "searches"), [(2, 1, 0), (16, 7, 1)],
+                         ids=["tuning", "searching"])
+def test_ctrl_c_keeps_what_was_tuned_and_searched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stopped: int, tuning: int, searches: int
+) -> None:
+    code, result = compare(monkeypatch, tmp_path, Servers(stopped=stopped), "--start", "0.5")
+    assert code == 130
+    assert result.series["points"] == []
+    assert len(result.series["tuning"]) >= tuning
+    assert len(result.metrics["capacity_per_s"]) == searches
+
+
+def test_ctrl_c_before_anything_was_measured_leaves_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compare(monkeypatch, tmp_path, Servers(stopped=1), *TWO)
     assert not (tmp_path / "c.jsonl").exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ import pytest
 
 from baton.bench.compare.layouts import Layout, parse, peer, usual
 from baton.bench.compare.loads import Load, fixed, parse_workload
-from baton.bench.compare.running import LayoutFailed, Starter, version_of
+from baton.bench.compare.running import LayoutFailed, Starter, end, version_of
 from baton.bench.workloads.arrivals import Fit
 from baton.protocol.errors import ConfigError
 from baton.protocol.records import Targets
@@ -128,6 +130,27 @@ def test_a_command_that_is_not_there_is_a_layout_that_failed() -> None:
 
 def load(text: str, seconds: float = 200.0) -> Load:
     return Load(text, parse_workload(text), TARGETS, Fit(), 0.0, seconds)
+
+
+def test_a_server_that_takes_its_time_is_killed_at_the_second_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has a session of its own, so a terminal's Ctrl-C does not reach it."""
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True, text=True)
+    monkeypatch.setattr(process, "send_signal", lambda number: None)  # it does not end by itself
+    waited: list[float | None] = []
+    wait = process.wait
+
+    def interrupted(timeout: float | None = None) -> int:
+        waited.append(timeout)
+        if len(waited) == 1:
+            raise KeyboardInterrupt
+        return wait(60)
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        end(process)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_mix_of_lengths_has_its_shares_and_lengths() -> None:

@@ -221,3 +221,25 @@ def test_prompts_stretch_the_steps_of_others() -> None:
     what is left for the bases of steps, a step takes 10 / 0.68 = 14.7 ms on average."""
     mean = 0.01 / (1 - 2 * (50 * 1e-3 + 10 * 0.011))
     assert share(4.0, ttft=100.0, itl=mean) == pytest.approx(0.5, abs=0.02)
+
+
+def test_ctrl_c_keeps_the_places_that_were_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(start: object, serve: object, layout: Layout, load: Load, **rest: Any) -> Any:
+        if load.name == "512/8":
+            raise KeyboardInterrupt
+        return argparse.Namespace(goodput=2.0 if layout.family == "split" else 1.0)
+
+    monkeypatch.setattr(mapping, "measure", run)
+    monkeypatch.setattr(mapping, "load_machine", lambda path: MACHINE)
+    file = tmp_path / "map.jsonl"
+    arguments = ["--real", "--machine", "x", "--paced", "x", "--outputs", "8", "--loads", "0.9",
+                 "--chunks", "128", "--repeat", "2", "--json", str(file), "--prompts"]
+    assert main([*arguments, "128", "256", "512", "1024"]) == 130
+    (result,) = read(file)
+    assert [(c["prompt"], c["won"]) for c in result.series["cells"]] == [(128, 1), (256, 1)]
+    assert result.rows[0].seen == "ENDED EARLY, Ctrl-C after 2 of 4 places"
+    with pytest.raises(KeyboardInterrupt):
+        main([*arguments, "512"])
+    assert len(read(file)) == 1
