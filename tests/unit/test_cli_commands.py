@@ -9,24 +9,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import baton
 from tiny_model import make_tiny_model
 
 from baton.protocol.profile import decode_profile
 
 
-def baton(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The command as people start it; most tests do without a process of its own."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "baton.deploy.cli", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1"},
     )
 
 
 def test_help_shows_every_command() -> None:
-    done = baton("--help")
+    done = process("--help")
     assert done.returncode == 0
     for command in (
         "up", "router", "worker", "chat", "drain", "role", "top", "explain", "doctor", "profile",
@@ -81,6 +83,12 @@ def test_version() -> None:
     assert baton("version").stdout.startswith("baton ")
 
 
+def test_a_process_ends_as_the_command_does() -> None:
+    done = process("up", "/nonexistent")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == baton("up", "/nonexistent").stderr
+
+
 def test_bench_lists_its_parts() -> None:
     listed = baton("bench").stdout
     assert "engine" in listed
@@ -96,7 +104,7 @@ def test_benches_say_what_they_take(name: str) -> None:
 
 def test_bench_engine_as_json(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path)
-    done = baton(
+    done = process(
         "bench", "engine", str(model), "--json", "--rounds", "1", "--threads", "1",
         "--dtype", "float32",
     )
@@ -106,7 +114,7 @@ def test_bench_engine_as_json(tmp_path: Path) -> None:
 
 def test_profile_writes_what_can_be_read_again(tmp_path: Path) -> None:
     model = make_tiny_model(tmp_path)
-    done = baton(
+    done = process(
         "profile", str(model), "--seconds", "1s", "--threads", "1", "--dtype", "float32",
         "--max-context", "128", "--out", str(tmp_path / "profile.json"),
     )
@@ -122,7 +130,7 @@ def test_profile_writes_what_can_be_read_again(tmp_path: Path) -> None:
 
 
 def test_doctor() -> None:
-    done = baton("doctor", "--json")
+    done = process("doctor", "--json")
     report = json.loads(done.stdout)
     assert done.returncode == (0 if report["can_serve"] else 1)
     found = {(finding["area"], finding["what"]) for finding in report["findings"]}
@@ -131,4 +139,4 @@ def test_doctor() -> None:
     for finding in report["findings"]:
         assert finding["level"] in ("ok", "lack", "missing")
         assert finding["note"] or finding["level"] == "ok", "a lack says what it costs"
-    assert "serve here" in baton("doctor").stdout
+    assert "serve here" in process("doctor").stdout

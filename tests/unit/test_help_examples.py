@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+from command_line import baton
 
 from baton.bench.planning import command, simulate
 
@@ -31,11 +29,8 @@ def told() -> list[tuple[str, str]]:
 
 @cache
 def help_of(name: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "baton.deploy.cli", *name.split(), "--help"],
-        capture_output=True, text=True, timeout=60, check=True,
-        env={**os.environ, "COLUMNS": "300", "NO_COLOR": "1"},
-    )
+    done = baton(*name.split(), "--help", columns=300)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
