@@ -58,11 +58,13 @@ def test_the_embedded_model_equals_the_librarys_reading() -> None:
     path = resolve_model(None).path
     elapsed = []
     for _ in range(3):  # a collection of garbage may fall into one of them
-        started = time.perf_counter()
+        started = time.thread_time()
         ours = GGUFFile(path)
-        elapsed.append(time.perf_counter() - started)
-    _assert_same(ours, gguf.GGUFReader(path))
-    assert min(elapsed) < 0.1
+        elapsed.append(time.thread_time() - started)
+    started = time.thread_time()
+    theirs = gguf.GGUFReader(path)
+    assert 10 * min(elapsed) < time.thread_time() - started, "it takes a hundredth of the time"
+    _assert_same(ours, theirs)
 
 
 def _assert_same(ours: GGUFFile, theirs: gguf.GGUFReader) -> None:

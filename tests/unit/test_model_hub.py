@@ -19,8 +19,10 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 REPO = "some-owner/tiny"
 CODE = """
 import sys
+from baton.engine.model import hub
 from baton.engine.model.source import resolve_model
 from baton.protocol.errors import ConfigError
+hub._TIMEOUT_S = 60.0  # who serves it may stand still for seconds
 try:
     source = resolve_model(sys.argv[1])
     print(source.kind, source.name, len(source.weight_files), source.path)
@@ -96,7 +98,7 @@ def resolve(spec: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=110,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -106,6 +108,8 @@ def resolve(spec: str) -> str:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    for what in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setenv(what, "60")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
