@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cluster import DEADLINE, Cluster, environment, wait_for
@@ -43,7 +44,7 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
         return cluster
 
     rng = random.Random(3)
-    past = [[rng.randrange(5, 512) for _ in range(40)] for _ in range(3)]
+    past = [[rng.randrange(5, 512) for _ in range(40)] for _ in range(6)]
     try:
         for role in ("prefill", "decode"):
             workers.append(subprocess.Popen(
@@ -53,11 +54,14 @@ def test_a_router_that_comes_later_knows_what_was_cached_before(tmp_path: Path) 
                 env=environment(patient=True),
             ))
         first = router()
-        past = [[*prompt, *ask(first, prompt, 200)[0]] for prompt in past]
+        with ThreadPoolExecutor(len(past)) as pool:
+            answers = pool.map(lambda prompt: ask(first, prompt, 200)[0], past)
+            past = [[*prompt, *answer] for prompt, answer in zip(past, answers, strict=True)]
         first.assert_clean()
         first.stop()
         second = router()
-        # The first turn may come before the workers have answered.
+        wait_for(lambda: all(w["load"] for w in second.workers()), "both have said something")
+        # The first turns may come before the workers have told what they have.
         cached = [ask(second, prompt, 2)[1] for prompt in past]
         second.assert_clean()
         second.stop()

@@ -14,7 +14,9 @@ from baton.router.account import Account, prefix_depths
 
 def test_a_request_is_told_in_every_way(tiny_model: Path, tmp_path: Path) -> None:
     journal = tmp_path / "requests.jsonl"
-    arguments = ("--prefill", "1", "--decode", "1", "--journal", str(journal))
+    # Targets that it keeps, whatever holds the machine up.
+    targets = ("--ttft", "100s", "--itl", "100s", "--sizing", "off")
+    arguments = ("--prefill", "1", "--decode", "1", "--journal", str(journal), *targets)
     with Cluster(*arguments, model=tiny_model) as cluster:
         body = {"prompt": list(range(5, 205)), "max_tokens": 8, "ignore_eos": True, "n": 2}
         request = urllib.request.Request(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, wait_for
+from cluster import ATTEMPTS, Cluster, wait_for
 from tiny_model import make_tiny_model
 
 from baton.bench.faults.load import Ask, Load
@@ -73,40 +73,60 @@ def start(model: Path, *options: str) -> Cluster:
     return Cluster(*options, "--dtype", "float32", "--block-size", str(BLOCK), model=model)
 
 
+def adopted(cluster: Cluster, before: float) -> bool:
+    """Whether the one loan since was. A lender that needs more than a second to answer is done
+    without, and on a busy machine each may need that once."""
+    wait_for(lambda: loans(cluster) == before + 1, "the loan is counted")
+    return loans(cluster, "adopted") == 1
+
+
 def test_the_past_is_fetched_from_the_decode_worker(long_model: Path) -> None:
     with start(long_model, "--prefill", "1", "--decode", "1") as cluster:
-        prompt = second_turn(cluster, "a")
-        assert asked(cluster) == 0
-        cold, nothing = ask(cluster, prompt, NEXT, "cold")
-        assert nothing == 0
-        output, cached = ask(cluster, prompt, NEXT, "a")
-        assert output == cold
+        for attempt in range(ATTEMPTS):
+            salt = f"a{attempt}"
+            prompt = second_turn(cluster, salt)
+            assert asked(cluster) == attempt
+            cold, nothing = ask(cluster, prompt, NEXT, f"cold {salt}")
+            assert nothing == 0
+            lent = cluster.metric_sum("baton_kv_lent_blocks_total")
+            output, cached = ask(cluster, prompt, NEXT, salt)
+            assert output == cold
+            assert asked(cluster) == attempt + 1
+            if adopted(cluster, attempt):
+                break
         assert cached == PAST_BLOCKS * BLOCK
-        assert asked(cluster) == 1
-        wait_for(lambda: loans(cluster, "adopted") == 1, "the loan is counted")
         own = len(FIRST) // BLOCK
         wait_for(
-            lambda: cluster.metric_sum("baton_kv_lent_blocks_total") == PAST_BLOCKS - own,
+            lambda: cluster.metric_sum("baton_kv_lent_blocks_total") == lent + PAST_BLOCKS - own,
             "what the borrower lacked is counted",
         )
         # Now the prefill worker has it itself.
-        again, cached = ask(cluster, prompt, NEXT, "a")
+        again, cached = ask(cluster, prompt, NEXT, salt)
         assert (again, cached) == (cold, len(prompt) // BLOCK * BLOCK)
-        assert asked(cluster) == 1
+        assert asked(cluster) == attempt + 1
 
 
 def test_a_mixed_worker_borrows_for_a_local_prefill(long_model: Path) -> None:
     with start(long_model, "--mixed", "2") as cluster:
-        prompt = second_turn(cluster, "a")
-        [holder] = wait_for(
-            lambda: [w["id"] for w in cluster.workers() if w["blocks"]["cached"] >= PAST_BLOCKS],
-            "a worker has it cached",
-        )
-        cluster.post(f"/admin/workers/{holder}/drain", {})
-        cold, _ = ask(cluster, prompt, NEXT, "cold")
-        output, cached = ask(cluster, prompt, NEXT, "a")
-        assert (output, cached) == (cold, PAST_BLOCKS * BLOCK)
-        wait_for(lambda: loans(cluster, "adopted") == 1, "the loan is counted")
+        for attempt in range(ATTEMPTS):
+            before = {w["id"]: w["blocks"]["cached"] for w in cluster.workers()}
+            prompt = second_turn(cluster, f"a{attempt}")
+            [holder] = wait_for(
+                lambda had=before: [
+                    w["id"] for w in cluster.workers()
+                    if w["blocks"]["cached"] >= had[w["id"]] + PAST_BLOCKS
+                ],
+                "a worker has it cached",
+            )
+            cluster.post(f"/admin/workers/{holder}/drain", {})
+            cold, _ = ask(cluster, prompt, NEXT, f"cold {attempt}")
+            output, cached = ask(cluster, prompt, NEXT, f"a{attempt}")
+            assert output == cold
+            if adopted(cluster, attempt):
+                break
+            cluster.post(f"/admin/workers/{holder}/undrain", {})
+            wait_for(lambda: all(w["state"] == "ready" for w in cluster.workers()), "both again")
+        assert cached == PAST_BLOCKS * BLOCK
 
 
 def test_a_lender_that_has_forgotten_costs_nothing(long_model: Path) -> None:
@@ -151,5 +171,5 @@ def test_a_lender_that_does_not_answer_is_done_without(long_model: Path, fate: s
         wait_for(lambda: loans(cluster) == 1, "the loan is counted")
         assert loans(cluster, "adopted") == 0
         wait_for(
-            lambda: all(w["state"] != "lost" for w in cluster.workers()), "all workers are back", 30
+            lambda: all(w["state"] != "lost" for w in cluster.workers()), "all workers are back"
         )
