@@ -59,7 +59,7 @@ class _Taking:
         return getattr(self.inbox_of_sender if ours else self.inner, name)
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
     """Run the loop until the condition holds; fails the test, naming `what`, when it does not."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -68,7 +68,7 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) 
         await asyncio.sleep(0.0005)
 
 
-async def ended(operations: Iterable[Operation], seconds: float = 20.0) -> None:
+async def ended(operations: Iterable[Operation], seconds: float = 60.0) -> None:
     waiting = list(operations)
     await until(lambda: all(each.done for each in waiting), "operations to end", seconds)
 
