@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +61,8 @@ class ScriptedServer:
     models: Any = field(default_factory=lambda: {"data": [
         {"id": "scripted", "max_model_len": 4096}]})
     """What /v1/models answers; a string as it is."""
+    scraping: Callable[[], Awaitable[None]] | None = None
+    """Awaited before /metrics is answered."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
     cancelled: int = 0
@@ -82,6 +84,8 @@ class ScriptedServer:
         return web.json_response(self.models)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        if self.scraping is not None:
+            await self.scraping()
         number = len(self.bodies)
         return web.Response(text=METRICS.format(count=number, total=0.25 * number, tokens=number))
 

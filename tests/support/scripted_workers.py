@@ -45,7 +45,7 @@ from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
 
 FAST = LinkSettings(
-    ping_interval=0.05, lost_after=5.0, reconnect_grace=0.2, ack_delay=0.02, dial_backoff_max=0.2
+    ping_interval=0.05, lost_after=60.0, reconnect_grace=0.2, ack_delay=0.02, dial_backoff_max=0.2
 )
 MODEL = ModelCard(fingerprint="f", name="tiny", max_model_len=512, vocab_size=1000, dtype="float32")
 LAYOUT = KVLayout(2, 2, 8, 16, "float32")
@@ -56,7 +56,7 @@ LOAD = Load(
 )
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "condition not met in time"

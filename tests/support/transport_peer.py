@@ -9,7 +9,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 import zlib
@@ -17,6 +16,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
+from nursery import nurse, nursery
+
+SECONDS = 60.0
+"""In which every process gets to what it has to do, however busy the machine is."""
 
 
 def pattern(size: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -28,16 +32,11 @@ class PeerProcess:
     """The test's handle on such a process."""
 
     def __init__(self, loop: str = "uvloop", **options: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__, loop, json.dumps(options)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self.process = nursery().fork(loop, json.dumps(options))
         self._unread = b""
         self.address = bytes.fromhex(self.answer()["address"])
 
     def tell(self, **command: Any) -> None:
-        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -45,9 +44,8 @@ class PeerProcess:
         self.tell(**command)
         return self.answer()
 
-    def answer(self, seconds: float = 20.0) -> dict[str, Any]:
+    def answer(self, seconds: float = SECONDS) -> dict[str, Any]:
         """The next line from the process, which must come in time."""
-        assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._unread:
             # Not select(), which ends at descriptor 1,024.
@@ -56,7 +54,7 @@ class PeerProcess:
             ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             assert ready, "the peer process does not answer"
             data = os.read(self.process.stdout.fileno(), 1 << 16)
-            assert data, f"the peer process ended, code {self.process.wait(5)}"
+            assert data, f"the peer process ended, code {self.process.wait(SECONDS)}"
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")
         answer = json.loads(line)
@@ -68,16 +66,20 @@ class PeerProcess:
         return await asyncio.to_thread(self.answer)
 
     def signal(self, number: signal.Signals) -> None:
+        """One that is to stop has stopped afterwards."""
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            process, deadline = psutil.Process(self.process.pid), time.monotonic() + SECONDS
+            while process.status() != psutil.STATUS_STOPPED:
+                assert time.monotonic() < deadline, "it does not stop"
+                time.sleep(0.001)
 
     def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        self.process.wait(5)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(SECONDS)
         for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 @contextlib.contextmanager
@@ -213,12 +215,21 @@ def say(**answer: Any) -> None:
 
 
 def main() -> None:
+    """As a nursery: of peers, each told the loop that it runs on and the options of UCX."""
+    import uvloop
+
+    import baton.kernels.shared_memory
+    import baton.kvtransfer.ucx  # noqa: F401
+
+    arguments = nurse(int(sys.argv[2]))
+    if arguments is None:
+        return
+    loop, options = arguments
+
     async def run() -> None:
-        await _Peer(json.loads(sys.argv[2])).run()
+        await _Peer(json.loads(options)).run()
 
-    if sys.argv[1] == "uvloop":
-        import uvloop
-
+    if loop == "uvloop":
         uvloop.run(run())
     else:
         asyncio.run(run())

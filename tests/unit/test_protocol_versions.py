@@ -63,7 +63,7 @@ ADDED_IN_2 = [
 """A record, and how many fields at its end version 1 does not have."""
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "condition not met in time"

@@ -110,14 +110,14 @@ class TestPool:
             memory.keep_ahead(used)
             for thread in threading.enumerate():
                 if thread.name == "kv pages":
-                    thread.join(10)
+                    thread.join()
         assert asked == [2 * HUGE, self.layout.block_bytes + 2 * HUGE,
                          20 * self.layout.block_bytes + 2 * HUGE][: len(asked)]
         assert 1 <= len(asked) <= 3
         memory.keep_ahead(memory.num_blocks)
         for thread in threading.enumerate():
             if thread.name == "kv pages":
-                thread.join(10)
+                thread.join()
         assert asked[-1] == memory.num_blocks * self.layout.block_bytes
 
     def test_without_shared_memory_it_is_the_process_s_own(

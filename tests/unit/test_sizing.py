@@ -14,8 +14,8 @@ from baton.deploy.settings import RouterSettings
 from baton.deploy.worker.role import RoleKeeper
 from baton.protocol.curves import StepCurve
 from baton.protocol.errors import BatonError, ConfigError
-from baton.protocol.ids import Identity
-from baton.protocol.records import Curves, Record, SetRole
+from baton.protocol.ids import Identity, RequestKey
+from baton.protocol.records import Cancel, Curves, Record, SetRole
 from baton.router.lanes import configure
 from baton.router.metrics import RouterMetrics
 from baton.router.sizing import Sizing
@@ -100,7 +100,10 @@ async def test_otherwise_nothing_is_ordered(cluster: Cluster, mode: str) -> None
     sizing = Sizing(cluster.dispatcher, ME, mode=mode)
     for second in range(30):
         sizing.tick(float(second))
-    await asyncio.sleep(0)
+    entry = cluster.dispatcher.registry.named("a")
+    assert entry is not None
+    entry.session.send(Cancel(key=RequestKey("none", 0), reason="said after any order"))
+    await until(lambda: worker.seen != [])
     assert worker.orders == []
     moves = [move for entry in sizing.controller.log for move in entry.moves]
     assert (len(moves) > 0) == (mode == "dry-run")

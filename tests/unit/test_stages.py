@@ -76,7 +76,7 @@ async def test_a_reserve_that_comes_again_while_the_request_runs_changes_nothing
 
     def stand_still(items: object) -> None:
         if len(d.runner.sizes) > 2:
-            assert goes_on.wait(10), "the test forgot the gate"
+            assert goes_on.wait(60), "the test forgot the gate"
 
     d.runner.before_step = stand_still
     request = make_request("r", PROMPT, max_tokens=60)

@@ -40,7 +40,7 @@ def runner(tmp_path: Path) -> ModelRunner:
 def test_the_first_start_makes_a_profile_and_the_second_finds_it(
     cache: Path, runner: ModelRunner
 ) -> None:
-    made = start_curve(runner, runner.memory, CARD, BOUNDS, 60.0)
+    made = start_curve(runner, runner.memory, CARD, BOUNDS, 6000.0)
     assert made is not None
     assert made.steps == 11
     assert made.base > 0
@@ -62,7 +62,7 @@ def test_a_profile_of_too_few_steps_is_used_and_not_kept(
         return whole(*arguments, **options)[:2]  # type: ignore[arg-type]
 
     monkeypatch.setattr(profiling, "self_profile", hurried)
-    made = start_curve(runner, runner.memory, CARD, BOUNDS, 60.0)
+    made = start_curve(runner, runner.memory, CARD, BOUNDS, 6000.0)
     assert made is not None
     assert made.steps == 2
     assert not cache.exists()

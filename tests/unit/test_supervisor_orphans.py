@@ -42,13 +42,13 @@ async def main():
     argv = (sys.executable, "-P", sys.argv[1])
     specs = [ChildSpec(how, (*argv, how), b"x") for how in ("pipe", "signal")]
     await Supervisor(specs, Printer()).start()
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 
 asyncio.run(main())
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not within the deadline"
@@ -75,5 +75,5 @@ def test_killing_the_launcher_ends_its_children(tmp_path: Path, signum: int) -> 
         children = [int(launcher.stdout.readline().split()[1]) for _ in range(2)]
         assert all(alive(pid) for pid in children)
         os.kill(launcher.pid, signum)
-        launcher.wait(10)
+        launcher.wait(60)
     wait_for(lambda: not any(alive(pid) for pid in children))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+from transports import until
 
 from baton.kvtransfer.transport import Operation
 from baton.kvtransfer.ucx import progress as module
@@ -109,11 +110,7 @@ async def test_among_very_many_it_is_found_a_little_later(harness: Harness) -> N
     posted[1500][0].completed = True
     harness.worker.work = 1
     harness.progress.posted()
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + 5
-    while not harness.ended:
-        assert loop.time() < deadline
-        await asyncio.sleep(0.001)
+    await until(lambda: harness.ended, "the operation")
     assert harness.ended == [posted[1500][1]]
 
 
@@ -123,12 +120,22 @@ async def test_a_worker_that_cannot_be_armed_is_asked_ever_less(
     harness.worker.armable = False
     # The event fd says "look" all the time; it must not be listened to meanwhile.
     os.eventfd_write(harness.worker.event_fd, 1)
-    monkeypatch.setattr(module, "BUSY_PAUSE_SECONDS", (0.001, 0.01))
+    pauses: list[float] = []
+    call_later = harness.progress._call_later
+
+    def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        call_later(seconds)
+
+    monkeypatch.setattr(harness.progress, "_call_later", noted)
     request, operation = harness.post()
-    await asyncio.sleep(0.3)
-    assert harness.worker.arms < 30 + 2 * module.BUSY_PASSES
+    await until(lambda: len(pauses) >= 8, "some pauses")
+    shortest, longest = module.BUSY_PAUSE_SECONDS
+    assert pauses[:8] == [min(longest, shortest * 2**number) for number in range(8)]
+    assert pauses[7] == longest
+    assert harness.worker.arms == module.BUSY_PASSES + len(pauses), "once after each"
     request.completed = True
-    await asyncio.sleep(0.03)
+    await until(lambda: harness.ended, "the operation")
     assert harness.ended == [operation]
 
 

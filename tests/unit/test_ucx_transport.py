@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -47,7 +48,7 @@ async def test_tcp_on_one_host_is_a_loud_warning(caplog: pytest.LogCaptureFixtur
         # It is TCP now, so the peer's death is UCX's to tell.
         sends = [endpoint.post_send(np.zeros(8 << 20, np.uint8), 2, ignore) for _ in range(3)]
         peer.end()
-        await ended(sends, 5.0)
+        await ended(sends)
         assert all(isinstance(each.error, ConnectionResetError) for each in sends)
         await ours.close()
 
@@ -87,10 +88,10 @@ async def test_a_callback_that_posts_on_a_lost_endpoint_does_not_hold_the_loop(
             endpoint.post_send(b"", 1, again)
 
     endpoint.post_send(b"", 1, again)
-    turns = 0
+    turns, deadline = 0, time.monotonic() + 60
     while tries < 200:
         turns += 1
-        assert turns < 5000
+        assert time.monotonic() < deadline, "the loss is not told"
         await asyncio.sleep(0)
     assert turns >= 100
 

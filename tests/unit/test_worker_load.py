@@ -35,7 +35,7 @@ async def test_heartbeats_tell_the_backlog_and_the_engine_hears_how_fast_it_is()
 
     def before_step(_: object) -> None:
         if next(steps) > 4:  # it stands still in the middle of decoding until that was told
-            seen_decoding.wait(10)
+            seen_decoding.wait(60)
 
     worker.runner.before_step = before_step
     worker.links.tell_all = told.append  # type: ignore[method-assign]
