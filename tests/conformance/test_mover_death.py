@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from transport_peer import peer_processes
+from transport_peer import SECONDS, peer_processes
 from transports import Bytes, Ends, until
 
 from baton.kvtransfer.memory import blocks_of
@@ -41,7 +41,7 @@ class Sending:
             )
 
     async def check(self) -> None:
-        await until(lambda: len(self.ended) == self.count, "all sends to end", 5)
+        await until(lambda: len(self.ended) == self.count, "all sends to end")
         errors = [error for error in self.ended if error is not None]
         assert errors, "the peer took nothing, so not all can have been sent"
         assert all(isinstance(error, ConnectionError) for error in errors)
@@ -98,7 +98,7 @@ async def test_receives_from_a_killed_process_can_be_written_off(
         victim.tell(do="send", name="us", tag=1, size=step * BLOCK_BYTES, count=6)
         await until(lambda: ended, "the first message")
         victim.signal(signal.SIGKILL)
-        victim.process.wait(5)
+        victim.process.wait(SECONDS)
         for landing in landings.values():
             assert landing.detach() == scheme.staged
         given_up = memory.copy()

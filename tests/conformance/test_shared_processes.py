@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from transport_peer import PeerProcess, pattern, peer_processes
+from transport_peer import SECONDS, PeerProcess, pattern, peer_processes
 from transports import Ends, ended, ignore, succeeded, until
 
 from baton.kernels.native.copying import Copier, Job, Rows
@@ -155,7 +155,7 @@ async def test_a_sender_killed_in_the_midst_of_a_copy(
         peer.tell(do="offer", name="us", tag=5, size=SIZE)
         await until(lambda: gate[0].held, "the copy")
         peer.signal(signal.SIGKILL)
-        peer.process.wait(5)
+        peer.process.wait(SECONDS)
         await until(lambda: not inbox.pulls, "word of its death")
         assert foreign_mappings() == before + 1, "the copy still reads it"
         gate[0].let_go()
@@ -251,7 +251,7 @@ async def test_a_receiver_that_dies_stopped(transport: UcxTransport, count: int)
         await until(lambda: True, "a turn of the loop")
         assert not any(each.done for each in sends)
         peer.signal(signal.SIGKILL)
-        await ended(sends, 5.0)
+        await ended(sends)
         assert all(isinstance(each.error, ConnectionResetError) for each in sends)
         late = endpoint.offer(memory, 1, ignore)
         await ended([late])
@@ -384,7 +384,7 @@ async def test_nothing_is_left_of_peers_that_came_and_went(transport: UcxTranspo
                 peer.signal(signal.SIGKILL)
             else:
                 peer.ask(do="end")
-            peer.process.wait(5)
+            peer.process.wait(SECONDS)
             await until(lambda: not inbox.pulls, "word of its end")
             endpoint.close()
             transport.forget("peer")

@@ -259,10 +259,9 @@ async def test_close_with_operations_under_way(whole_ends: Ends) -> None:
     ends.a.post_receive(np.zeros(64, np.uint8), tags.issue(1), called.append)
     ends.to_b.post_send(np.zeros(LARGE, np.uint8), tags.issue(1), called.append)
     ends.b.post_receive(np.zeros(64, np.uint8), tags.issue(1), called.append)
-    started = asyncio.get_running_loop().time()
-    await ends.a.close()
-    await ends.a.close()
-    assert asyncio.get_running_loop().time() - started < 1.0
+    async with asyncio.timeout(60):  # some of them never end by themselves
+        await ends.a.close()
+        await ends.a.close()
     with pytest.raises(ConnectionError):
         ends.a.connect(ends.b.address, same_host=True)
     with pytest.raises(RuntimeError):
