@@ -17,6 +17,7 @@ from baton.bench.compare.layouts import Layout
 from baton.bench.compare.options import Chosen
 from baton.bench.compare.running import LayoutFailed, Running
 from baton.bench.results import Result, read
+from baton.bench.serve import figures
 from baton.bench.serve.lag import ClientLag
 from baton.bench.serve.seen import Seen
 from baton.bench.serve.served import Served
@@ -129,6 +130,12 @@ def test_all_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     phases = result.series["points"][0]["phases"]["ttft_ms"]
     assert phases["prefill"] == pytest.approx(150.0), "the first question is no part of it"
     assert code == 0
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is judged by the intervals within a run."""
+    monkeypatch.setattr(figures, "_DRAWS", 50)
 
 
 @pytest.fixture(autouse=True)

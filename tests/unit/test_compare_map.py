@@ -169,7 +169,7 @@ def test_where_nothing_starts_the_rest_is_not_tried(monkeypatch: pytest.MonkeyPa
 def test_a_simulated_map_from_its_options_to_its_result(tmp_path: Path) -> None:
     """Short answers: who decodes is idle most of the time, and a split loses."""
     file = tmp_path / "map.jsonl"
-    code = main(["--prompts", "512", "--outputs", "8", "--loads", "0.9", "--seconds", "20",
+    code = main(["--prompts", "512", "--outputs", "8", "--loads", "0.9", "--seconds", "8",
                  "--warm-up", "1s", "--chunks", "128", "--json", str(file)])
     assert code == 0
     (result,) = read(file)

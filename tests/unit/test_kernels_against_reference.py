@@ -214,6 +214,7 @@ def test_triton_interpreted() -> None:
     """Triton's interpreter must be chosen before its import, hence a process of its own."""
     script = (
         "import importlib.util, sys, torch\n"
+        "torch.set_num_threads(1)\n"
         "spec = importlib.util.spec_from_file_location('shared_checks', sys.argv[1])\n"
         "checks = importlib.util.module_from_spec(spec)\n"
         "sys.modules['shared_checks'] = checks\n"
