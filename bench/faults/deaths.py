@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from baton.bench.faults.ground import Ground
+from baton.bench.faults.ground import TRIES, Ground
 from baton.bench.faults.judge import SILENCE, Verdict
 from baton.bench.faults.load import Load, run
 from baton.bench.faults.redispatch import Redispatches
@@ -15,6 +15,8 @@ from baton.bench.faults.watcher import Watcher
 ANSWER = 1.0
 HEARTBEAT = 2.0
 """Seconds: a router that answers later, or a heartbeat that is older, means a stall."""
+LATE = b"stood still for"
+"""What a worker says that ends because it was stopped for too long."""
 SERVES = 2.0
 """Seconds from a new life's readiness to its first work."""
 
@@ -79,12 +81,27 @@ def _serves_again(ground: Ground, verdict: Verdict, name: str) -> None:
     before = parts.views()[name]["load"]["steps"]
     # Several at once: a single one may always go to the same other worker.
     few = ground.asks[: 4 * len(parts.workers)]
+
+    def works() -> bool:
+        """Known from heartbeats, so up to half a second late."""
+        return bool(parts.views()[name]["load"]["steps"] > before)
+
     began = time.monotonic()
-    load = Load(parts.url, few, ground.salt()).start()
-    # Known from heartbeats, so up to half a second late.
-    parts.wait(lambda: parts.views()[name]["load"]["steps"] > before, f"{name} works", 10 * SERVES)
-    took = time.monotonic() - began
-    ground.oracle.judge(parts.url, verdict, load.wait())
+    took = None
+    for _ in range(TRIES):  # those that come one by one may all find room elsewhere
+        load = Load(parts.url, few, ground.salt()).start()
+        while took is None and load.finished < len(few):
+            if works():
+                took = time.monotonic() - began
+            time.sleep(0.01)
+        ground.oracle.judge(parts.url, verdict, load.wait())
+        if took is not None:
+            break
+    if took is None:
+        took = ground.attempt(works, HEARTBEAT)
+    verdict.check(took is not None, f"{name} does nothing")
+    if took is None:
+        return
     # A worker that decodes waits for prompts to be read elsewhere: what that takes is not its own.
     usual = max(seen.ttft for seen in run(parts.url, few, ground.salt()))
     verdict.notes["serves_after_seconds"] = round(took, 3)
@@ -97,8 +114,7 @@ def restart_router(ground: Ground) -> Verdict:
     back with nothing held."""
     verdict = Verdict("restart the router on its address")
     with Watcher(ground.parts):
-        load = ground.load()
-        ground.reach(load, ground.moment())
+        load = ground.under_way(ground.moment())
         verdict.in_flight = load.in_flight
         ground.parts.router.kill()
         ground.parts.router.start()
@@ -129,6 +145,7 @@ def pause(ground: Ground, role: str, seconds: float) -> Verdict:
     name = ground.victim(role)
     part = ground.parts.workers[name]
     epoch = ground.parts.views()[name]["epoch"]
+    said = part.log.stat().st_size
     given_up = seconds > SILENCE
     try:
         with ground.disturbed(verdict, at=ground.moment(0.05, 0.4)) as (load, watcher):
@@ -171,5 +188,8 @@ def pause(ground: Ground, role: str, seconds: float) -> Verdict:
     same = ground.attempt(is_another, 10.0 if given_up else 0.1) is None
     ground.settle(verdict)
     verdict.notes["came_back_as"] = "the same epoch" if same else "a new epoch"
-    verdict.check(same is not given_up, f"it is {verdict.notes['came_back_as']}")
+    # The machine may have held it up for longer than it was told to stand still.
+    late = LATE in part.log.read_bytes()[said:]
+    as_promised = not same if given_up else same or late
+    verdict.check(as_promised, f"it is {verdict.notes['came_back_as']}")
     return verdict

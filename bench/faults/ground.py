@@ -18,6 +18,8 @@ from baton.bench.faults.stalls import stall_limit
 from baton.bench.faults.watcher import Watcher
 
 REPAIR_SECONDS = 60.0
+TRIES = 5
+"""Loads that may have ended, because the machine stood still, when their moment was noticed."""
 
 _salts = count()
 
@@ -66,6 +68,16 @@ class Ground:
         while load.tokens < share * self.total and load.finished < len(load.seen):
             time.sleep(0.002)
 
+    def under_way(self, share: float) -> Load:
+        """The load, when so much of it is done."""
+        for _ in range(TRIES):
+            load = self.load()
+            self.reach(load, share)
+            if load.in_flight:
+                break
+            load.wait()
+        return load
+
     def at_stake(self, load: Load, name: str) -> int:
         """How many tokens have to be computed again if this worker is lost now: those of the
         streams that it holds, of average length."""
@@ -80,8 +92,7 @@ class Ground:
         verdict holds what the streams show."""
         before = self._handed_over()
         with Watcher(self.parts) as watcher:
-            load = self.load()
-            self.reach(load, self.moment() if at is None else at)
+            load = self.under_way(self.moment() if at is None else at)
             verdict.in_flight = max(verdict.in_flight, load.in_flight)
             yield load, watcher
             seen = load.wait()

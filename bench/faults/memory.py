@@ -40,6 +40,12 @@ def _moves_on(ground: Ground, verdict: Verdict, seen: Sequence[Seen]) -> None:
     smallest = min(len(ask.prompt) for ask in ground.asks) // BLOCK + 1
     at_once = sum(v["num_blocks"] // smallest for v in views if v["role"] != "prefill")
     lost = turns_lost(seen)
+    if at_once < len(seen) and lost > at_once:
+        # A client, or a router, that stood still sees the ends of many at once, in any order. Who
+        # loses its turn to others loses it again.
+        again = ground.load().wait()
+        ground.oracle.judge(ground.parts.url, verdict, again)
+        lost = min(lost, turns_lost(again))
     silence = longest_silence(seen)
     verdict.notes |= {"ended_during_longest_stall": lost, "room_at_once_for": at_once,
                       "longest_silence_of_all": round(silence, 3)}
@@ -62,7 +68,7 @@ def corruption(ground: Ground, every: int) -> Verdict:
     ground.limit_stall(verdict, 0.0, ground.prompts + ground.longest)
     verdict.notes["detected"] = int(ground.parts.wait(
         lambda: ground.parts.total("baton_kv_transfer_failures_total", 'reason="corrupt"'),
-        "a corrupt hand-off in the metrics", 5.0,
+        "a corrupt hand-off in the metrics", 20.0,
     ))
     return ground.settle(verdict)
 

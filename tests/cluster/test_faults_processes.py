@@ -16,7 +16,8 @@ from baton.bench.faults.ground import Ground
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     folder = tmp_path_factory.mktemp("faults")
-    with ground_of(case_named("two of each"), folder, some_asks()) as ground:
+    asks = some_asks()
+    with ground_of(case_named("two of each"), folder, asks, patient=False) as ground:
         yield ground
 
 

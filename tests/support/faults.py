@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from cluster import environment
+
 from baton.bench.faults.ground import Ground
 from baton.bench.faults.judge import Verdict
 from baton.bench.faults.load import Ask, random_asks
@@ -15,10 +18,10 @@ from baton.bench.faults.parts import Parts, Plan
 from baton.bench.tiny_model import make_tiny_model
 
 IN_FLIGHT = 40
-SCALE = Scale(in_flight=IN_FLIGHT, rounds=1, cut=4.0, cancels=120)
+SCALE = Scale(in_flight=IN_FLIGHT, rounds=1, cut=4.0, cancels=80)
 
 
-def some_asks(count: int = 60, output: tuple[int, int] = (150, 250)) -> list[Ask]:
+def some_asks(count: int = 60, output: tuple[int, int] = (100, 150)) -> list[Ask]:
     return random_asks(count, seed=7, output=output, prompt=(40, 200))
 
 
@@ -28,17 +31,20 @@ def case_named(name: str) -> Case:
 
 @contextmanager
 def ground_of(
-    case: Case, folder: Path, asks: Sequence[Ask], in_flight: int = IN_FLIGHT, pairs: int = 2
+    case: Case, folder: Path, asks: Sequence[Ask], in_flight: int = IN_FLIGHT, pairs: int = 2,
+    *, patient: bool = True,
 ) -> Iterator[Ground]:
     """The case's cluster with a tiny model, with at most so many workers of each role. At the end
-    nothing may be held anywhere."""
+    nothing may be held anywhere. `patient`: as in `cluster.environment`."""
     model = make_tiny_model(folder / "tiny", max_position=512)
     plan = case.plan(Plan(model=str(model)), asks)
     plan = replace(plan, prefill=min(pairs, plan.prefill), decode=min(pairs, plan.decode))
-    with Parts(plan) as parts:
-        ground = Ground(parts, asks, concurrency=in_flight, seed=1)
-        yield ground
-        assert parts.wait_clean() == {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(patient=patient).items():
+            patch.setenv(name, value)
+        with Parts(plan) as parts:
+            yield Ground(parts, asks, concurrency=in_flight, seed=1)
+            assert parts.wait_clean() == {}
 
 
 def check(verdict: Verdict) -> Verdict:
