@@ -37,6 +37,7 @@ from baton.kvtransfer.tags import TagIssuer
 from baton.prefill import Overlaps, PrefillStage
 from baton.protocol.ids import Identity, host_id, new_epoch
 from baton.protocol.link import GOODBYE, Dialer
+from baton.protocol.link.pump import say_goodbyes
 from baton.protocol.records import PeerHello, WorkerHello
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ def run_worker(
         else:
             parts = build_engine(settings, loaded or load_model(settings, status), status)
     status.stage("joining")
-    return uvloop.run(_serve(settings, parts, status))
+    try:
+        return uvloop.run(_serve(settings, parts, status))
+    finally:
+        say_goodbyes()
 
 
 async def _serve(settings: WorkerSettings, parts: EngineParts, status: StatusWriter) -> int:

@@ -29,6 +29,13 @@ def new_socket(kind: int, address: str) -> zmq.Socket[bytes]:
     return socket
 
 
+def say_goodbyes(linger_ms: int = LINGER_MS) -> None:
+    """Before the process ends: what its sockets were given has left afterwards, or nobody took it
+    in time. ZeroMQ sends on a thread of its own, and an exit does not wait for that: its peers
+    would take an end that was intended for a death. There are no sockets afterwards."""
+    zmq.Context.instance().destroy(linger_ms)
+
+
 class Pump:
     """Calls `on_message(parts)` for each message and `on_pass(now)` after each batch of them, after
     `wake` and at the time that `on_pass` returned last (infinity is never). Owns the
