@@ -85,5 +85,5 @@ def replace(cluster: Cluster, name: str, pid: int) -> None:
     assert (code, said.splitlines()[-1]) == (0, f"{name} is empty")
     os.kill(pid, signal.SIGTERM)
     wait_for(
-        lambda: view().get("pid", pid) != pid and view()["state"] == "ready", f"another {name}", 30
+        lambda: view().get("pid", pid) != pid and view()["state"] == "ready", f"another {name}"
     )
