@@ -136,14 +136,14 @@ def test_more_may_be_simulated_where_there_is_time_for_it() -> None:
 def test_a_slice_says_what_the_whole_would() -> None:
     setting = Setting(
         kinds=KINDS, load=LOAD, workload=WORKLOAD, wishes=WISHES,
-        effort=Effort(per_shape=1, kept=1, requests=60, lives=6.0, tokens=0, seeds=1, rounds=0,
+        effort=Effort(per_shape=1, kept=1, requests=60, lives=3.0, tokens=0, seeds=1, rounds=0,
                       precise=0.1),
     )
     rates = []
-    for part in (slice_for("6m", 1.0), slice_for("6m", math.inf)):
+    for part in (slice_for("4m", 1.0), slice_for("4m", math.inf)):
         border, points = find_border(
-            setting, part=part, start=closed_of(candidate("6m"), 0.95).rate, seed=1,
-            precise=0.1, ceiling=ceiling_of(candidate("6m")),
+            setting, part=part, start=closed_of(candidate("4m"), 0.95).rate, seed=1,
+            precise=0.1, ceiling=ceiling_of(candidate("4m")),
         )
         rates.append(border.rate)
         assert all(0.2 * border.rate < point.rate < 4 * border.rate for point in points)
@@ -178,7 +178,7 @@ def test_no_layout_is_said_to_serve_more_than_its_busiest_resource_allows(
     monkeypatch.setattr("baton.bench.planning.survivors.look", always)
     setting = Setting(
         kinds=KINDS, load=LOAD, workload=WORKLOAD, wishes=WISHES,
-        effort=Effort(per_shape=1, kept=1, requests=60, lives=6.0, tokens=0, seeds=1, rounds=0,
+        effort=Effort(per_shape=1, kept=1, requests=60, lives=3.0, tokens=0, seeds=1, rounds=0,
                       precise=0.1),
     )
     border, _ = find_border(setting, part=Slice(here.layout, 1.0), start=1.0, seed=1, precise=0.1,
