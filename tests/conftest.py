@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import runpy
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from steady_loop import SteadyLoops
@@ -20,6 +22,13 @@ And each run tries the same ones."""
 
 
 def pytest_configure() -> None:
+    enough_descriptors()
+    # Workers and ends of sessions in this process: it may be held up for longer than makes one
+    # late, or silent. Tests of silence say how long it is.
+    runpy.run_path(str(Path(__file__).parent / "support" / "patient" / "sitecustomize.py"))
+
+
+def enough_descriptors() -> None:
     """UCX workers that close while something is under way are kept until the process exits, with
     some 15 descriptors each. Hundreds of tests in one process come to more than a shell's usual
     limit of 1,024. And the clock of loops stands still with the process (`steady_loop.py`)."""

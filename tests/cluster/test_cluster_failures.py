@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from cluster import ATTEMPTS, Cluster, held, wait_for
 
+from baton.bench.faults.judge import SILENCE
 from baton.bench.faults.load import Ask, Load, Seen
-from baton.protocol.link.settings import LinkSettings
 
 TWO_OF_EACH = ("--prefill", "2", "--decode", "2", "--dtype", "float32")
 
@@ -102,8 +102,7 @@ def test_a_worker_that_was_stopped_for_long_comes_back_as_another_life(tiny_mode
         try:
             assert outputs(load.wait(), 150) == undisturbed  # others end what it had
             # As long as makes it late by its own clock, too.
-            late = LinkSettings().lost_after + 0.2
-            wait_for(lambda: time.monotonic() - stopped > late, "it is late")
+            wait_for(lambda: time.monotonic() - stopped > SILENCE, "it is late")
         finally:
             os.kill(victim["pid"], signal.SIGCONT)
 

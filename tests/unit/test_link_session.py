@@ -32,7 +32,7 @@ from baton.protocol.records import (
 from baton.protocol.sampling import SamplingParams
 from baton.protocol.wire import MalformedRecord, pack, to_wire
 
-SMALL = LinkSettings(window_records=8, frame_bytes=64, backlog_records=1000)
+SMALL = LinkSettings(window_records=8, frame_bytes=64, backlog_records=1000, lost_after=3.0)
 HELLO = RouterHello(identity=Identity("peer", 1))
 
 
