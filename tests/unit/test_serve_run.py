@@ -158,7 +158,8 @@ async def test_a_closed_loop_has_so_many_open_and_no_more() -> None:
         calls.append(number)
         if len(calls) == 3:
             hold.set()
-        return Script(wait=hold)
+        # Whoever else there is comes while the first three are held.
+        return Script(wait=hold, delays=(0.1,) if len(calls) <= 3 else ())
 
     async with scripted(script) as server:
         served = await serve(server.url, some(12, every=0.0), concurrency=3)
@@ -311,18 +312,20 @@ async def test_a_server_that_tells_little_is_counted_by_its_text() -> None:
 
 async def test_its_own_metrics_are_of_the_time_that_counts() -> None:
     """The first of four turns was asked before it, and ends when it has begun."""
-    asked, scraped = asyncio.Event(), asyncio.Event()
+    asked, scraped, runs, times = asyncio.Event(), asyncio.Event(), [], []
 
     def script(number: int) -> Script:
         asked.set()
         return Script(wait=scraped)
 
     async def scraping() -> None:
+        times.append(runs[0].now)
         await asked.wait()
         scraped.set()
 
     async with scripted(script, scraping=scraping) as server:
-        served = await serve(server.url, turns(4), warmup=0.02)
+        served = await serve(server.url, turns(4), warmup=0.02, watch=runs.append)
+    assert times[0] >= 0.02
     side = served.server_side()
     [(name, value)] = side["times"].items()
     assert name == "fake_wait_seconds{phase=queue}"
