@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from baton.bench.planning.hardware.kinds import WorkerKind
+from baton.bench.planning.hosts import link_within
 from baton.bench.planning.layout import Layout, Role, make_layout
 from baton.bench.planning.limits import Limits
 from baton.bench.planning.plan import SHAPES
+from baton.protocol.curves import LinkCurve
 from baton.router.planner.layouts import Capacity, Device, LayoutModel, Sized
 from baton.router.planner.phases import Kind, PhaseModel
 from baton.router.planner.workload import Workload
@@ -28,8 +30,8 @@ class Candidate:
     """None until it was worked out."""
 
 
-def device_of(kind: WorkerKind) -> Device:
-    """As the closed forms see it."""
+def device_of(kind: WorkerKind, link: LinkCurve | None = None) -> Device:
+    """As the closed forms see it. `link`: in place of its own."""
     machine = kind.machine
     layout = machine.layout
     return Device(
@@ -40,19 +42,23 @@ def device_of(kind: WorkerKind) -> Device:
             machine.limits.max_batch_tokens,
             machine.limits.prefill_chunk,
         ),
-        machine.link,
+        link or machine.link,
         layout.block_bytes / layout.block_size,
     )
 
 
 def model_of(layout: Layout, kinds: Sequence[WorkerKind], workload: Workload) -> LayoutModel:
+    def made_of(pool: Role) -> Sized:
+        kind = kinds[pool.kind]
+        return Sized(device_of(kind, link_within(layout, kind)), pool.workers)
+
     def sized(role: str) -> Sized | None:
         pool = layout.pool(role)
-        return None if pool is None else Sized(device_of(kinds[pool.kind]), pool.workers)
+        return None if pool is None else made_of(pool)
 
     both = layout.pool("mixed")
     if layout.by_cost and both is not None:
-        return _divided(Sized(device_of(kinds[both.kind]), both.workers), workload)
+        return _divided(made_of(both), workload)
     return LayoutModel(
         workload, prefill=sized("prefill"), mixed=sized("mixed"), decode=sized("decode")
     )

@@ -68,7 +68,8 @@ def page(plan: Plan) -> str:
         *figures,
         _list("If it were otherwise", [change.text for change in plan.sensitivity]),
         _list("Break-even", [entry.text for entry in plan.break_even]),
-        _list("Hardware", [f"{k.name}: {k.origin}; {k.note}" for k in plan.kinds]),
+        _list("Hardware", [f"{k.name}: {k.origin}; {k.note}" for k in plan.kinds]
+              + ([] if plan.hosts is None else [plan.hosts])),
         _list("Notes", plan.notes),
         "</html>\n",
     ])

@@ -13,11 +13,13 @@ from baton.bench import durations
 from baton.bench.durations import share
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
 from baton.bench.planning.hardware.links import parse_link
+from baton.bench.planning.hosts import on_hosts
 from baton.bench.planning.loads import Load, Named, Stated, Trace
 from baton.bench.planning.wishes import Wishes
 from baton.bench.workloads.lengths import Lengths
 from baton.bench.workloads.named import check_name, listed
 from baton.bench.workloads.traces import read_trace
+from baton.protocol.curves import LinkCurve
 from baton.protocol.errors import ConfigError
 
 AT_MOST = "max"
@@ -54,7 +56,14 @@ def add_hardware(found: argparse.ArgumentParser) -> None:
     group.add_argument("--tp", metavar="1,2,...",
                        help="tensor-parallel sizes that may be; default: all that are known")
     group.add_argument("--link", metavar="25GB/s[,1ms]",
-                       help="speed between workers and latency; default: what the hardware has")
+                       help="speed and latency between hosts, in each direction; default: what the "
+                       "hardware has")
+    group.add_argument("--workers-per-host", type=int, default=1, metavar="N",
+                       help="workers, of whatever size, that share a host and its link; each host "
+                       "gets its part of every role. Default: 1, a link for each worker")
+    group.add_argument("--local-link", metavar="400GB/s[,10us]",
+                       help="speed and latency between the workers of one host, such as NVLink, "
+                       "past the host's link; default: as --link")
 
 
 def add_load(found: argparse.ArgumentParser) -> None:
@@ -97,6 +106,7 @@ def read_kinds(options: argparse.Namespace) -> tuple[tuple[WorkerKind, ...], lis
         raise ConfigError("--hardware is needed: a file of `baton profile`, or a device such as "
                           "h100")
     link = None if options.link is None else parse_link(options.link)
+    local = _local_link(options)
     sizes = [] if options.tp is None else [_whole("--tp", part) for part in options.tp.split(",")]
     kinds: list[WorkerKind] = []
     prices: list[float | None] = []
@@ -104,7 +114,7 @@ def read_kinds(options: argparse.Namespace) -> tuple[tuple[WorkerKind, ...], lis
         name, price = _priced(text)
         found = worker_kinds(name, options.model, dtype=options.dtype, link=link,
                              tensor_parallel=sizes)
-        kinds += found
+        kinds += [on_hosts(kind, options.workers_per_host, local) for kind in found]
         prices += [price] * len(found)
     blocks = {kind.machine.layout.block_size for kind in kinds}
     if len(blocks) > 1:
@@ -189,6 +199,17 @@ def duration(option: str, text: str) -> float:
 
 
 # -- inside ----------------------------------------------------------------------------------
+
+
+def _local_link(options: argparse.Namespace) -> LinkCurve | None:
+    if options.workers_per_host < 1:
+        raise ConfigError(f"--workers-per-host must be at least 1, got {options.workers_per_host}")
+    if options.local_link is None:
+        return None
+    if options.workers_per_host == 1:
+        raise ConfigError("--local-link is between workers of one host, of which each has one to "
+                          "itself: give --workers-per-host 2 or more")
+    return parse_link(options.local_link)
 
 
 def _trace(options: argparse.Namespace, longest: int) -> Trace:

@@ -65,6 +65,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """"gpu" or "cost"."""
     effort: str
     seed: int
+    workers_per_host: int = 1
+    """That share the link of their host."""
 
 
 class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +92,11 @@ class KindFacts(msgspec.Struct, frozen=True, kw_only=True):
     price_per_hour: float | None
     """Of one worker."""
     link_bytes_per_s: float
+    """Of a host, in each direction."""
     kv_tokens: int
     """That a worker's memory holds."""
+    local_link_bytes_per_s: float | None = None
+    """Between workers of one host; None: where each has a host of its own."""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +277,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     @property
+    def hosts(self) -> str | None:
+        """Who shares a host, in words; None where nobody does."""
+        number, kind = self.question.workers_per_host, self.kinds[0]
+        if number == 1 or kind.local_link_bytes_per_s is None:
+            return None
+        return (
+            f"{number} workers to a host: {kind.local_link_bytes_per_s / 1e9:.4g} GB/s within, "
+            f"{kind.link_bytes_per_s / 1e9:.4g} GB/s for all of them to others"
+        )
+
+    @property
     def code(self) -> int:
         """What `baton plan` exits with."""
         return 0 if self.infeasible is None else INFEASIBLE_CODE
@@ -283,16 +299,35 @@ def encode(plan: Plan) -> bytes:
 
 
 def read_plan(path: Path) -> Plan:
-    """A file that `baton plan --json` wrote. Raises ConfigError, one line."""
+    """A file that `baton plan --json` wrote. Raises ConfigError, one line: also of a plan that
+    another version wrote, whose figures would mean something else or nothing."""
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+        written = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        plan = msgspec.json.decode(written, type=Plan)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path} is no plan of `baton plan --json`: {error}") from error
+        if not _looks_like_one(written):
+            raise ConfigError(f"{path} is no plan of `baton plan --json`: {error}") from error
+        raise ConfigError(f"{path} is a plan of another version of Baton ({error}): {_AGAIN}"
+                          ) from error
     if plan.format != FORMAT:
-        raise ConfigError(f"{path} has format {plan.format}; this Baton reads {FORMAT}")
+        raise ConfigError(
+            f"{path} has format {plan.format}; this Baton reads {FORMAT}: {_AGAIN}"
+        )
     return plan
+
+
+_AGAIN = "plan again, with the same `baton plan ... --json FILE`"
+
+
+def _looks_like_one(written: bytes) -> bool:
+    try:
+        found = msgspec.json.decode(written)
+    except msgspec.MsgspecError:
+        return False
+    return isinstance(found, dict) and {"question", "choices", "verdict"} <= found.keys()
 
 
 def nearest_share(wanted: float) -> float:

@@ -112,6 +112,7 @@ def _question(asked: Asked) -> Question:
         ranked_by="cost" if limits.by_cost else "gpu",
         effort=asked.effort,
         seed=asked.seed,
+        workers_per_host=asked.kinds[0].per_host,
     )
 
 
@@ -143,6 +144,9 @@ def _kind_facts(asked: Asked) -> list[KindFacts]:
             price_per_hour=None if price is None else price * kind.devices,
             link_bytes_per_s=float(f"{min(machine.link.bandwidth, 1e18):.5g}"),
             kv_tokens=machine.num_blocks * machine.layout.block_size,
+            local_link_bytes_per_s=None if kind.per_host == 1 else float(
+                f"{min(machine.link_to(same_host=True).bandwidth, 1e18):.5g}"
+            ),
         ))
     return facts
 

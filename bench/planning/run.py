@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from baton.bench.planning.hardware.kinds import WorkerKind
+from baton.bench.planning.hosts import dealt
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.loads import Load
 from baton.bench.planning.plan import SHARES
@@ -136,7 +137,8 @@ def run_arrivals(
                           strict_roles=chosen.strict)
 
     cluster = Cluster(workers_of(layout, kinds), seed=seed, dispatcher=dispatcher,
-                      sizing=chosen.sizing, fast_forward=True)
+                      sizing=chosen.sizing, fast_forward=True,
+                      workers_per_host=kinds[0].per_host)
     busy = _Busy(points, span)
     busy.plan(cluster)
     cluster.schedule(events)
@@ -152,14 +154,14 @@ def run_arrivals(
 
 
 def workers_of(layout: Layout, kinds: Sequence[WorkerKind]) -> list[tuple[str, Machine]]:
-    """(role, machine) of each."""
+    """(role, machine) of each, in the order in which they fill hosts."""
     name = kinds[layout.pools[0].kind].machine.name
-    return [
+    pools = [
         # One model, so one name: caches of one kind of worker must hold what another computed.
-        (pool.role, replace(kinds[pool.kind].machine, name=name))
+        [(pool.role, replace(kinds[pool.kind].machine, name=name))] * pool.workers
         for pool in layout.pools
-        for _ in range(pool.workers)
     ]
+    return dealt(pools) if kinds[0].per_host > 1 else [each for pool in pools for each in pool]
 
 
 class _Busy:

@@ -15,6 +15,7 @@ from itertools import product
 
 from baton.bench.planning.candidates import Candidate, closed_of, model_of
 from baton.bench.planning.hardware.kinds import WorkerKind
+from baton.bench.planning.hosts import spans_hosts
 from baton.bench.planning.layout import Layout
 from baton.bench.planning.steady import Length, expected_life, span_of
 from baton.bench.planning.wishes import Wishes
@@ -48,10 +49,10 @@ def slice_of(
     sessions: bool,
 ) -> Slice:
     """All of it if a run near its capacity has at most about so many `tokens` of output, every
-    request counted as REQUEST_TOKENS more."""
+    request counted as REQUEST_TOKENS more; and where a part of it would have other neighbours."""
     layout, model = candidate.layout, candidate.model
     rate = closed_of(candidate, wishes.attainment).rate or model.bound
-    if not 0 < rate < math.inf:
+    if not 0 < rate < math.inf or spans_hosts(layout, kinds):
         return whole(layout)
     life = expected_life(model, workload, wishes, rate)
     seconds = span_of(life, wishes, rate, length, sessions=sessions).all

@@ -29,6 +29,8 @@ def show(plan: Plan, console: Console) -> None:
     for kind in plan.kinds:
         error = "" if kind.error is None else f", median error {kind.error:.0%}"
         console.print(f"[dim]{kind.name}: {kind.origin}{error}; {kind.note}[/]", highlight=False)
+    if plan.hosts is not None:
+        console.print(f"[dim]{plan.hosts}[/]", highlight=False)
     console.print(_choices(plan))
     console.print(_pools(plan))
     console.print(f"[bold]{plan.verdict}[/]", highlight=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
+from baton.bench.planning.hosts import on_hosts
 from baton.bench.planning.layout import Layout, parse_layout
 from baton.bench.planning.run import RunFigures, Span, Way, run_arrivals
 from baton.bench.planning.wishes import Wishes
@@ -57,8 +58,10 @@ def case_of(text: str, base: Case) -> Case:
             f"2p+1d, nor hardware ({error})"
         ) from error
     pools = tuple(replace(pool, kind=0) for pool in base.layout.pools)
-    return replace(base, name=kinds[0].machine.name, layout=replace(base.layout, pools=pools),
-                   kinds=kinds[:1])
+    was = base.kinds[0]
+    made = on_hosts(kinds[0], was.per_host, was.machine.local_link)
+    return replace(base, name=made.machine.name, layout=replace(base.layout, pools=pools),
+                   kinds=(made,))
 
 
 def replayed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import shlex
 from pathlib import Path
 from xml.etree import ElementTree
@@ -77,7 +78,17 @@ def test_what_is_no_plan(tmp_path: Path, content: bytes | None, said: str) -> No
 def test_a_plan_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_bytes(encode(plan(format=99)))
-    with pytest.raises(ConfigError, match="format 99"):
+    with pytest.raises(ConfigError, match="format 99; this Baton reads 1: plan again"):
+        read_plan(path)
+
+
+def test_an_old_plan_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    written = json.loads(encode(plan()))
+    for entry in written["choices"]:
+        del entry["divisor"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(ConfigError, match=r"another version of Baton \(.*`divisor`.*plan again"):
         read_plan(path)
 
 

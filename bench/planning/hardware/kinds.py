@@ -42,6 +42,8 @@ class WorkerKind:
     """Median relative error of its step times, where known."""
     note: str
     """One line: where the numbers come from."""
+    per_host: int = 1
+    """Workers that share a host and its link; the same for all kinds of a cluster."""
 
 
 def worker_kinds(
