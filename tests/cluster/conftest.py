@@ -6,8 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import PATIENT, Cluster
 from tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """Processes that are started by other ways than `Cluster` take no silence for a death, either
+    (`cluster.environment`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PATIENT)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,12 +28,14 @@ ATTEMPTS = 5
 """How often a test begins anew that came too late to what it wanted to disturb."""
 
 
+PATIENT = str(Path(__file__).parent / "patient")
+
+
 def environment(*, patient: bool) -> dict[str, str]:
     """Of a test's processes. `patient`: no silence, however long, is taken for a death."""
     ours = {**os.environ, "COLUMNS": "200", "BATON_JOURNAL": "off"}
-    if patient:
-        ours["PYTHONPATH"] = str(Path(__file__).parent / "patient")
-    return ours
+    ours.pop("PYTHONPATH", None)
+    return ours | {"PYTHONPATH": PATIENT} if patient else ours
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:

@@ -40,6 +40,7 @@ def ground_of(
     plan = case.plan(Plan(model=str(model)), asks)
     plan = replace(plan, prefill=min(pairs, plan.prefill), decode=min(pairs, plan.decode))
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
         for name, value in environment(patient=patient).items():
             patch.setenv(name, value)
         with Parts(plan) as parts:
