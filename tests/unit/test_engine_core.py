@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Condition, Event, Semaphore
+from pathlib import Path
+from threading import Condition, Event, Semaphore, Thread
 
 import pytest
 from engine_driver import BLOCK
@@ -142,18 +143,25 @@ def test_steps_tell_the_tightest_target_of_what_decodes_in_them() -> None:
         assert min(s.itl for s in stats if s.shape.decode_sequences) == 1
 
 
+def times_slept(thread: Thread) -> int:
+    """How often it gave its core up, so it was awake as often."""
+    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
 def test_an_idle_engine_uses_no_cpu_and_wakes_for_a_command() -> None:
     with running() as rig:
         one = start("one")
         rig.submit(one)
         rig.wait(lambda: rig.ended(one))
-        ident = rig.engine._thread.ident
-        assert ident is not None
+        thread = rig.engine._thread
+        assert thread.ident is not None
         rig.wait_until_idle()
-        clock = time.pthread_getcpuclockid(ident)
-        before = time.clock_gettime(clock)
+        clock = time.pthread_getcpuclockid(thread.ident)
+        before, slept = time.clock_gettime(clock), times_slept(thread)
         Event().wait(0.2)  # nothing to wait for: it is the idling that is measured
         assert time.clock_gettime(clock) - before < 0.01
+        assert times_slept(thread) - slept < 5
         assert rig.engine.load()[1] == 0.0
         two = start("two")
         rig.submit(two)
