@@ -157,6 +157,7 @@ async def test_a_request_cancelled_while_it_borrows_never_starts(three: list[Min
     give(b, Generate(request=request, lender=a.ref))
     assert loan_key(request.key) in b.worker.decode._live
     give(b, Cancel(key=request.key, reason="client left"))
+    await b.until(lambda: not b.worker.decode._live, "the loan is over")
     give(b, Generate(request=make_request("later", [1, 2, 3], max_tokens=1)))
     await b.until(lambda: b.links.tokens("later"), "what came after it")
     await all_clean([a, b])
