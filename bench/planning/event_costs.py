@@ -38,6 +38,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    of: str
+    """The name of the row."""
     moments: list[Moment]
     """In the order of time; last, the rest."""
     retried: Estimate
@@ -55,7 +57,9 @@ class Both:
     calm: Run
 
 
-def costs_of(runs: Sequence[Both], wishes: Wishes, happening: Happening) -> Costs:
+def costs_of(
+    runs: Sequence[Both], wishes: Wishes, happening: Happening, *, of: str = ""
+) -> Costs:
     """`runs`: of at least one seed."""
     moments = []
     for number, (_, name, what) in enumerate(runs[0].disturbed.happened):
@@ -74,6 +78,7 @@ def costs_of(runs: Sequence[Both], wishes: Wishes, happening: Happening) -> Cost
     for each in runs:
         retries.update(each.disturbed.retries)
     return Costs(
+        of=of,
         moments=moments,
         retried=estimate(sum(each.disturbed.retries.values()) for each in runs),
         retries=dict(retries),

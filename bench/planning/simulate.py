@@ -9,13 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import asdict
-from rich.console import Console
 
-from baton.bench.planning.estimates import share
-from baton.bench.planning.event_costs import Both, Costs, costs_of
-from baton.bench.planning.events import AROUND, read_events
-from baton.bench.planning.figures import figure
+from baton.bench.planning.event_costs import Both, costs_of
+from baton.bench.planning.events import Happening, read_events
 from baton.bench.planning.files import write_file
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.inputs import (
@@ -31,14 +27,11 @@ from baton.bench.planning.inputs import (
 )
 from baton.bench.planning.journals import layout_of, read_journal, seen_of, targets_of
 from baton.bench.planning.layout import Layout, parse_layout
-from baton.bench.planning.outcomes import figures_of
-from baton.bench.planning.plan import Estimate, Figures
 from baton.bench.planning.progress import progress
-from baton.bench.planning.run import RunFigures, run_load, workers_of
+from baton.bench.planning.run import run_load, workers_of
+from baton.bench.planning.simulated import Report, report_of, row_of, show
 from baton.bench.planning.steady import Length, run_steady
-from baton.bench.planning.what_if import POLICIES, Case, case_of, replayed
-from baton.bench.planning.wishes import Wishes
-from baton.bench.report import show_table
+from baton.bench.planning.what_if import POLICIES, Case, case_of, replayed, span_of
 from baton.bench.simulator.cluster import Run
 from baton.bench.workloads.traces import read_trace
 from baton.protocol.errors import ConfigError
@@ -52,37 +45,18 @@ With --what-if the requests of a router's journal come once more, as they came, 
 another policy (strict, cost, local, auto) or on other hardware; beside what was really seen.
 
 With --fail and --join workers die, come back and join while it runs: what that costs the requests
-around it is told beside the same run without. Workers are named as by `baton up`, prefill-0.
+around it is told beside the same run without; with --what-if, of each split, policy or hardware.
+Workers are named as by `baton up`, prefill-0.
 """
 EXAMPLES = """\
   baton simulate 2p+2d --hardware here.json --workload chat --rate 8/s --ttft 500ms --itl 60ms
   baton simulate 4m --hardware made --prompt 2000 --output 200 --rate 3/s --json
   baton simulate 2p+2d --hardware made --workload chat --rate 8/s --fail decode-0@60s+20s
   baton simulate --hardware here.json --trace journal.jsonl --what-if 3p+1d --what-if cost
+  baton simulate 2p+2d --hardware here.json --trace journal.jsonl --what-if cost --fail decode-0@60s
   baton simulate 2p+2d --hardware here.json --trace journal.jsonl --what-if h100"""
 _LIVES = 8.0
 """Of requests, one after the other, that a run lasts at least: or no rate is kept up."""
-
-
-class Row(Figures, frozen=True, kw_only=True):
-    """One layout, or what was seen: of that no gaps of single tokens are known, only the means of
-    requests, and not who was `busy`."""
-
-    name: str
-    busy: dict[str, Estimate]
-    """Share of their time, by role."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--json` prints."""
-
-    workload: str
-    ttft_ms: float
-    itl_ms: float
-    e2e_ms: float | None
-    rows: list[Row]
-    costs: Costs | None = None
-    """Of what happened to workers, where something did: then the first row is without it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError("--seeds and --requests must be at least 1")
     report = _what_if(options) if options.what_if else _simulated(options)
     if options.json is None:
-        _show(report)
+        show(report)
     else:
         text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
         if options.json == "-":
@@ -100,11 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             write_file(Path(options.json), text.encode())
     return 0
-
-
-def row_of(name: str, runs: Sequence[RunFigures]) -> Row:
-    busy = {role: share(run.busy[role] for run in runs) for role in runs[0].busy}
-    return Row(name=name, busy=busy, **asdict(figures_of(runs)))
 
 
 # -- inside ----------------------------------------------------------------------------------
@@ -143,17 +112,15 @@ def _simulated(options: argparse.Namespace) -> Report:
             tell(0, 1)
     name = layout.name(kinds)
     if not happening.events:
-        return _report(load.name, wishes, [row_of(name, calm)])
+        return report_of(load.name, wishes, [row_of(name, calm)])
     rows = [row_of(f"{name}, undisturbed", calm), row_of(name, disturbed)]
-    return _report(load.name, wishes, rows, costs_of(seen, wishes, happening))
+    return report_of(load.name, wishes, rows, [costs_of(seen, wishes, happening, of=name)])
 
 
 def _what_if(options: argparse.Namespace) -> Report:
     if options.trace is None:
         raise ConfigError("--what-if needs traffic that was: --trace JOURNAL (`baton up --journal "
                           "FILE`)")
-    if options.fail or options.join:
-        raise ConfigError("--fail and --join need one layout: leave out --what-if")
     if options.rate is not None:
         raise ConfigError("--what-if replays requests as they came: leave out --rate")
     accounts = read_journal(options.trace)
@@ -163,16 +130,43 @@ def _what_if(options: argparse.Namespace) -> Report:
     base = Case(name=f"the same, simulated: {layout.name(kinds)}", layout=layout, kinds=kinds)
     cases = [base, *(case_of(text, base) for text in options.what_if)]
     trace = read_trace(options.trace)
+    # Of all before any runs: a worker to die may be one that another split has not.
+    happening = [_happening(options, case, span_of(case, trace).counted) for case in cases]
     rows = [row_of("really seen", [seen_of(accounts, wishes)])]
+    costs = []
     with progress() as tell:
         tell(len(cases) * options.seeds, 0)
-        for case in cases:
-            runs = []
+        for case, events in zip(cases, happening, strict=True):
+            calm, disturbed, both = [], [], []
             for seed in range(options.seed, options.seed + options.seeds):
-                runs.append(replayed(case, trace, wishes, seed=seed))
+                looks: list[Run] = []
+                calm.append(replayed(case, trace, wishes, seed=seed, look=looks.append))
+                if events.events:
+                    disturbed.append(replayed(case, trace, wishes, seed=seed, look=looks.append,
+                                              events=events.after(0.0)))
+                    both.append(Both(span_of(case, trace), disturbed=looks[1], calm=looks[0]))
                 tell(0, 1)
-            rows.append(row_of(case.name, runs))
-    return _report(options.trace.name, wishes, rows)
+            rows.append(row_of(case.name, calm))
+            if events.events:
+                name = f"{case.name}, disturbed"
+                rows.append(row_of(name, disturbed))
+                costs.append(costs_of(both, wishes, events, of=name))
+    return report_of(options.trace.name, wishes, rows, costs)
+
+
+def _happening(options: argparse.Namespace, case: Case, seconds: float) -> Happening:
+    """To the workers of one case, which runs for so long. Raises ConfigError that names it."""
+    roles = [role for role, _ in workers_of(case.layout, case.kinds)]
+    try:
+        found = read_events(options.fail, options.join, roles)
+    except ConfigError as error:
+        raise ConfigError(f"{case.name}: {error}. What happens, happens to each --what-if: leave "
+                          "out the splits that it cannot happen to") from error
+    late = max((event.at for event in found.events), default=0.0)
+    if late >= seconds:
+        raise ConfigError(f"--fail, --join: second {late:g} is behind the end of the trace, which "
+                          f"lasts {seconds:.1f} s")
+    return found
 
 
 def _base_layout(
@@ -184,77 +178,6 @@ def _base_layout(
         raise ConfigError("the journal does not tell which workers there were: give their layout, "
                           "such as 2p+1d")
     return seen
-
-
-def _report(
-    workload: str, wishes: Wishes, rows: list[Row], costs: Costs | None = None
-) -> Report:
-    return Report(
-        workload=workload,
-        ttft_ms=1e3 * wishes.ttft,
-        itl_ms=1e3 * wishes.itl,
-        e2e_ms=None if wishes.e2e is None else 1e3 * wishes.e2e,
-        rows=rows,
-        costs=costs,
-    )
-
-
-def _show(report: Report) -> None:
-    console = Console()
-    e2e = "" if report.e2e_ms is None else f", E2E {figure(report.e2e_ms)} ms"
-    show_table(
-        f"{report.workload}; TTFT {figure(report.ttft_ms)} ms, ITL {figure(report.itl_ms)} ms{e2e}",
-        ("", "requests", "/s", "attained", "goodput/s", "TTFT p50", "p95 ms", "ITL p50", "p95 ms",
-         "gap p99", "E2E p95", "hits", "handed"),
-        [
-            (
-                row.name, row.requests, figure(row.rate_per_s), f"{row.attainment.value:.1%}",
-                figure(row.goodput_per_s.value),
-                *(_figure(row.ttft_ms.at(s)) for s in (0.5, 0.95)),
-                *(_figure(row.itl_ms.at(s)) for s in (0.5, 0.95)),
-                _figure(row.gap_ms.p99) if row.busy else "-", _figure(row.e2e_ms.p95),
-                f"{row.hit_rate.value:.0%}", f"{row.handed.value:.0%}",
-            )
-            for row in report.rows
-        ],
-    )
-    for row in report.rows:
-        if row.busy:
-            busy = ", ".join(f"{role} {found.value:.0%}" for role, found in row.busy.items())
-            console.print(f"busy, {row.name}: {busy}", highlight=False)
-    if report.costs is not None:
-        _show_costs(report.costs)
-    elif len(report.rows) > 2:
-        seen, same = report.rows[0].goodput_per_s.value, report.rows[1].goodput_per_s.value
-        if seen > 0:
-            console.print(
-                f"The simulation of what was seen is off by {same / seen - 1:+.1%} in goodput.",
-                highlight=False,
-            )
-
-
-def _show_costs(costs: Costs) -> None:
-    show_table(
-        f"those that arrived from {AROUND[0]:g} s before to {AROUND[1]:g} s after",
-        ("", "second", "requests", "attained", "undisturbed", "longest gap ms", "undisturbed"),
-        [
-            (each.what, "" if each.at_s is None else figure(each.at_s), each.requests,
-             *("-" if share is None else f"{share.value:.1%}"
-               for share in (each.attained, each.undisturbed)),
-             *("-" if gap is None else figure(gap)
-               for gap in (each.longest_gap_ms, each.undisturbed_gap_ms)))
-            for each in costs.moments
-        ],
-    )
-    reasons = ", ".join(f"{reason} {count}" for reason, count in costs.retries.items())
-    Console().print(
-        f"sent to another worker, per run: {figure(costs.retried.value)} requests"
-        + (f" ({reasons} in all)" if reasons else ""), highlight=False,
-    )
-
-
-def _figure(found: Estimate | None) -> str:
-    return "-" if found is None else figure(found.value)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from baton.bench.planning.hardware.kinds import WorkerKind, worker_kinds
 from baton.bench.planning.hosts import on_hosts
 from baton.bench.planning.layout import Layout, parse_layout
-from baton.bench.planning.run import RunFigures, Span, Way, run_arrivals
+from baton.bench.planning.run import Look, RunFigures, Span, Way, run_arrivals
 from baton.bench.planning.wishes import Wishes
 from baton.bench.routing.systems import colocated
+from baton.bench.simulator.events import Event
 from baton.bench.workloads.traces import Traced, replay
 from baton.protocol.errors import ConfigError
 
@@ -65,19 +66,39 @@ def case_of(text: str, base: Case) -> Case:
 
 
 def replayed(
-    case: Case, trace: Sequence[Traced], wishes: Wishes, *, seed: int, speed: float = 1.0
+    case: Case,
+    trace: Sequence[Traced],
+    wishes: Wishes,
+    *,
+    seed: int,
+    speed: float = 1.0,
+    events: Sequence[Event] = (),
+    look: Look | None = None,
 ) -> RunFigures:
-    """All of the trace, from its beginning, `speed` times as fast."""
+    """All of the trace, from its beginning, `speed` times as fast. `events`: what happens to
+    workers meanwhile, in seconds of the run, all of which count."""
+    longest, fitting = _fitting(case, trace)
+    most = max(16, min(_MOST_TOKENS, max(traced.output for traced in fitting)))
+    arrivals = replay(fitting, speed=speed, longest=longest, max_tokens=most,
+                      targets=wishes.targets)
+    span = span_of(case, trace, speed)
+    return run_arrivals(
+        case.layout, case.kinds, arrivals, wishes, rate=len(fitting) / span.counted, span=span,
+        seed=seed, way=None if case.policy is None else POLICIES[case.policy], events=events,
+        look=look,
+    )
+
+
+def span_of(case: Case, trace: Sequence[Traced], speed: float = 1.0) -> Span:
+    """From the first to the last request that it takes. Raises ConfigError where there is none."""
+    _, fitting = _fitting(case, trace)
+    return Span(0.0, max((fitting[-1].at - fitting[0].at) / speed + 1e-6, 1e-3), 0.0)
+
+
+def _fitting(case: Case, trace: Sequence[Traced]) -> tuple[int, list[Traced]]:
+    """Tokens that a request may have, and those of no more."""
     longest = min(kind.machine.limits.max_model_len for kind in case.kinds)
     fitting = [traced for traced in trace if traced.prompt + traced.output < longest]
     if not fitting:
         raise ConfigError(f"{case.name}: no request fits into {longest} tokens")
-    most = max(16, min(_MOST_TOKENS, max(traced.output for traced in fitting)))
-    arrivals = replay(fitting, speed=speed, longest=longest, max_tokens=most,
-                      targets=wishes.targets)
-    seconds = (fitting[-1].at - fitting[0].at) / speed + 1e-6
-    return run_arrivals(
-        case.layout, case.kinds, arrivals, wishes, rate=len(fitting) / seconds,
-        span=Span(0.0, max(seconds, 1e-3), 0.0), seed=seed,
-        way=None if case.policy is None else POLICIES[case.policy],
-    )
+    return longest, fitting

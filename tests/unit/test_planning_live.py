@@ -12,14 +12,15 @@ from paced import write_profile
 from planned import choice, kind, plan
 from simulated import arrivals, poisson
 
-from baton.bench.planning import what_if
+from baton.bench.planning import simulate, what_if
 from baton.bench.planning.fair import FEWEST, Sample
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.journals import layout_of, read_journal, seen_of, targets_of
 from baton.bench.planning.layout import Layout, parse_layout
 from baton.bench.planning.live import compare, look_of, prediction_errors
 from baton.bench.planning.run import workers_of
-from baton.bench.planning.simulate import main, row_of
+from baton.bench.planning.simulate import main
+from baton.bench.planning.simulated import row_of
 from baton.bench.planning.what_if import Case, case_of, replayed
 from baton.bench.planning.wishes import Wishes
 from baton.bench.simulator.cluster import Cluster
@@ -187,6 +188,46 @@ def test_the_command_shows_what_was_beside_what_could_have_been(
     assert seen["requests"] == same["requests"] == more["requests"]
     assert more["attainment"]["value"] > same["attainment"]["value"]
     assert set(more["busy"]) == {"prefill", "decode"}
+
+
+def test_a_death_happens_to_what_was_and_to_what_could_have_been(
+    journal: Path, hardware: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More workers bear it better; each beside itself undisturbed, over the same requests."""
+    usual = ["--hardware", str(hardware), "--trace", str(journal), "--what-if", "3p+2d"]
+    death = ["--fail", "decode-0@5s+8s"]
+    assert main([*usual, *death, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    was, could = "the same, simulated: 1 prefill + 1 decode, by cost", "3 prefill + 2 decode"
+    assert [row["name"] for row in report["rows"]] == [
+        "really seen", was, f"{was}, disturbed", could, f"{could}, disturbed",
+    ]
+    assert len({row["requests"] for row in report["rows"]}) == 1
+    few, more = report["costs"]
+    assert [few["of"], more["of"]] == [f"{was}, disturbed", f"{could}, disturbed"]
+    lost = []
+    for costs in (few, more):
+        fails, back, _ = costs["moments"]
+        assert [fails["at_s"], back["at_s"]] == [5.0, 13.0]
+        assert costs["retried"]["value"] >= 1
+        lost.append(fails["undisturbed"]["value"] - fails["attained"]["value"])
+    assert lost[0] > lost[1] >= 0
+    assert main([*usual, *death]) == 0
+    assert f"{could}, disturbed: those that arrived" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("happens", "said"), [
+    (["--fail", "decode-1@5s"], r"1 prefill \+ 1 decode, by cost: --fail decode-1: no such worker"),
+    (["--fail", "decode-0@5s", "--what-if", "2m"],
+     r"2 mixed: --fail decode-0: no such worker; there are: mixed-0, mixed-1.* leave out the"),
+    (["--join", "decode@10h"], r"second 36000 is behind the end of the trace, which lasts \d+"),
+])
+def test_what_cannot_happen_to_each_is_said_before_any_runs(
+    journal: Path, hardware: Path, monkeypatch: pytest.MonkeyPatch, happens: list[str], said: str
+) -> None:
+    monkeypatch.setattr(simulate, "replayed", lambda *args, **named: pytest.fail("it ran"))
+    with pytest.raises(ConfigError, match=said):
+        main(["--hardware", str(hardware), "--trace", str(journal), "--what-if", "2p+2d", *happens])
 
 
 # -- live ------------------------------------------------------------------------------------
