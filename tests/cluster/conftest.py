@@ -10,6 +10,16 @@ from cluster import PATIENT, Cluster
 from tiny_model import make_tiny_model
 
 
+TEST_SECONDS = 300
+"""More than several waits of `cluster.DEADLINE`, so that the one that was in vain is named."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def patient() -> Iterator[None]:
     """Processes that are started by other ways than `Cluster` take no silence for a death, either
