@@ -23,6 +23,8 @@ And each run tries the same ones."""
 
 def pytest_configure() -> None:
     enough_descriptors()
+    # Their clock stands still with the process: what waits on it has not been slow.
+    asyncio.set_event_loop_policy(SteadyLoops())
     # Workers and ends of sessions in this process: it may be held up for longer than makes one
     # late, or silent. Tests of silence say how long it is.
     runpy.run_path(str(Path(__file__).parent / "support" / "patient" / "sitecustomize.py"))
@@ -31,8 +33,7 @@ def pytest_configure() -> None:
 def enough_descriptors() -> None:
     """UCX workers that close while something is under way are kept until the process exits, with
     some 15 descriptors each. Hundreds of tests in one process come to more than a shell's usual
-    limit of 1,024. And the clock of loops stands still with the process (`steady_loop.py`)."""
-    asyncio.set_event_loop_policy(SteadyLoops())
+    limit of 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MANY_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
