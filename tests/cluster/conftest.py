@@ -9,7 +9,6 @@ import pytest
 from cluster import PATIENT, Cluster
 from tiny_model import make_tiny_model
 
-
 TEST_SECONDS = 300
 """More than several waits of `cluster.DEADLINE`, so that the one that was in vain is named."""
 
