@@ -183,7 +183,7 @@ def in_thread(**options: Any) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        yield began.result(timeout=30)
+        yield began.result(timeout=100)
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()
