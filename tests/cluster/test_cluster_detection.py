@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -188,18 +189,30 @@ def end_two_of_its_workers(
     pytest.fail("too late each time: it had ended")
 
 
-def test_a_request_that_cost_two_lives_costs_no_third(tmp_path: Path) -> None:
-    with Cluster("--mixed", "3", model=long_model(tmp_path)) as cluster:
-        _, error, third, deaths = end_two_of_its_workers(cluster, signal.SIGKILL)
-        assert error == "too_many_failures"
-        assert len(third) == 1
-        assert third <= {w["pid"] for w in cluster.workers() if w["state"] == "ready"}
-        assert cluster.metric_sum("baton_worker_detection_seconds_count") == deaths
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster("--mixed", "3", model=long_model(tmp_path_factory.mktemp("model"))) as cluster:
+        yield cluster
 
 
-def test_workers_that_are_stopped_as_intended_are_no_deaths(tmp_path: Path) -> None:
-    with Cluster("--mixed", "3", model=long_model(tmp_path)) as cluster:
-        tokens, error, *_ = end_two_of_its_workers(cluster, signal.SIGTERM)
-        assert (tokens, error) == (MOST_TOKENS, None)
-        assert cluster.metric_sum("baton_worker_detection_seconds_count") == 0
-        wait_for(lambda: len(cluster.workers()) == 3, "the workers are back")
+def noticed(cluster: Cluster) -> float:
+    return cluster.metric_sum("baton_worker_detection_seconds_count")
+
+
+def test_a_request_that_cost_two_lives_costs_no_third(three: Cluster) -> None:
+    before = noticed(three)
+    _, error, third, deaths = end_two_of_its_workers(three, signal.SIGKILL)
+    assert error == "too_many_failures"
+    assert len(third) == 1
+    assert third <= {w["pid"] for w in three.workers() if w["state"] == "ready"}
+    assert noticed(three) == before + deaths
+
+
+def test_workers_that_are_stopped_as_intended_are_no_deaths(three: Cluster) -> None:
+    before = noticed(three)
+    tokens, error, *_ = end_two_of_its_workers(three, signal.SIGTERM)
+    assert (tokens, error) == (MOST_TOKENS, None)
+    assert noticed(three) == before
+    wait_for(
+        lambda: [w["state"] for w in three.workers()] == ["ready"] * 3, "the workers are back"
+    )

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -76,44 +78,57 @@ def test_sigint_during_start_leaves_nothing(tiny_model: Path) -> None:
     assert not left
 
 
-@pytest.mark.parametrize("role", ["prefill", "decode"])
-def test_a_dead_worker_comes_back(role: str, tiny_model: Path) -> None:
+@pytest.fixture(scope="module")
+def lasting(tiny_model: Path) -> Iterator[Cluster]:
+    """For what it survives."""
     with Cluster(model=tiny_model) as cluster:
-        old = next(w for w in cluster.workers() if w["role"] == role)
-        os.kill(old["pid"], signal.SIGKILL)
-
-        def restarted() -> bool:
-            return any(
-                w["role"] == role and w["pid"] != old["pid"] and w["state"] == "ready"
-                for w in cluster.workers())
-
-        wait_for(restarted, f"a new {role} worker")
-        new = next(w for w in cluster.workers() if w["role"] == role)
-        assert new["id"] == old["id"]
-        assert new["epoch"] != old["epoch"]
-        cluster.wait_ready()
-        reply = cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
-        assert reply["usage"]["completion_tokens"] == 3
+        yield cluster
 
 
-def test_workers_outlive_their_loader(tiny_model: Path) -> None:
-    """What they were forked from dies: they go on, and it is back for the next fork."""
-    with Cluster(model=tiny_model) as cluster:
-        before = {worker["id"]: worker["pid"] for worker in cluster.workers()}
-        cluster.loader().kill()
-        wait_for(lambda: "DIED" in "".join(cluster.output), "the launcher's word of it")
-        reply = cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
-        assert reply["usage"]["completion_tokens"] == 3
-        assert {worker["id"]: worker["pid"] for worker in cluster.workers()} == before
+def wait_for_another(cluster: Cluster, old: dict[str, Any]) -> dict[str, Any]:
+    """In place of a worker that was killed."""
 
-        os.kill(before["decode-0"], signal.SIGKILL)
-        wait_for(
-            lambda: any(
-                w["id"] == "decode-0" and w["pid"] != before["decode-0"] and w["state"] == "ready"
-                for w in cluster.workers()
-            ),
-            "a new decode worker",
+    def restarted() -> dict[str, Any] | None:
+        return next(
+            (w for w in cluster.workers()
+             if w["id"] == old["id"] and w["pid"] != old["pid"] and w["state"] == "ready"),
+            None,
         )
+
+    new: dict[str, Any] = wait_for(restarted, f"a new {old['id']}")
+    return new
+
+
+def answers(cluster: Cluster) -> None:
+    reply = cluster.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3})
+    assert reply["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_dead_worker_comes_back(role: str, lasting: Cluster) -> None:
+    old = next(w for w in lasting.workers() if w["role"] == role)
+    os.kill(old["pid"], signal.SIGKILL)
+    new = wait_for_another(lasting, old)
+    assert new["role"] == role
+    assert new["epoch"] != old["epoch"]
+    lasting.wait_ready()
+    answers(lasting)
+
+
+def test_workers_outlive_their_loader(lasting: Cluster) -> None:
+    """What they were forked from dies: they go on, and it is back for the next fork."""
+    before = {worker["id"]: worker["pid"] for worker in lasting.workers()}
+    loader = lasting.loader()
+    loader.kill()
+    wait_for(
+        lambda: any("loader" in line and "DIED" in line for line in lasting.output),
+        "the launcher's word of it",
+    )
+    answers(lasting)
+    assert {worker["id"]: worker["pid"] for worker in lasting.workers()} == before
+    [old] = [worker for worker in lasting.workers() if worker["id"] == "decode-0"]
+    os.kill(old["pid"], signal.SIGKILL)
+    wait_for_another(lasting, old)
 
 
 def test_a_length_beyond_the_model_is_one_cause(tiny_model: Path) -> None:
