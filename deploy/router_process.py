@@ -40,7 +40,12 @@ def run_router(settings: RouterSettings, status: StatusWriter) -> int:
         import uvloop
 
         importlib.import_module("baton.router.http")
-        return uvloop.run(_serve(settings, listener, status))
+        from baton.protocol.link.pump import say_goodbyes
+
+        try:
+            return uvloop.run(_serve(settings, listener, status))
+        finally:
+            say_goodbyes()
 
 
 def _listener(settings: RouterSettings) -> socket.socket:
