@@ -4,12 +4,13 @@ left, and what both say together."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baton.bench.planning.break_even import break_even
 from baton.bench.planning.candidates import all_candidates
 from baton.bench.planning.choices import choice_of
 from baton.bench.planning.closed import Answer, World
+from baton.bench.planning.coarse import coarser
 from baton.bench.planning.doubts import doubts, repeated
 from baton.bench.planning.hardware.kinds import WorkerKind
 from baton.bench.planning.infeasible import infeasible
@@ -54,6 +55,10 @@ def make_plan(asked: Asked, tell: Tell = lambda more, done: None) -> Plan:
     ConfigError when the limits allow no layout at all."""
     workload = asked.load.sample(asked.wishes.targets)
     seen = asked.wishes.within(workload)
+    coarse = None
+    if EFFORTS[asked.effort].coarse:
+        kinds, coarse = coarser(asked.kinds, seen, asked.wishes)
+        asked = replace(asked, kinds=kinds)
     candidates = all_candidates(asked.kinds, asked.limits, seen)
     if not candidates:
         raise ConfigError(_too_few(asked))
@@ -81,7 +86,8 @@ def make_plan(asked: Asked, tell: Tell = lambda more, done: None) -> Plan:
         infeasible=infeasible(world, most if survivors[0].capacity > 0 else None)
         if failed else None,
         plots=plots_of(here, survivors, asked.limits),
-        notes=_notes(asked, len(candidates), choices, survivors, factors),
+        notes=_notes(asked, len(candidates), choices, survivors, factors)
+        + ([] if coarse is None else [coarse]),
     )
 
 

@@ -37,11 +37,13 @@ class Effort:
     """Times that closed forms are corrected."""
     precise: float
     """Relative distance of the rates on either side of a capacity; between them it is linear."""
+    coarse: bool = False
+    """Long prompts have larger KV blocks (`coarse.py`)."""
 
 
 EFFORTS = {
     "quick": Effort(per_shape=1, kept=1, requests=250, lives=2.5, tokens=250_000, seeds=3,
-                    rounds=1, precise=0.15),
+                    rounds=1, precise=0.15, coarse=True),
     "normal": Effort(per_shape=3, kept=1, requests=500, lives=6.0, tokens=1_000_000, seeds=5,
                      rounds=2, precise=0.06),
     "thorough": Effort(per_shape=6, kept=3, requests=2000, lives=16.0, tokens=10_000_000, seeds=8,
