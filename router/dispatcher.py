@@ -300,7 +300,9 @@ class Dispatcher:
         prefilled = flight.prefilled
         taken = flight.take(delta, now)
         if taken is Taken.ACCEPTED or taken is Taken.FINISHED:
-            self._vitals.tokens(flight, now)
+            self._vitals.goes_on(flight, now)
+        if taken is Taken.ACCEPTED and prefilled:
+            return  # nearly all
         if taken is Taken.FINISHED:
             self._finish(flight, now)
         elif taken is Taken.OUT_OF_ORDER:
@@ -344,7 +346,12 @@ class Dispatcher:
     def _current(self, worker: Worker, key: RequestKey) -> Flight | None:
         """The flight, if this attempt is its current one and this worker has a part in it."""
         flight = self._flights.get(key.request_id)
-        if flight is None or flight.key != key or worker.identity not in flight.holders:
+        # Asked of every token: without the properties, each of which is a call.
+        if (
+            flight is None
+            or flight.request.key != key
+            or worker.hello.identity not in flight.holders
+        ):
             return None
         return flight
 

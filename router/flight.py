@@ -233,7 +233,7 @@ class Flight:
 
     def take(self, delta: TokenDelta, now: float) -> Taken:
         """Accept a delta if it is the next of the current attempt."""
-        if self.ended or delta.key != self.key:
+        if self.outcome is not None or delta.key != self.request.key:
             return Taken.IGNORED
         position = len(self.accepted)
         if delta.position != position:
@@ -245,7 +245,7 @@ class Flight:
                 return Taken.ACCEPTED
             return Taken.OUT_OF_ORDER
         taken = self._accept(delta, now)
-        while taken is Taken.ACCEPTED:
+        while self._early and taken is Taken.ACCEPTED:
             early = self._early.pop(len(self.accepted), None)
             if early is None:
                 break
@@ -253,33 +253,35 @@ class Flight:
         return taken
 
     def _accept(self, delta: TokenDelta, now: float) -> Taken:
-        if self.accepted and (delta.prompt_logprobs or delta.cached_tokens is not None):
-            # A later attempt found its prompt again; the reader has had all about that.
-            delta = msgspec.structs.replace(delta, prompt_logprobs=None, cached_tokens=None)
-        elif delta.cached_tokens is not None:
-            self.cached_tokens = delta.cached_tokens
-        self.accepted.extend(delta.tokens)
+        # Once for every token of everybody: each call that is not made counts.
+        if delta.cached_tokens is not None or delta.prompt_logprobs:
+            if self.accepted:
+                # A later attempt found its prompt again; the reader has had all about that.
+                delta = msgspec.structs.replace(delta, prompt_logprobs=None, cached_tokens=None)
+            elif delta.cached_tokens is not None:
+                self.cached_tokens = delta.cached_tokens
+        tokens, reason = delta.tokens, delta.finish_reason
+        self.accepted.extend(tokens)
         self.prefilled = True
-        self.finish_reason = delta.finish_reason
-        self.add_phases(delta.phases)
-        if delta.tokens:
-            if self.stamps.first_token is None:
-                self.stamps.first_token = now
-            self.stamps.last_token = now
+        self.finish_reason = reason
+        if delta.phases:
+            self.add_phases(delta.phases)
+        if tokens:
+            stamps = self.stamps
+            if stamps.first_token is None:
+                stamps.first_token = now
+            stamps.last_token = now
             if self.dispatches:
-                self._stamp(self.dispatches[-1], len(delta.tokens), now)
+                dispatch = self.dispatches[-1]
+                if dispatch.first_token is None:
+                    dispatch.first_token = now
+                elif dispatch.second_token is None:
+                    dispatch.second_token = now
+                dispatch.last_token = now
+                dispatch.tokens += len(tokens)
         self._ready.append(delta)
         self._changed.set()
-        return Taken.ACCEPTED if delta.finish_reason is None else Taken.FINISHED
-
-    @staticmethod
-    def _stamp(dispatch: Dispatch, tokens: int, now: float) -> None:
-        if dispatch.first_token is None:
-            dispatch.first_token = now
-        elif dispatch.second_token is None:
-            dispatch.second_token = now
-        dispatch.last_token = now
-        dispatch.tokens += tokens
+        return Taken.ACCEPTED if reason is None else Taken.FINISHED
 
     def add_phases(self, phases: dict[str, float] | None) -> None:
         for phase, seconds in (phases or {}).items():

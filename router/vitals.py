@@ -79,14 +79,19 @@ class Vitals:
         if pair is not None:
             self._severed.worked(pair)
 
+    def goes_on(self, flight: Flight, now: float) -> None:
+        """It has got tokens. Called for every record of them, so it does nothing for most."""
+        dispatches = flight.dispatches
+        if dispatches and dispatches[-1].tokens % STRETCH > 1 and flight in self._stretches:
+            return
+        self.tokens(flight, now)
+
     @harmless
     def tokens(self, flight: Flight, now: float) -> None:
-        """It has got some. Called for every record of tokens, so it does little for most."""
+        """Those at which there is something to see."""
         dispatch = flight.dispatches[-1]
         count = dispatch.tokens
         begun = self._stretches.get(flight)
-        if begun is not None and count % STRETCH > 1:
-            return
         decision = dispatch.decision
         predicted = decision.prediction
         known = predicted is not None and predicted.measured

@@ -24,6 +24,8 @@ class _Live:
     arrival: Arrival
     flight: Flight
     prompt: int
+    counts: bool
+    """Its gaps do."""
     last: float | None = None
     longest: float = 0.0
     cached: int = 0
@@ -80,7 +82,7 @@ class Clients:
                     if count:
                         self.gaps.add(usual, count)
                     usual, count = gap, 0
-                count += self._counts(live)
+                count += live.counts
                 if gap > live.longest:
                     live.longest = gap
             elif delta.cached_tokens:
@@ -98,13 +100,13 @@ class Clients:
         first, last = times[ran.told], times[end - 1]
         steps = [times[n] - times[n - 1] for n in range(ran.told + 1, end)]
         longest = max(steps, default=0.0)
-        counted = sum(self._counts(live) for live in here)
+        counted = sum([live.counts for live in here])
         for gap in steps if counted else ():
             self.gaps.add(gap, counted)
         for live in here:
             if live.last is not None:
                 gap = first - live.last
-                if self._counts(live):
+                if live.counts:
                     self.gaps.add(gap)
                 live.longest = max(live.longest, gap, longest)
             live.last = last
@@ -116,9 +118,6 @@ class Clients:
             self._ended(name, live)
 
     # -- inside ------------------------------------------------------------------------------
-
-    def _counts(self, live: _Live) -> bool:
-        return self._count[0] <= live.arrival.at < self._count[1]
 
     def _next(self) -> None:
         arrival = next(self._arrivals, None)
@@ -140,7 +139,8 @@ class Clients:
                 targets=arrival.targets,
             ))
         else:
-            self._live[name] = _Live(arrival, flight, len(prompt) // 4)
+            counts = self._count[0] <= arrival.at < self._count[1]
+            self._live[name] = _Live(arrival, flight, len(prompt) // 4, counts)
         self._next()
 
     def _look(self) -> None:

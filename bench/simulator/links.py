@@ -70,13 +70,16 @@ class SimulatedLinks:
             session = owners.get(event.key)
             if session is None or not event.tokens:
                 continue
-            delta = TokenDelta(
-                key=event.key,
-                position=event.position,
-                tokens=event.tokens,
-                cached_tokens=event.cached_tokens,
-                phases=event.phases,
-            )
+            if event.cached_tokens is None and event.phases is None:
+                delta = TokenDelta(key=event.key, position=event.position, tokens=event.tokens)
+            else:
+                delta = TokenDelta(
+                    key=event.key,
+                    position=event.position,
+                    tokens=event.tokens,
+                    cached_tokens=event.cached_tokens,
+                    phases=event.phases,
+                )
             if session in batches:
                 batches[session].append(delta)
             else:

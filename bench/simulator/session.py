@@ -132,10 +132,11 @@ class SimulatedSession:
         if self._lost is None and self.worker is not None:
             pieces = self._pieces(ran, begin, end)
             for stop in sorted(pieces):
-                with self._loop.as_of(times[stop - 1]):
-                    self._heard = times[stop - 1]
-                    batch = TokenBatch(deltas=tuple(pieces[stop]))
-                    self._dispatcher.on_record(self.worker, batch)
+                self._heard = times[stop - 1]
+                batch = TokenBatch(deltas=tuple(pieces[stop]))
+                self._loop.run_as_of(
+                    times[stop - 1], self._dispatcher.on_record, self.worker, batch
+                )
             self.watch_run(ran, times, end)
         ran.told = end
 
