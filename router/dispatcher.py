@@ -37,7 +37,7 @@ from baton.router.caches import Caches
 from baton.router.candidates import ROLES
 from baton.router.deadlines import DeadlineWatch, no_worker
 from baton.router.drain import Drain
-from baton.router.flight import Flight, Taken
+from baton.router.flight import ACCEPTED, Flight, Taken
 from baton.router.forecast import Forecast
 from baton.router.lane_room import LaneRoom
 from baton.router.lanes import Lanes
@@ -299,11 +299,12 @@ class Dispatcher:
             return
         prefilled = flight.prefilled
         taken = flight.take(delta, now)
-        if taken is Taken.ACCEPTED or taken is Taken.FINISHED:
+        if taken is ACCEPTED:
             self._vitals.goes_on(flight, now)
-        if taken is Taken.ACCEPTED and prefilled:
-            return  # nearly all
+            if prefilled:
+                return  # nearly all
         if taken is Taken.FINISHED:
+            self._vitals.goes_on(flight, now)
             self._finish(flight, now)
         elif taken is Taken.OUT_OF_ORDER:
             log.error(

@@ -42,6 +42,10 @@ class Taken(Enum):
     OUT_OF_ORDER = "out_of_order"
 
 
+ACCEPTED = Taken.ACCEPTED
+"""For who asks of every token: members of an Enum are slow to look up."""
+
+
 @dataclass(slots=True)
 class Dispatch:
     """One attempt on its way: what was decided and when, and what came of it. Seconds on the
@@ -245,7 +249,7 @@ class Flight:
                 return Taken.ACCEPTED
             return Taken.OUT_OF_ORDER
         taken = self._accept(delta, now)
-        while self._early and taken is Taken.ACCEPTED:
+        while self._early and taken is ACCEPTED:
             early = self._early.pop(len(self.accepted), None)
             if early is None:
                 break
@@ -281,7 +285,7 @@ class Flight:
                 dispatch.tokens += len(tokens)
         self._ready.append(delta)
         self._changed.set()
-        return Taken.ACCEPTED if reason is None else Taken.FINISHED
+        return ACCEPTED if reason is None else Taken.FINISHED
 
     def add_phases(self, phases: dict[str, float] | None) -> None:
         for phase, seconds in (phases or {}).items():
