@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import runpy
+import signal
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,9 @@ And each run tries the same ones."""
 
 def pytest_configure() -> None:
     enough_descriptors()
+    # A shell's job in the background ignores Ctrl-C, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Their clock stands still with the process: what waits on it has not been slow.
     asyncio.set_event_loop_policy(SteadyLoops())
     # Workers and ends of sessions in this process: it may be held up for longer than makes one
