@@ -9,9 +9,10 @@
 How fast the queue moves is what the workers' speeds say, until it has been seen to move (`Drain`):
 that holds whatever is scarce, be it prefill, slots, blocks or intervals.
 
-Late ones are served in the gaps that others leave. In overload there are none: what arrives in
-time is then all that the workers can do (`Offered`), and late ones are refused, however short the
-queue is. So the queue holds what can be served in time, and is empty soon after a burst.
+Late ones are served in the gaps that others leave. Near overload there are none: what arrives is
+then all that the workers can do (`Offered`: prompts, and answers too), and late ones are refused,
+however short the queue is. So the queue holds what can be served in time, and is empty soon after
+a burst.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from baton.router.lanes import Lane, Lanes
 
 IN_TIME = 0.9
 """Of the time to the target, what may be predicted for a request that counts as in time."""
-NO_GAPS = 0.95
-"""Share of the workers' time from which on others leave nothing for late ones."""
+NO_GAPS = 0.7
+"""Share of the workers' time from which on others leave nothing for late ones. Not all of it, for
+those who come in bursts meet the answers of late ones that are still being written."""
 RETRY_AFTER = (1.0, 60.0)
 MOST_MEMORY = 30.0
 """Seconds over which the work that arrives is averaged, at most; else a lane's patience."""
@@ -37,7 +39,9 @@ class Drain:
 
     LEAST, MOST = 5, 64
     """Requests that it is judged by."""
-    PRIOR = 1.0
+    PRIOR = 0.25
+    """Seconds of seeing that count as much as what the speeds say. The first of a burst have
+    nothing else to go by; of workers with too much to do speeds say too much."""
     FORGET = 1.0
     """Seconds without a queue, after which it begins anew."""
 
@@ -122,6 +126,10 @@ class Admission:
         self._offered = {
             lane.name: Offered(min(MOST_MEMORY, lane.patience)) for lane in lanes
         }
+        self._whole = {
+            lane.name: Offered(min(MOST_MEMORY, lane.patience)) for lane in lanes
+        }
+        """With what it decodes, of all workers: what is quickly read may be long in writing."""
 
     def waits(self, lane: str, waiting: bool, now: float) -> None:
         """To be told when something of this lane begins to wait, and when nothing does any more."""
@@ -133,9 +141,10 @@ class Admission:
             if drain.waiting:
                 drain.sent(work, now)
 
-    def arrived(self, lane: str, work: float, now: float) -> None:
-        """Whatever becomes of it."""
-        self._offered[lane].add(work, now)
+    def arrived(self, lane: str, prompt: float, whole: float, now: float) -> None:
+        """Whatever becomes of it. As of `Demand`."""
+        self._offered[lane].add(prompt, now)
+        self._whole[lane].add(whole, now)
 
     def refusal(
         self, prospect: Prospect, first_token: float | None, capacity: float | None, now: float
@@ -154,7 +163,8 @@ class Admission:
             return None
         if not lane.firm and soonest <= lane.patience - prospect.waited:
             return None
-        taken = min(1.0, self._offered[lane.name].rate(now) / (rate * prospect.share))
+        prompts, whole = self._offered[lane.name].rate(now) / rate, self._whole[lane.name].rate(now)
+        taken = min(1.0, max(prompts, whole) / prospect.share)
         if taken < NO_GAPS:
             late = (first + prospect.ahead_late / rate) / (1 - taken)
             if late <= lane.patience - prospect.waited:

@@ -5,7 +5,8 @@ The cost of a way is the latency that it adds for everyone, in seconds:
     own        to the first token; the hand-off that is not hidden; every expected token's interval
     others     that decode there: chunks between their tokens, and longer steps
     to come    prompts that will queue behind this one, or that one more decoding request slows
-               down (`crowding.py`), and those that wait in the router already
+               down (`crowding.py`); and where it has to wait for its turn, those that wait in the
+               router already
     role       a tenth of the time of work done against a worker's role, so that the division of
                the workers means something where two ways are alike
     missed     for each request that is expected to miss a target by it, what it was worth: the
@@ -117,10 +118,11 @@ def best_readers(
     workers: Sequence[Candidate],
     now: float,
     price: float = 0.0,
+    waiting: float = 0.0,
     few: int = FEW,
 ) -> list[Reading]:
     """The best for its prompt, the best first. `price`: seconds that other requests lose by each
-    second of prompts."""
+    second of prompts; `waiting`: as of `read`."""
     held, tokens, size = facts.held, facts.tokens, facts.block_size
     if len(workers) > few:
         lent, fetching = _lent(facts)
@@ -138,7 +140,7 @@ def best_readers(
                 score += model.head_until - now
             scores.append(score)
         workers = [workers[place] for place in _least(scores, few)]
-    readings = [read(facts, worker, now, price) for worker in workers]
+    readings = [read(facts, worker, now, price, waiting) for worker in workers]
     readings.sort(key=lambda reading: reading.ttft + reading.to_come)
     return readings
 
@@ -156,7 +158,8 @@ def _least(scores: Sequence[Score], few: int) -> list[int]:
 
 def price_of_queue(facts: RequestFacts, workers: Sequence[Candidate], now: float) -> float:
     """Seconds that those who wait in the router behind this request lose by another second of
-    prompts on these workers. Each of them waits longer; and when the last one will hardly be in
+    prompts on these workers, while it waits for its turn there. (To use one that has time is no
+    loss to anybody.) Each of them waits longer; and when the last one will hardly be in
     time, as many more will be late as could have been computed meanwhile. (Patient ones have time:
     a flood of them must not make up for what they would do to others elsewhere.)"""
     count, work = facts.behind
@@ -205,8 +208,9 @@ def best_writers(
 
 
 def read(
-    facts: RequestFacts, worker: Candidate, now: float, price: float = 0.0
+    facts: RequestFacts, worker: Candidate, now: float, price: float = 0.0, waiting: float = 0.0
 ) -> Reading:
+    """`waiting`: what a second of prompts costs besides where it has to wait for its turn."""
     model, tokens, size = worker.model, facts.tokens, facts.block_size
     blocks = facts.held.get(worker.identity, 0) if facts.held else 0
     cached = blocks * size
@@ -223,6 +227,8 @@ def read(
             work += loan.seconds
     queue = model.queue(now, work)
     to_come = work * price
+    if waiting and model.has_enough(now, work):
+        to_come += work * waiting
     if worker.role == "decode":
         to_come += AGAINST_ROLE * work
     ttft, due = model.first_token(queue, work), facts.due_in

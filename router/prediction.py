@@ -10,6 +10,7 @@ Everything is what the curves say times what the worker's latencies have taught 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -53,30 +54,36 @@ def prefill_seconds(facts: RequestFacts, worker: Candidate) -> float:
 
 
 def prefill_work(facts: RequestFacts, candidates: Iterable[Candidate]) -> float:
-    """Seconds of work on the worker where its prompt takes least; 0 without workers. `facts` may
-    leave out what is cached: then it is all of it."""
-    return min((prefill_seconds(facts, c) for c in prompt_pool(candidates)), default=0.0)
+    """Seconds that its prompt takes where it takes least, if nobody decoded there: so it says the
+    same of a prompt whatever workers do. 0 without workers. `facts` may leave out what is cached:
+    then it is all of it."""
+    return min((
+        c.model.alone(facts.tokens, facts.held.get(c.identity, 0) * facts.block_size)
+        for c in readers(facts, candidates)
+    ), default=0.0)
 
 
 def outlook(
     facts: RequestFacts, candidates: Iterable[Candidate], work_ahead: float, now: float
 ) -> float | None:
     """Seconds to its first token if it is queued now, behind `work_ahead` seconds of prompts that
-    wait in the router (as `prefill_work` counts them). None when no worker's speed is known."""
-    pool = [c for c in prompt_pool(candidates) if c.model.measured]
+    wait in the router (as `prefill_work` counts them). None when no worker's speed is known.
+
+    A worker does as much of this work in a second as the chunks allow that its decodes leave."""
+    pool = [c for c in readers(facts, candidates) if c.model.measured]
     if not pool:
         return None
-    shares = [_share_for_prompts(c) for c in pool]
-    capacity = sum(shares)
-    if all(c.role != "prefill" for c in pool):
-        # What they decode makes the work longer already, as it is counted. With workers for
-        # prompts it is counted where nobody decodes, until those do that as well.
-        capacity /= max(shares)
-    waiting = sum(c.model.queue(now) for c in pool)
-    best = min(
-        c.model.first_token(c.model.queue(now), prefill_seconds(facts, c)) for c in pool
-    )
-    own = min(c.model.first_token(0.0, prefill_seconds(facts, c)) for c in pool)
+    fastest = min(c.model.rate_alone for c in pool)
+    capacity = waiting = 0.0
+    best = own = math.inf
+    for worker in pool:
+        model = worker.model
+        queue, takes = model.queue(now), prefill_seconds(facts, worker)
+        share = fastest / model.rate if model.rate else 1.0
+        capacity += share
+        waiting += queue * share
+        best = min(best, model.first_token(queue, takes))
+        own = min(own, model.first_token(0.0, takes))
     return max(best if work_ahead <= 0 else own, (waiting + work_ahead) / capacity + own)
 
 
@@ -95,7 +102,11 @@ def prompt_pool(candidates: Iterable[Candidate]) -> list[Candidate]:
     return [c for c in everyone if c.role != "decode"] or everyone
 
 
-def _share_for_prompts(worker: Candidate) -> float:
-    """Of its steps' time, what those that decode leave."""
-    model = worker.model
-    return max(0.05, 1 - model.step / model.chunk_step) if model.decoding else 1.0
+def readers(facts: RequestFacts, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The workers that compute prompts when that is best: those that decode as well, in what their
+    intervals leave, unless they have to keep to their role."""
+    everyone = list(candidates)
+    cross = not facts.strict_roles
+    return [
+        c for c in everyone if c.role != "decode" or (cross and c.model.measured)
+    ] or everyone

@@ -77,10 +77,10 @@ class Sending:
         if not self.queue:
             wait = self._try(flight, now)
             if wait is None:
-                self._admission.arrived(flight.lane, _work(flight) or 0.0, now)
+                self._admission.arrived(flight.lane, *self._forecast.demand(flight, now), now)
                 return None
         self.enqueue(flight)
-        self._admission.arrived(flight.lane, flight.work, now)
+        self._admission.arrived(flight.lane, *self._forecast.demand(flight, now), now)
         self.pump()
         refusal = self._refusal(flight, now) if flight in self.queue else None
         if refusal is not None:

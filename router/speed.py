@@ -166,6 +166,29 @@ class WorkerModel:
             return own + missing / self.chunk * self.step, own
         return own + steps * self.step, own
 
+    @property
+    def rate_alone(self) -> float:
+        """Seconds a prompt token of full steps in which nobody decodes, without attention. Never 0:
+        it is divided by."""
+        speed = self.speed
+        return max(1e-9, (speed.base + speed.chunk) / self.most + speed.token)
+
+    def alone(self, tokens: int, cached: int) -> float:
+        """Seconds to compute all but the first `cached` of so many tokens in such steps: a measure
+        of prompts that does not change with what the worker has to do."""
+        missing = tokens - cached if cached < tokens else 1
+        return self.rate_alone * missing + self.speed.pair * attention_pairs(
+            missing, tokens - missing
+        )
+
+    def token_at_best(self, context: float, itl: float | None, most: float) -> float:
+        """Seconds of the worker's time that a token takes of a sequence with this context, in the
+        largest batch of such that the target allows, of at most so many."""
+        speed, one = self.speed, self.added_step(context)
+        if itl is not None and one > 0:
+            most = min(most, (ITL_SHARE * itl - speed.base) / one)
+        return speed.base / max(1.0, most) + one
+
     def first_token(self, queue: float, work: float) -> float:
         """Seconds until the router has it."""
         correction = self.correction

@@ -64,8 +64,9 @@ class Ways:
         self._for_prompts, self._for_tokens = _pool(facts, prefills), _pool(facts, receivers)
         price = self._price(self._for_tokens)
         if self.ready_prefills:
-            price = self._price(self._for_prompts) + price_of_queue(facts, readers, now)
-        self.readers = best_readers(facts, readers, now, price)
+            price = self._price(self._for_prompts)
+        self._waiting = price_of_queue(facts, readers, now)
+        self.readers = best_readers(facts, readers, now, price, self._waiting)
         blocks = facts.blocks
         self.writers = best_writers(facts, [
             c
@@ -119,7 +120,8 @@ class Ways:
     def _together(self, writing: Writing) -> Option:
         facts = self.facts
         price = self._price(self._for_tokens)
-        return combine(facts, read(facts, writing.worker, self._now, price), writing)
+        reading = read(facts, writing.worker, self._now, price, self._waiting)
+        return combine(facts, reading, writing)
 
     def within_roles(self, options: list[Option]) -> list[Option]:
         """Those that keep to the roles and have a chance, if there are any and it matters."""

@@ -121,6 +121,7 @@ def _best(facts: RequestFacts, options: list[Option], now: float) -> Decision | 
         best.reading.loan,
         best.missed,
         best.cost,
+        facts=facts,
     )
 
 

@@ -57,7 +57,8 @@ def run_trial(
 
     def dispatcher(observer: Observer) -> Dispatcher:
         return Dispatcher(
-            None, observer, lanes=lanes, max_queue=100_000, decide=system.decide
+            None, observer, lanes=lanes, max_queue=100_000, decide=system.decide,
+            strict_roles=not system.automatic,
         )
 
     cluster = Cluster(

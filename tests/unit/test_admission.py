@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from baton.protocol.curves import StepCurve
 from baton.protocol.ids import Identity
-from baton.router.admission import IN_TIME, Admission, Drain, Offered, Prospect
+from baton.router.admission import IN_TIME, NO_GAPS, Admission, Drain, Offered, Prospect
 from baton.router.budget import LONGEST, MOST, PER_SECOND, SHARE, RetryBudget
 from baton.router.candidates import Candidate, RequestFacts
 from baton.router.lanes import Lanes, configure
@@ -24,10 +24,11 @@ def prospect(ahead: float, late: float | None = None, share: float = 1.0) -> Pro
     return Prospect(INTERACTIVE, 0.0, ahead, ahead if late is None else late, share)
 
 
-def busy(admission: Admission, rate: float, until: float) -> None:
-    """So much work arrives in a second, in pieces of a tenth of it."""
+def busy(admission: Admission, rate: float, until: float, whole: float = 0.0) -> None:
+    """So many seconds of prompts arrive in a second, and of all workers' time with their answers,
+    in pieces of a tenth of it."""
     for n in range(int(until * 10)):
-        admission.arrived("interactive", rate / 10, n / 10)
+        admission.arrived("interactive", rate / 10, whole / 10, n / 10)
 
 
 @pytest.mark.parametrize(("ahead", "capacity", "taken"), [
@@ -52,6 +53,15 @@ def test_in_overload_only_what_can_be_in_time_is_taken() -> None:
     assert longer is not None
     assert longer > refusal
     assert admission.refusal(prospect(in_time + 0.2), 0.1, 1.0, 90.0) is None  # it is over
+
+
+def test_answers_leave_no_room_for_late_ones_either() -> None:
+    """A tenth of the time goes into prompts, which are late for once; the rest of it is writing."""
+    for whole, taken in ((0.3, True), (NO_GAPS + 0.1, False)):
+        admission = Admission(LANES)
+        busy(admission, 0.1, 30.0, whole)
+        assert (admission.refusal(prospect(2.5), 0.1, 1.0, 30.0) is None) is taken
+        assert admission.refusal(prospect(1.0), 0.1, 1.0, 30.0) is None  # it is in time
 
 
 def test_a_lane_that_others_share_with_has_less() -> None:

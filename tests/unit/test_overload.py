@@ -16,7 +16,7 @@ from baton.bench.simulator.outcome import Outcome, attainment, window
 from baton.bench.simulator.session import SimulatedSession
 from baton.bench.workloads.arrival import Arrival
 from baton.protocol.errors import BatonError
-from baton.protocol.records import Declined, Generate, Record, Targets
+from baton.protocol.records import Declined, Generate, Prefill, Record, Reserve, Targets
 from baton.protocol.tokens import pack_tokens
 from baton.router.dispatcher import Dispatcher
 from baton.router.flight import Flight
@@ -25,6 +25,8 @@ from baton.router.lanes import Lane, Lanes, configure
 TTFT, ITL = 1.0, 0.06
 MACHINE = machine(base=15e-3, token=1.6e-4, decode=1e-4, context=2e-7, spread=0.05)
 SPLIT = ("prefill", "prefill", "decode", "decode")
+FIRST = (Generate, Prefill, Reserve)
+"""What a worker first hears of a request."""
 
 
 def lanes() -> tuple[Lane, ...]:
@@ -225,7 +227,7 @@ def test_a_worker_that_fails_each_request_is_left_alone_and_costs_none() -> None
         work = worker.on_record
 
         def fail(session: SimulatedSession, record: Record) -> None:
-            if isinstance(record, Generate) and cluster.loop.time() > 5.0:
+            if isinstance(record, FIRST) and cluster.loop.time() > 5.0:
                 session.tell(Declined(key=record.request.key, reason="stale"))
             else:
                 work(session, record)

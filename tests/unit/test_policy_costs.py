@@ -98,43 +98,66 @@ def test_a_long_prompt_waits_for_whoever_is_free_first_a_short_one_shares_steps(
     assert "p0" in way(chosen(short, worker("p0", queued=0.1), other, full))[:2]
 
 
-def test_prompts_beside_decodes_everywhere_are_not_counted_twice() -> None:
-    """Their work is counted as it takes beside decodes; so two such workers do two seconds of it in
-    a second."""
-    alone = [worker("p0"), worker("p1")]
-    beside = [worker("m0", decoding=40), worker("m1", decoding=40)]
-    for pool in (alone, beside):
-        near, far = (outlook(FACTS, pool, ahead, NOW) for ahead in (5.0, 7.0))
-        assert near is not None
-        assert far is not None
-        assert far - near == pytest.approx(1.0)
-    # A worker for prompts that decodes besides has less of itself for what was counted before.
-    stray = [worker("p0", decoding=40)]
-    near, far = (outlook(FACTS, stray, ahead, NOW) for ahead in (5.0, 7.0))
+def seconds_for(pool: list[Candidate], facts: RequestFacts = FACTS) -> float:
+    """That pass while these workers do two seconds of work that waits."""
+    near, far = (outlook(facts, pool, ahead, NOW) for ahead in (5.0, 7.0))
     assert near is not None
     assert far is not None
-    assert far - near > 2.0
-    uneven = [worker("m0"), worker("m1", decoding=40)]
-    near, far = (outlook(FACTS, uneven, ahead, NOW) for ahead in (5.0, 7.0))
-    assert near is not None
-    assert far is not None
-    assert 1.0 < far - near < 2.0
+    return far - near
 
 
-def test_who_waits_behind_makes_a_decode_workers_headroom_worth_its_price() -> None:
+def test_what_waits_is_measured_alike_whatever_workers_have_to_do() -> None:
+    """In seconds of a worker on which nobody decodes; others do less of it in a second."""
+    alone, beside = [worker("m0")], [worker("m0", decoding=40, itl=25e-3)]
+    assert prefill_work(FACTS, beside) == prefill_work(FACTS, alone)
+    assert seconds_for(alone) == pytest.approx(2.0)
+    model = beside[0].model
+    assert model.rate > 1.5 * model.rate_alone
+    assert seconds_for(beside) == pytest.approx(2 * model.rate / model.rate_alone)
+    assert seconds_for([worker("m0"), worker("m1")]) == pytest.approx(1.0)
+    assert 1.0 < seconds_for([worker("m0"), *beside]) < 2.0
+    slow = worker("m1", curve=CURVE.scaled(3.0))
+    assert seconds_for([worker("m0"), slow]) == pytest.approx(2 / (1 + 1 / 3))
+
+
+def test_who_decodes_reads_what_waits_as_far_as_its_intervals_allow() -> None:
+    """Unless it has to keep to its role, or its speed is not known."""
+    reader, decoder = worker("p0"), worker("d0", decoding=40)
+    model = decoder.model
+    assert seconds_for([reader, decoder]) == pytest.approx(2 / (1 + model.rate_alone / model.rate))
+    strict = replace(FACTS, strict_roles=True)
+    assert seconds_for([reader, decoder], strict) == pytest.approx(2.0)
+    assert seconds_for([reader, worker("d0", curve=None)]) == pytest.approx(2.0)
+    full = worker("d0", decoding=120, itl=25e-3)
+    assert 1.7 < seconds_for([reader, full]) < 2.0
+    assert seconds_for([decoder], strict) == pytest.approx(2 * model.rate / model.rate_alone)
+
+
+def test_who_waits_behind_makes_headroom_worth_its_price_where_others_have_enough() -> None:
     """The worker for prompts is free next, for the first in line as good as ever; but twenty wait
     for it too, and the last of them in vain."""
-    pressed = worker("p0", queued=0.04, **HEAVY)
+    pressed = worker("p0", queued=0.1, **HEAVY)
     headroom = worker("d0", decoding=40)
-    assert way(chosen(FACTS, pressed, headroom))[0] == "p0"
+    assert decide(FACTS, [pressed, headroom], (), NOW) is Wait.BUSY
     two = replace(FACTS, behind=(2, 0.2))
-    assert way(chosen(two, pressed, headroom))[0] == "p0"
+    assert decide(two, [pressed, headroom], (), NOW) is Wait.BUSY
     twenty = replace(FACTS, behind=(20, 2.4))
     assert way(chosen(twenty, pressed, headroom))[0] is None
     ten = replace(FACTS, behind=(10, 1.2))
     assert way(chosen(ten, pressed, headroom))[0] is None
     near = worker("d0", decoding=40, itl=19e-3)
-    assert way(chosen(ten, pressed, near))[0] == "p0"  # there is little headroom
+    assert decide(ten, [pressed, near], (), NOW) is Wait.BUSY  # there is little headroom
+
+
+def test_nobody_who_waits_gains_by_leaving_a_worker_for_prompts_idle() -> None:
+    free, headroom = worker("p0", queued=0.04, **HEAVY), worker("d0", decoding=40)
+    for behind in ((0, 0.0), (20, 2.4), (200, 24.0)):
+        facts = replace(FACTS, behind=behind)
+        assert way(chosen(facts, free, headroom))[0] == "p0"
+    # Of two that do both the same holds.
+    busy, idle = worker("m0", decoding=5, queued=0.3), worker("m1", decoding=5)
+    prefill, decode, _ = way(chosen(replace(FACTS, behind=(20, 2.4)), busy, idle))
+    assert (prefill or decode) == "m1"
 
 
 def test_the_price_of_a_queue_is_who_waits_longer_and_who_will_be_late() -> None:
@@ -309,12 +332,13 @@ def test_a_short_prompt_shares_steps_with_a_long_one() -> None:
 
 
 def test_the_outlook_grows_with_what_is_ahead_and_shrinks_with_workers() -> None:
-    one, two = [worker("p0"), worker("d0")], [worker("p0"), worker("p1"), worker("d0")]
+    one, two = [worker("p0")], [worker("p0"), worker("p1")]
     work = prefill_work(FACTS, one)
-    assert work == pytest.approx(0.12)
-    assert outlook(FACTS, one, 0.0, NOW) == pytest.approx(work)
-    assert outlook(FACTS, one, 3.0, NOW) == pytest.approx(3.0 + work)
-    assert outlook(FACTS, two, 3.0, NOW) == pytest.approx(1.5 + work)
+    assert work == pytest.approx(0.1 + 10e-3 * 1000 / 512)  # of two full steps
+    takes = 0.12
+    assert outlook(FACTS, one, 0.0, NOW) == pytest.approx(takes)
+    assert outlook(FACTS, one, 3.0, NOW) == pytest.approx(3.0 + takes)
+    assert outlook(FACTS, two, 3.0, NOW) == pytest.approx(1.5 + takes)
     assert outlook(FACTS, [worker("p0", curve=None)], 3.0, NOW) is None
 
 
