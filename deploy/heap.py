@@ -1,8 +1,13 @@
-"""Takes memory from the operating system on a thread, while this one imports libraries.
+"""How a worker's process takes memory from the operating system: seldom, and some of it early.
 
 Fresh pages cost the kernel time when they are first touched: for the weights of a small model
-about as long as copying them, in a virtual machine several times that. It needs no lock of Python,
-so it can be over by the time the weights come. glibc's allocator then hands these pages out.
+about as long as copying them, in a virtual machine several times that. So a loader takes them on a
+thread, while it imports libraries: it needs no lock of Python, and can be over by the time the
+weights come. glibc's allocator then hands these pages out.
+
+The same goes for what a step allocates and frees, layer by layer. By itself glibc learns to keep
+such memory; but whoever sets any of its options, as happens here, ends its learning (mallopt(3)),
+and then each activation of more than 128 KiB is taken and given back anew.
 """
 
 from __future__ import annotations
@@ -13,8 +18,12 @@ import threading
 
 import psutil
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 _DEFAULT_TOP_PAD, _DEFAULT_MMAP_MAX = 128 << 10, 65536
+_LARGEST_THRESHOLD = 32 << 20
+"""Bytes. Larger ones are the system's, each by itself; glibc allows no more on 64 bits."""
+_KEPT = 256 << 20
+"""Bytes that are free at an end of a heap and not given back."""
 _LARGEST_OPTION = (1 << 31) - 1
 _MADV_POPULATE_WRITE = 23
 _PAGE = 4096
@@ -55,9 +64,18 @@ class GrownHeap:
                 return  # an older kernel: it is touched when it is used
 
     def give_back(self) -> None:
-        """What was not needed, and glibc's own ways."""
+        """What was not needed. This process and its forks then `keep_freed_memory`."""
         if self._thread is not None:
             self._thread.join()
             self._libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
-            self._libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TOP_PAD)
             self._libc.malloc_trim(0)
+            keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """What is freed is used again, unless it is more than a step's activations take. Without glibc
+    nothing happens."""
+    libc = ctypes.CDLL(None)
+    if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from baton.deploy.heap import keep_freed_memory
 from baton.deploy.settings import WorkerSettings
 from baton.deploy.status import LOADING, StatusWriter
 from baton.deploy.worker.profiling import start_curve
@@ -88,6 +89,7 @@ def load_model(settings: WorkerSettings, status: StatusWriter) -> LoadedModel:
     status.stage(LOADING, 0.0)
     model = build_model(config, dtype=getattr(torch, dtype), device=device)
     model.load_weights(_counted(iter_weights(source), len(stored_tensors(source)), status))
+    keep_freed_memory()  # what runs now allocates and frees the same in each step
     return LoadedModel(source, config, dtype, device, model)
 
 
