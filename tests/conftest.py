@@ -24,14 +24,17 @@ And each run tries the same ones."""
 
 def pytest_configure() -> None:
     enough_descriptors()
-    # A shell's job in the background ignores Ctrl-C, and so would all that the tests start.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Their clock stands still with the process: what waits on it has not been slow.
     asyncio.set_event_loop_policy(SteadyLoops())
     # Workers and ends of sessions in this process: it may be held up for longer than makes one
     # late, or silent. Tests of silence say how long it is.
     runpy.run_path(str(Path(__file__).parent / "support" / "patient" / "sitecustomize.py"))
+
+
+def pytest_runtest_setup() -> None:
+    """Ctrl-C is Python's own in each test. A shell's job in the background ignores it, as all that
+    the tests start would; and loops of commands that ran in this process keep it for themselves."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def enough_descriptors() -> None:
