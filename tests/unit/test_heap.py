@@ -45,7 +45,6 @@ else:
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's options")
 @pytest.mark.parametrize("whose", ["loader", "worker"])
 def test_steps_take_no_fresh_pages(whose: str) -> None:
     command = [sys.executable, "-P", "-c", STEPS, whose]
